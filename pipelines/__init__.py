@@ -1,0 +1,1 @@
+"""The offline stages, the flow that schedules them, and the command line."""
