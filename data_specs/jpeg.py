@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import io
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -34,7 +34,7 @@ LONGEST_SIDE = 65_500
 _FULL_CHROMA = 0  # Pillow's name for 4:4:4
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class JpegCodec(ArrayBytesCodec):
     """Stores a uint8 chunk of shape (1, ..., 1, y, x, 3), RGB 0..255, as one baseline JPEG image.
 
@@ -43,14 +43,15 @@ class JpegCodec(ArrayBytesCodec):
     damaged pixels without an error: put `Crc32cCodec` after it. Equal frames give equal bytes with the same
     Pillow and libjpeg, not across versions of them.
 
-    Chroma is kept at full resolution (4:4:4; ours): on UCF-101 frames at 256 x 256 px, 4:4:4 at quality 90 has
-    the RGB error of 4:2:0 at quality 95 (42.9 and 43.0 dB) in 15 % fewer bytes, with half its largest error.
+    Chroma is kept at full resolution (4:4:4; ours): on UCF-101 frames of 256 x 256 px, 4:4:4 at quality 90
+    has the RGB error of 4:2:0 at quality 95 in 15 % fewer bytes, and half its largest error
+    (`tests.benchmarks.frame_codecs` measures both).
 
-    Raises TypeError or ValueError for a quality that is no integer in 1..100, ValueError for another data type
-    or chunk shape and for bytes that are no JPEG image of the chunk's size.
+    Raises TypeError or ValueError for a quality that is no integer in 1..100, ValueError for another data
+    type or chunk shape and for bytes that are no JPEG image of the chunk's size.
     """
 
-    is_fixed_size: ClassVar[bool] = False
+    is_fixed_size = False
 
     quality: int = 95
 
@@ -62,7 +63,7 @@ class JpegCodec(ArrayBytesCodec):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, JSON]) -> Self:
-        """The codec that array metadata describes: ``{"name": "mocrop.jpeg", "configuration": {"quality": 95}}``.
+        """The codec that ``{"name": "mocrop.jpeg", "configuration": {"quality": 95}}`` in metadata describes.
 
         The quality is required and nothing else is allowed; ValueError or TypeError otherwise.
         """
@@ -70,7 +71,9 @@ class JpegCodec(ArrayBytesCodec):
         if data.get("name") != CODEC_NAME:
             raise ValueError(f"the codec's name must be {CODEC_NAME!r}, got {data.get('name')!r}")
         if not isinstance(configuration, dict) or set(configuration) != {"quality"}:
-            raise ValueError(f'{CODEC_NAME}: configuration must be {{"quality": 1..100}}, got {configuration!r}')
+            raise ValueError(
+                f'{CODEC_NAME}: configuration must be {{"quality": 1..100}}, got {configuration!r}'
+            )
         return cls(quality=configuration["quality"])
 
     def to_dict(self) -> dict[str, JSON]:
@@ -80,8 +83,8 @@ class JpegCodec(ArrayBytesCodec):
     def evolve_from_array_spec(self, array_spec: ArraySpec) -> Self:
         """This codec, unchanged; ValueError for what it can never store.
 
-        Zarr calls this for the codecs inside a shard too, whose `validate` it leaves out, but passes the shape of
-        the whole array where there is no shard: only the data type and the last axis can be judged here.
+        Zarr calls this for the codecs inside a shard too, whose `validate` it leaves out, but passes the
+        whole array's shape where there is no shard: only the data type and the last axis can be judged here.
         """
         _refuse_dtype(array_spec.dtype)
         if len(array_spec.shape) < 3 or array_spec.shape[-1] != 3:
@@ -122,9 +125,9 @@ class JpegCodec(ArrayBytesCodec):
             # the size in the header is compared before anything of that size is allocated
             with Image.open(io.BytesIO(chunk_bytes.to_bytes()), formats=("JPEG",)) as image:
                 if image.size != (width, height) or image.mode != "RGB":
+                    stored = f"{image.mode} image of {image.width} x {image.height} px"
                     raise ValueError(
-                        f"{CODEC_NAME}: the chunk holds a {image.mode} image of {image.width} x {image.height} px, "
-                        f"the array's frames are RGB of {width} x {height} px"
+                        f"{CODEC_NAME}: the chunk holds a {stored}, the array RGB of {width} x {height} px"
                     )
                 frame = np.asarray(image)
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
@@ -145,7 +148,7 @@ def _refuse_dtype(dtype: ZDType[TBaseDType, TBaseScalar]) -> None:
 
 
 def _frame_size(chunk_shape: tuple[int, ...]) -> tuple[int, int]:
-    """The height and width, px, of the one RGB frame in a chunk of this shape; ValueError for another shape."""
+    """The height and width, px, of the one RGB frame in a chunk of this shape; ValueError for another."""
     *leading, height, width, channels = chunk_shape if len(chunk_shape) >= 3 else (0, 0, 0)
     if channels != 3 or any(length != 1 for length in leading):
         raise ValueError(
