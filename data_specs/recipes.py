@@ -1,0 +1,225 @@
+"""Recipes: what to build from a data set, as TOML that pydantic checks. Unknown keys are errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from mocrop_core.method import PRESETS, Method
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Preset = Literal["medium", "ultrafast", "superfast", "veryfast", "faster", "fast", "slow", "slower", "veryslow"]
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be used: one line that names the key, its value and what would be right."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Encode(_Part):
+    """H.264 settings of the transcode stage; the rest is fixed: no B-frames, one reference frame, no scene cuts.
+
+    GOP 12 is what CoViAR and its successors use; preset and CRF were never published and are x264's own defaults.
+    """
+
+    preset: Preset = Field("medium", description="x264 preset: slower ones cost CPU time and give smaller files")
+    crf: int = Field(23, ge=0, le=51, description="x264 constant rate factor: 0 is lossless, 51 the worst")
+    gop: int = Field(12, ge=1, le=600, description="frames from one key frame to the next")
+
+
+class FrameCodec(_Part):
+    """How a cached frame is kept: ``jpeg`` is lossy and needs this package to be read, the others any Zarr v3 reader."""
+
+    name: Literal["raw", "lz4", "zstd", "jpeg"] = Field("zstd", description="codec of one frame")
+    quality: int | None = Field(None, ge=1, le=100, description="JPEG quality; 95 if not given; for jpeg only")
+
+    @model_validator(mode="after")
+    def _quality_is_for_jpeg(self) -> FrameCodec:
+        if self.name != "jpeg" and self.quality is not None:
+            raise ValueError(f"quality {self.quality} goes with the codec jpeg, not {self.name}")
+        return self
+
+
+class Frames(_Part):
+    """Which frames of a clip are cached, and as what."""
+
+    choose: Literal["key", "uniform"] = Field("key", description="key frames (as the paper), or any frames")
+    slots: int = Field(16, ge=1, le=1024, description="frames a clip at most, spread evenly over it")
+    size: int = Field(256, ge=8, le=4096, description="height and width that crops are resized to, px")
+    codec: FrameCodec = Field(default_factory=FrameCodec)
+
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", description="folder name of the view")]
+Ratio = Annotated[float, Field(gt=0, le=1, description="area of the box as a share of the frame")]
+Grid = Annotated[
+    tuple[Annotated[int, Field(ge=1, le=240)], Annotated[int, Field(ge=1, le=240)]],
+    Field(description="rows and columns of the density map"),
+]
+
+
+class FullView(_Part):
+    """The whole frame: the baseline."""
+
+    kind: Literal["full"] = "full"
+    name: Name = "full"
+
+
+class FixedView(_Part):
+    """A box of the frame's shape and a given share of its area, at the centre or at random: controls."""
+
+    kind: Literal["centre", "random"]
+    name: Name
+    crop_ratio: Ratio = 0.75
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_by_kind(cls, values: Any) -> Any:
+        return {"name": values["kind"], **values} if isinstance(values, Mapping) and "kind" in values else values
+
+
+class MotionView(_Part):
+    """The box where the motion is. Keys that are not given come from the preset; see mocrop_core.method."""
+
+    kind: Literal["motion"] = "motion"
+    name: Name = "mocrop"
+    preset: Literal["paper-v1", "paper-v2", "reference"] = "paper-v1"
+    grid: Grid | None = None
+    crop_ratio: Ratio | None = None
+    overrides: dict[str, Any] = Field(
+        default_factory=dict, description="other numbers of the method, by their names in mocrop_core.method.Method"
+    )
+
+    @model_validator(mode="after")
+    def _method_is_valid(self) -> MotionView:
+        self.method()
+        return self
+
+    def method(self) -> Method:
+        """The preset with this view's own numbers."""
+        known = {field.name for field in dataclasses.fields(Method)}
+        if unknown := sorted(set(self.overrides) - known):
+            raise ValueError(f"overrides: unknown {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+        own = {key: tuple(value) if isinstance(value, list) else value for key, value in self.overrides.items()}
+        if self.grid is not None:
+            own["grid"] = self.grid
+        if self.crop_ratio is not None:
+            own["crop_ratio"] = self.crop_ratio
+        return dataclasses.replace(PRESETS[self.preset], **own)
+
+
+View = Annotated[FullView | FixedView | MotionView, Field(discriminator="kind")]
+
+
+def view_params(view: FullView | FixedView | MotionView) -> dict[str, Any]:
+    """Every number that decides a view's boxes, JSON-like, presets resolved: what ``views/<view>`` records."""
+    if isinstance(view, MotionView):
+        return {"kind": "motion", **json_like(dataclasses.asdict(view.method()))}
+    return view.model_dump(mode="json", exclude={"name"})
+
+
+def json_like(value: Any) -> Any:
+    """The value with tuples as lists, as JSON would give it back."""
+    if isinstance(value, Mapping):
+        return {key: json_like(inner) for key, inner in value.items()}
+    return [json_like(inner) for inner in value] if isinstance(value, tuple | list) else value
+
+
+class Recipe(_Part):
+    """What to build: how clips are encoded, which frames are kept, and the views, each one way to choose the box."""
+
+    name: str = Field("ucf101", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", description="name of the recipe")
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of every random draw, with the clip's id")
+    shard_clips: int = Field(16, ge=1, le=1024, description="clips in a shard: the unit of work and of files")
+    time_limit: float = Field(600.0, gt=0, description="seconds that one clip may take in one stage")
+    transcode: Encode | Literal["keep"] = Field(
+        default_factory=Encode, description='H.264 settings, or "keep" for sources that carry motion vectors'
+    )
+    frames: Frames = Field(default_factory=Frames)
+    views: tuple[View, ...] = Field((FullView(), MotionView()), min_length=1, description="ways to choose the box")
+
+    @model_validator(mode="after")
+    def _views_have_their_own_names(self) -> Recipe:
+        names = [view.name for view in self.views]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"views: {', '.join(map(repr, twice))} named twice; give each view its own name")
+        return self
+
+    def view(self, name: str) -> FullView | FixedView | MotionView:
+        """The view of that name; ``KeyError`` if there is none."""
+        return {view.name: view for view in self.views}[name]
+
+    def settings(self) -> dict[str, Any]:
+        """All but the views and the name, JSON-like: what a store cannot change once it is made."""
+        settings: dict[str, Any] = self.model_dump(mode="json", exclude={"views", "name", "time_limit"})
+        return settings
+
+
+def load_recipe(recipe: str | Path) -> Recipe:
+    """The recipe of that name among ours (``ucf101``, ``smoke``) or of that TOML file.
+
+    ``RecipeError`` in one line where there is none, or for each key that is not as it should be.
+    """
+    text, where = _read(str(recipe))
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"recipe {where}: not TOML: {error}") from error
+    return parse_recipe(values, where)
+
+
+def parse_recipe(values: object, where: str) -> Recipe:
+    """The recipe in JSON-like ``values``; ``where`` names its place in the message of a ``RecipeError``."""
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise RecipeError(f"recipe {where}: {'; '.join(map(_one_line, _causes(error)))}") from None
+
+
+def _causes(error: ValidationError) -> list[Any]:
+    """The errors without those that only follow from another one or from a branch of a union that was not meant."""
+    found: list[Any] = list(error.errors())
+    meant = [
+        item
+        for item in found
+        if not (item["loc"][:1] == ("transcode",) and ("Encode" in item["loc"]) == isinstance(item["input"], str))
+        and item["type"] != "too_short"
+    ]
+    return meant or found
+
+
+def _one_line(error: Any) -> str:
+    unions = {"Encode", "literal['keep']", "full", "centre", "random", "motion"}
+    key = ".".join(str(part) for part in error["loc"] if part not in unions) or "recipe"
+    if error["type"] == "extra_forbidden":
+        return f"unknown key {key!r}"
+    message = error["msg"].removeprefix("Value error, ")
+    return message if error["type"] == "value_error" else f"{key} = {error['input']!r}: {message}"
+
+
+def builtin_recipes() -> list[str]:
+    """The names of the recipes that come with the package."""
+    return sorted(file.name.removesuffix(".toml") for file in _folder().iterdir() if file.name.endswith(".toml"))
+
+
+def _folder() -> Any:
+    return resources.files("data_specs")
+
+
+def _read(recipe: str) -> tuple[str, str]:
+    if recipe in builtin_recipes():
+        return (_folder() / f"{recipe}.toml").read_text(encoding="utf-8"), recipe
+    path = Path(recipe)
+    try:
+        return path.read_text(encoding="utf-8"), repr(recipe)
+    except OSError as error:
+        ours = ", ".join(builtin_recipes())
+        raise RecipeError(f"recipe {recipe!r}: {error.strerror}; give a TOML file or one of: {ours}") from None
+    except UnicodeDecodeError:
+        raise RecipeError(f"recipe {recipe!r}: not a text file in UTF-8") from None

@@ -1,0 +1,139 @@
+"""The store, format 1: which arrays it has, their dimensions, types, chunks and fill values.
+
+One Zarr v3 group. Row ``i`` of every array with the dimension ``clip`` is the same clip. Three kinds of array:
+
+- *tables* (one chunk for all rows), written by the run's coordinator alone;
+- *shard arrays* (one chunk or Zarr shard for ``shard_clips`` rows), each piece written by one task alone;
+- *motion*, one group a shard of clips, written by one task alone, because its length is not known beforehand.
+
+``progress/<stage>[/<view>]/<shard>`` are groups without arrays: their attributes are the record that the shard is
+done, what it was made from and what came out. A shard without a record is not done, whatever chunks lie there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+FORMAT = 1
+STAGES = ("transcode", "motion", "boxes", "clips")
+VIEW_STAGES = ("boxes", "clips")  # those whose records are kept for each view
+
+
+class State(IntEnum):
+    """What became of a clip: the values of the array ``state``."""
+
+    PENDING = 0
+    DONE = 1
+    QUARANTINED = 2
+
+
+@dataclass(frozen=True, slots=True)
+class ArraySpec:
+    """An array of the store, as ``zarr.create_array`` wants it.
+
+    ``shape`` and ``chunks`` are in elements; ``shards`` is None for an array without sharding; ``dims`` are the
+    dimension names; ``fill`` is what rows that nobody wrote read as; ``frames`` marks the pictures, whose codec the
+    recipe chooses.
+    """
+
+    path: str
+    dtype: str
+    shape: tuple[int, ...]
+    chunks: tuple[int, ...]
+    dims: tuple[str, ...]
+    fill: int | float | str
+    about: str
+    shards: tuple[int, ...] | None = None
+    frames: bool = False
+
+
+def tables(clips: int) -> list[ArraySpec]:
+    """The arrays about clips that every store has."""
+    rows = (clips,)
+    return [
+        ArraySpec("id", "string", rows, rows, ("clip",), "", "class folder / file stem"),
+        ArraySpec("label", "int16", rows, rows, ("clip",), -1, "0-based index in class_names"),
+        ArraySpec("split", "uint8", (clips, 3), (clips, 3), ("clip", "list"), 0, "splits 1, 2, 3: 0 neither, 1 train, 2 test"),
+        ArraySpec("state", "uint8", rows, rows, ("clip",), 0, "0 pending, 1 done, 2 quarantined"),
+        ArraySpec("reason", "string", rows, rows, ("clip",), "", "why it is quarantined, as '<stage>: <what>'"),
+        ArraySpec("num_frames", "int32", rows, rows, ("clip",), 0, "frames decoded from the H.264 file"),
+        ArraySpec("frame_size", "int32", (clips, 2), (clips, 2), ("clip", "hw"), 0, "height and width of a frame, px"),
+    ]  # fmt: skip
+
+
+def view_tables(view: str, clips: int, slots: int) -> list[ArraySpec]:
+    """The arrays of a view that hold one small row a clip."""
+    rows, base = (clips,), f"views/{view}"
+    return [
+        ArraySpec(f"{base}/box", "int32", (clips, 4), (clips, 4), ("clip", "x0y0x1y1"), 0, "half-open, px of the H.264 frame"),
+        ArraySpec(f"{base}/score", "float32", rows, rows, ("clip",), float("nan"), "share of the density inside the box"),
+        ArraySpec(f"{base}/source", "uint8", rows, rows, ("clip",), 0, "0 none, 1 motion, 2 fixed rule, 3 fallback: no motion"),
+        ArraySpec(f"{base}/frame_index", "int32", (clips, slots), (clips, slots), ("clip", "frame"), -1, "in the H.264 file; -1: empty slot"),
+    ]  # fmt: skip
+
+
+def view_shards(
+    view: str, clips: int, slots: int, size: int, shard_clips: int, grid: tuple[int, int] | None
+) -> list[ArraySpec]:
+    """The arrays of a view that tasks write: the frames, and the density of a motion view."""
+    base, one = f"views/{view}", (1, 1, size, size, 3)
+    rows = min(shard_clips, clips)
+    arrays = [
+        ArraySpec(
+            f"{base}/frames", "uint8", (clips, slots, size, size, 3), one, ("clip", "frame", "y", "x", "channel"), 0,
+            "RGB crops, resized to the recipe's size", shards=(rows, slots, size, size, 3), frames=True,
+        )
+    ]  # fmt: skip
+    if grid is not None:
+        arrays.append(
+            ArraySpec(
+                f"{base}/density", "float32", (clips, *grid), (rows, *grid), ("clip", "row", "col"), 0.0,
+                "motion-density map that the box was chosen on: sampled vectors a cell",
+            )
+        )  # fmt: skip
+    return arrays
+
+
+MOTION_COLUMNS: dict[str, tuple[str, str]] = {
+    "frame": ("int32", "frame that the block belongs to, from 0"),
+    "x": ("int16", "centre of the block, px"),
+    "y": ("int16", "centre of the block, px"),
+    "w": ("uint8", "width of the block, px"),
+    "h": ("uint8", "height of the block, px"),
+    "dx": ("int16", "displacement in units of 1/motion_scale px"),
+    "dy": ("int16", "displacement in units of 1/motion_scale px"),
+}
+"""Columns of ``motion/<shard>``: type and meaning. Vectors stand in decode order, clip after clip."""
+
+
+def num_shards(clips: int, shard_clips: int) -> int:
+    """How many shards hold ``clips`` rows."""
+    return -(-clips // shard_clips)
+
+
+def shard_rows(shard: int, clips: int, shard_clips: int) -> range:
+    """The rows of a shard: ``shard_clips`` of them, fewer in the last one."""
+    return range(shard * shard_clips, min((shard + 1) * shard_clips, clips))
+
+
+def motion_path(shard: int) -> str:
+    """The group of a shard's motion vectors."""
+    return f"motion/{shard:05d}"
+
+
+def progress_path(stage: str, view: str | None, shard: int) -> str:
+    """The group whose attributes are a shard's record."""
+    return "/".join(part for part in ("progress", stage, view, f"{shard:05d}") if part)
+
+
+def all_arrays(
+    clips: int, slots: int, size: int, shard_clips: int, views: Sequence[tuple[str, tuple[int, int] | None]]
+) -> list[ArraySpec]:
+    """Every array that is made with the store; ``views`` are names with the grid of a motion view or None."""
+    arrays = tables(clips)
+    for name, grid in views:
+        arrays += view_tables(name, clips, slots)
+        arrays += view_shards(name, clips, slots, size, shard_clips, grid)
+    return arrays

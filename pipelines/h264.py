@@ -1,0 +1,96 @@
+"""The H.264 files in the work folder: named by what they were made from, so that none is ever stale."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_specs.datasets import Clip
+from data_specs.fingerprints import file_fingerprint, fingerprint
+from data_specs.recipes import Encode, Recipe
+from data_specs.stored import Attributes
+
+from pipelines import ffmpeg
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
+
+
+class ClipError(Exception):
+    """Why a clip is quarantined: one line."""
+
+
+class RunStopped(Exception):
+    """Something that no clip is to blame for, such as a full disk: one line for the user; the run ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Folders:
+    """Where a run reads and keeps video files: the data set's folder and the work folder."""
+
+    source: str
+    work_dir: str
+
+
+def source_path(clip: Clip, folders: Folders) -> Path:
+    """The clip's file; ``ClipError`` if it is gone or a symbolic link leads out of the source folder."""
+    root = Path(folders.source).resolve()
+    path = root / clip.path
+    if not path.resolve().is_relative_to(root):
+        raise ClipError("a symbolic link leads out of the source folder")
+    if not path.is_file():
+        raise ClipError("the source file is gone")
+    if path.stat().st_size == 0:
+        raise ClipError("the source file is empty (0 bytes)")
+    return path
+
+
+def video_of(clip: Clip, recipe: Recipe, build: str, folders: Folders) -> tuple[Path, Attributes]:
+    """The file to read a clip's vectors and frames from, made if it is not there whole, and what is known of it.
+
+    The second value has ``source`` (fingerprint of the source file), ``bytes`` (its size) and, where it was transcoded,
+    ``h264``, ``h264_bytes`` and ``frames`` (decoded from the source). Under ``transcode = "keep"`` the file is the source.
+    """
+    source = source_path(clip, folders)
+    known: Attributes = {"source": file_fingerprint(source), "bytes": source.stat().st_size}
+    if not isinstance(recipe.transcode, Encode):
+        return source, known
+    target = target_path(clip, known["source"], recipe.transcode, build, folders)
+    made = _finished(target) or _transcode(source, target, recipe, recipe.transcode, build)
+    return target, known | made
+
+
+def target_path(clip: Clip, source: str, encode: Encode, build: str, folders: Folders) -> Path:
+    """Where the H.264 file of a clip lies: a readable name and the fingerprint of source, settings and ffmpeg build."""
+    key = fingerprint("h264", source, encode.model_dump(), build)
+    *folder, stem = (_UNSAFE.sub("_", part)[:80] for part in clip.id.split("/"))
+    return Path(folders.work_dir, "h264", *folder, f"{stem}-{key[:16]}.mp4")
+
+
+def _finished(target: Path) -> Attributes | None:
+    """What the note beside a whole H.264 file says; None if the file is missing, cut short or altered."""
+    try:
+        made: Attributes = json.loads(target.with_suffix(".json").read_text())
+        whole = target.stat().st_size == made["h264_bytes"] and file_fingerprint(target) == made["h264"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return made if whole else None
+
+
+def _transcode(source: Path, target: Path, recipe: Recipe, encode: Encode, build: str) -> Attributes:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    tool = ffmpeg.find_ffmpeg()
+    if tool.build != build:
+        raise RunStopped(
+            f"the store was begun with ffmpeg build {build!r}, here is {tool.build!r}; set MOCROP_FFMPEG to the former, "
+            "or make a new store"
+        )
+    settings = ffmpeg.EncodeSettings(preset=encode.preset, crf=encode.crf, gop=encode.gop)
+    frames = ffmpeg.transcode(str(source), str(target), settings, tool, recipe.time_limit).frames
+    made = {"h264": file_fingerprint(target), "h264_bytes": target.stat().st_size, "frames": frames}
+    note = target.with_suffix(f".json.{os.getpid()}.part")
+    note.write_text(json.dumps(made))
+    note.replace(target.with_suffix(".json"))
+    return made

@@ -1,0 +1,83 @@
+"""The boxes of a store as rows to print, and its density maps as the files that the reference loader looks for."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from data_specs.schema import State
+from data_specs.stored import Store, StoreError
+from mocrop_core.method import SOURCE_FALLBACK, SOURCE_FIXED, SOURCE_MOTION, SOURCE_NONE
+
+SOURCES = {SOURCE_NONE: "none", SOURCE_MOTION: "motion", SOURCE_FIXED: "fixed", SOURCE_FALLBACK: "fallback"}
+Row = dict[str, Any]
+
+
+def box_rows(store: Store, view: str | None = None, clip: str | None = None) -> list[Row]:
+    """One row a clip and view: the box in px, its share of the frame's area, the score (None where there is none).
+
+    All views and clips, or the one asked for; ``StoreError`` for a view or a clip that is not there.
+    """
+    rows = range(len(store.ids)) if clip is None else [store.row(clip)]
+    states, sizes = store.table("state"), store.table("frame_size")
+    found = []
+    for name in store.views if view is None else [view]:
+        one = store.view(name)
+        boxes, scores, sources = one.table("box"), one.table("score"), one.table("source")
+        for row in rows:
+            x0, y0, x1, y1 = (int(edge) for edge in boxes[row])
+            height, width = (int(side) for side in sizes[row])
+            area = (x1 - x0) * (y1 - y0) / (height * width) if height and width else 0.0
+            score = float(scores[row])
+            found.append(
+                {
+                    "id": store.ids[row],
+                    "view": name,
+                    "state": State(int(states[row])).name.lower(),
+                    "x0": x0,
+                    "y0": y0,
+                    "x1": x1,
+                    "y1": y1,
+                    "frame_height": height,
+                    "frame_width": width,
+                    "area": round(area, 6),
+                    "score": None if math.isnan(score) else score,
+                    "source": SOURCES[int(sources[row])],
+                }
+            )
+    return found
+
+
+def export_npy(store: Store, folder: Path, view: str | None = None) -> list[Path]:
+    """Write each done clip's density map to ``<Class>/<video>/motion_vectors_denoised_all_mc_<rows>_<cols>.npy``.
+
+    float32 (rows, cols), the counts of sampled vectors: where and as the public code's loader looks for them. The view is
+    the only motion view if none is named; ``StoreError`` if there is none or there are several.
+    """
+    name = view or _only_motion_view(store)
+    one = store.view(name)
+    if not one.has_density:
+        raise StoreError(f"view {name!r} has no density map; name a motion view with --view")
+    density, states = one.array("density"), store.table("state")
+    rows, cols = density.shape[1:]
+    written = []
+    step = density.chunks[0]
+    for first in range(0, len(store.ids), step):
+        maps = np.asarray(density[first : first + step])
+        for id, state, one_map in zip(store.ids[first:], states[first:], maps, strict=False):
+            if state == State.DONE:
+                target = folder / id / f"motion_vectors_denoised_all_mc_{rows}_{cols}.npy"
+                target.parent.mkdir(parents=True, exist_ok=True)
+                np.save(target, one_map, allow_pickle=False)
+                written.append(target)
+    return written
+
+
+def _only_motion_view(store: Store) -> str:
+    names = [name for name in store.views if store.view(name).has_density]
+    if len(names) != 1:
+        there = f"there are {', '.join(names)}" if names else "there is none"
+        raise StoreError(f"which motion view? {there}; name one with --view")
+    return names[0]

@@ -1,0 +1,186 @@
+"""What the records of a store say is done, and the tables made from them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+from data_specs.chain import boxes_inputs, clips_inputs, motion_inputs, transcode_inputs
+from data_specs.datasets import Clip
+from data_specs.recipes import Recipe, View
+from data_specs.schema import State
+from data_specs.stored import Record, Store, open_store, read_records, shown, zarr_store
+from zarr.abc.store import Store as ZarrStore
+
+from pipelines.h264 import Folders
+from pipelines.store import write_table
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Where a store stands: clips by state, why clips were quarantined, and shards done of all for each stage."""
+
+    store: str
+    clips: int
+    done: int
+    pending: int
+    quarantined: dict[str, str]
+    stages: dict[str, tuple[int, int]]
+
+    def as_json(self) -> dict[str, Any]:
+        """The summary as JSON-like values."""
+        return asdict(self)
+
+
+class Progress:
+    """What the records of a store say is done."""
+
+    def __init__(self, store: ZarrStore, recipe: Recipe, num_shards: int) -> None:
+        self.recipe = recipe
+        shards = range(num_shards)
+        self.transcode = read_records(store, "transcode", None, shards)
+        self.motion = read_records(store, "motion", None, shards)
+        self.boxes = {view.name: read_records(store, "boxes", view.name, shards) for view in recipe.views}
+        self.clips = {view.name: read_records(store, "clips", view.name, shards) for view in recipe.views}
+
+    def records_of(self, shard: int) -> list[Record]:
+        """The records that there are of a shard, in the order of the stages."""
+        by_stage = [self.transcode, self.motion, *self.boxes.values(), *self.clips.values()]
+        return [records[shard] for records in by_stage if shard in records]
+
+    def transcoded(self, shard: int, build: str, clips: Sequence[Clip], folders: Folders) -> bool:
+        """Whether a shard's H.264 was made by this recipe and build from source files of the size they have now."""
+        record = self.transcode.get(shard)
+        if record is None or record.inputs != transcode_inputs(self.recipe, build, [clip.id for clip in clips]):
+            return False
+        return all(
+            "reason" in record.clips[clip.id] or _size(folders, clip) in (None, record.clips[clip.id]["bytes"])
+            for clip in clips
+        )
+
+    def vectors(self, shard: int) -> bool:
+        """Whether a shard's motion vectors follow from its H.264."""
+        record, before = self.motion.get(shard), self.transcode.get(shard)
+        return record is not None and before is not None and record.inputs == motion_inputs(before)
+
+    def chosen(self, shard: int, view: View) -> bool:
+        """Whether a shard's boxes in a view follow from its vectors."""
+        record, before = self.boxes[view.name].get(shard), self.motion.get(shard)
+        return record is not None and before is not None and record.inputs == boxes_inputs(before, self.recipe, view)
+
+    def cached(self, shard: int, view: View) -> bool:
+        """Whether a shard's crops in a view follow from its boxes."""
+        record, motion, boxes = self.clips[view.name].get(shard), self.motion.get(shard), self.boxes[view.name].get(shard)
+        if record is None or motion is None or boxes is None:
+            return False
+        return record.inputs == clips_inputs(motion, boxes, self.recipe)
+
+    def complete(self, shard: int, view: View) -> bool:
+        """Whether all stages of a shard are done in a view, as far as the records say."""
+        return self.vectors(shard) and self.chosen(shard, view) and self.cached(shard, view)
+
+    def missing(
+        self, stage: str, shard: int, build: str, clips: Sequence[Clip], folders: Folders
+    ) -> list[str] | None:
+        """The views that a stage has to be done for in a shard; None if nothing is left to do there."""
+        if stage == "transcode":
+            return None if self.transcoded(shard, build, clips, folders) else []
+        if stage == "motion":
+            return None if self.vectors(shard) else []
+        done = self.chosen if stage == "boxes" else self.cached
+        return [view.name for view in self.recipe.views if not done(shard, view)] or None
+
+
+def _size(folders: Folders, clip: Clip) -> int | None:
+    """The size of a clip's source file now; None if it is not there: what was made from it stays good."""
+    try:
+        return os.stat(os.path.join(folders.source, clip.path)).st_size
+    except OSError:
+        return None
+
+
+def clip_rows(store: Store, progress: Progress) -> tuple[list[State], list[str]]:
+    """The state and the reason of every clip, in the order of the rows."""
+    states, reasons = [], []
+    for row, id in enumerate(store.ids):
+        shard = row // store.recipe.shard_clips
+        reason = next(filter(None, (record.reasons.get(id) for record in progress.records_of(shard))), "")
+        complete = all(progress.complete(shard, view) for view in store.recipe.views)
+        states.append(State.QUARANTINED if reason else State.DONE if complete else State.PENDING)
+        reasons.append(reason)
+    return states, reasons
+
+
+def summarise(location: str) -> Summary:
+    """Where the store at ``location`` stands, by its records. ``StoreError`` if there is none."""
+    store = open_store(location)
+    progress = Progress(store.zarr, store.recipe, store.num_shards)
+    states, reasons = clip_rows(store, progress)
+    shards, views = range(store.num_shards), store.recipe.views
+    stages = {
+        "transcode": sum(shard in progress.transcode for shard in shards),
+        "motion": sum(progress.vectors(shard) for shard in shards),
+        "boxes": sum(all(progress.chosen(shard, view) for view in views) for shard in shards),
+        "clips": sum(all(progress.cached(shard, view) for view in views) for shard in shards),
+    }
+    return Summary(
+        shown(location),
+        len(states),
+        states.count(State.DONE),
+        states.count(State.PENDING),
+        {id: reason for id, reason in zip(store.ids, reasons, strict=True) if reason},
+        {stage: (done, store.num_shards) for stage, done in stages.items()},
+    )
+
+
+def publish(location: str) -> None:
+    """Write the tables of a store from its records: one writer, one chunk each; the same records give the same bytes."""
+    store = open_store(location)
+    progress = Progress(store.zarr, store.recipe, store.num_shards)
+    root = zarr.open_group(zarr_store(location, read_only=False), mode="r+")
+    for path, values in expected_tables(store, progress).items():
+        write_table(root, path, values)
+
+
+def expected_tables(store: Store, progress: Progress) -> dict[str, npt.NDArray[Any]]:
+    """What the tables have to say, by the records."""
+    states, reasons = clip_rows(store, progress)
+    known = _by_id(progress.motion)
+    rows = [known.get(id, {}) for id in store.ids]
+    tables = {
+        "state": np.array(states, dtype=np.uint8),
+        "reason": np.array(reasons, dtype=object),
+        "num_frames": np.array([row.get("frames", 0) for row in rows], dtype=np.int32),
+        "frame_size": np.array([row.get("size", (0, 0)) for row in rows], dtype=np.int32).reshape(-1, 2),
+    }
+    for view in store.recipe.views:
+        boxes, clips = _by_id(progress.boxes[view.name]), _by_id(progress.clips[view.name])
+        tables |= {f"views/{view.name}/{name}": values for name, values in _view_tables(store, boxes, clips).items()}
+    return tables
+
+
+def _view_tables(
+    store: Store, boxes: dict[str, dict[str, Any]], clips: dict[str, dict[str, Any]]
+) -> dict[str, npt.NDArray[Any]]:
+    rows, slots = len(store.ids), store.recipe.frames.slots
+    box = np.zeros((rows, 4), np.int32)
+    score = np.full(rows, np.nan, np.float32)
+    source = np.zeros(rows, np.uint8)
+    frame_index = np.full((rows, slots), -1, np.int32)
+    for row, id in enumerate(store.ids):
+        if id in boxes:
+            chosen = boxes[id]
+            box[row], source[row] = chosen["box"], chosen["source"]
+            score[row] = np.nan if chosen["score"] is None else chosen["score"]
+        indices = clips.get(id, {}).get("frame_index", [])
+        frame_index[row, : len(indices)] = indices
+    return {"box": box, "score": score, "source": source, "frame_index": frame_index}
+
+
+def _by_id(records: dict[int, Record]) -> dict[str, dict[str, Any]]:
+    return {id: row for record in records.values() for id, row in record.clips.items() if "reason" not in row}

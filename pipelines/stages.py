@@ -1,0 +1,285 @@
+"""The four stages, each a function over one shard of clips that runs anywhere, with or without Prefect and Dask.
+
+    transcode   source file                     → H.264 file in the work folder
+    motion      H.264 file                      → motion/<shard>: its motion vectors
+    boxes       motion/<shard>                  → one box a clip and view, and the density it was chosen on
+    clips       H.264 file, boxes               → views/<view>/frames: the crops
+
+A stage reads the record of the stage before it, leaves out the clips that were quarantined there, writes whole Zarr
+shards, and writes its own record last. A clip that fails is quarantined; only what no clip is to blame for stops a run.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from data_specs import schema
+from data_specs.chain import boxes_inputs, clips_inputs, motion_inputs, transcode_inputs
+from data_specs.datasets import Clip
+from data_specs.recipes import FullView, MotionView, Recipe
+from data_specs.recipes import View as RecipeView
+from data_specs.stored import Attributes, Record, VectorReader, read_records, zarr_store
+from mocrop_core import boxes as core_boxes
+from mocrop_core.frames import spread
+from mocrop_core.method import SOURCE_FIXED, choose_box_from, denoise
+from mocrop_core.vectors import clip_rng
+from PIL import Image
+from zarr.abc.store import Store as ZarrStore
+
+from pipelines import video
+from pipelines.ffmpeg import FfmpegError
+from pipelines.h264 import ClipError, Folders, RunStopped, video_of
+from pipelines.store import HashingStore, VectorWriter, write_record, write_rows
+from pipelines.video import VideoError
+
+STAGES = schema.STAGES
+_NOT_THE_CLIPS_FAULT = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENOMEM}
+
+
+@dataclass(frozen=True, slots=True)
+class ShardPlan:
+    """One task: a stage, a shard, and where to find and put things. Small, so that it travels."""
+
+    stage: str
+    shard: int
+    store: str
+    folders: Folders
+    build: str
+    first_row: int
+    clips: tuple[Clip, ...]
+    views: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> range:
+        return range(self.first_row, self.first_row + len(self.clips))
+
+
+@dataclass(frozen=True, slots=True)
+class ShardReport:
+    """What a task did: clips in the shard, those that are still good after it, those it quarantined, and why."""
+
+    stage: str
+    shard: int
+    clips: int
+    done: int
+    seconds: float
+    quarantined: dict[str, str] = field(default_factory=dict)
+
+
+def process_shard(plan: ShardPlan, recipe: Recipe) -> ShardReport:
+    """Do one stage of one shard and record it. ``RunStopped`` if the disk is full or a right is missing."""
+    began = time.perf_counter()
+    store = HashingStore(zarr_store(plan.store, read_only=False))
+    try:
+        records = _STAGE[plan.stage](plan, recipe, store)
+    except OSError as error:
+        _stop_if_not_the_clips_fault(error)
+        raise
+    for record in records:
+        write_record(store, record)
+    failed = {id: reason for record in records for id, reason in record.reasons.items()}
+    own = {id: reason for id, reason in failed.items() if reason.startswith(f"{plan.stage}: ")}
+    seconds = time.perf_counter() - began
+    return ShardReport(plan.stage, plan.shard, len(plan.clips), len(plan.clips) - len(failed), seconds, own)
+
+
+def _stop_if_not_the_clips_fault(error: OSError) -> None:
+    if error.errno in _NOT_THE_CLIPS_FAULT:
+        place = f" ({error.filename})" if error.filename else ""
+        raise RunStopped(f"{error.strerror}{place}; mend it and start the same command again") from error
+
+
+def _each_clip(
+    plan: ShardPlan, before: Record | None, work: Callable[[int, Clip], Attributes]
+) -> dict[str, Attributes]:
+    """What ``work`` says of each clip of the shard; the reason for each that fails or failed in a stage before."""
+    earlier = before.reasons if before else {}
+    rows: dict[str, Attributes] = {}
+    for index, clip in enumerate(plan.clips):
+        if clip.id in earlier:
+            rows[clip.id] = {"reason": earlier[clip.id]}
+            continue
+        try:
+            rows[clip.id] = work(index, clip)
+        except RunStopped:
+            raise
+        except (ClipError, FfmpegError, VideoError) as error:
+            rows[clip.id] = {"reason": f"{plan.stage}: {_one_line(error)}"}
+        except Exception as error:  # whatever it is, it belongs to this clip: it is recorded, and shown by status
+            if isinstance(error, OSError):
+                _stop_if_not_the_clips_fault(error)
+            rows[clip.id] = {"reason": f"{plan.stage}: {type(error).__name__}: {_one_line(error)}"}
+    return rows
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def _upstream(store: ZarrStore, stage: str, shard: int, view: str | None = None) -> Record:
+    found = read_records(store, stage, view, [shard])
+    if shard not in found:
+        raise RunStopped(f"shard {shard} has no record of its stage {stage}; start mocrop preprocess again")
+    return found[shard]
+
+
+def _transcode(plan: ShardPlan, recipe: Recipe, store: HashingStore) -> list[Record]:
+    def work(_: int, clip: Clip) -> Attributes:
+        return video_of(clip, recipe, plan.build, plan.folders)[1]
+
+    inputs = transcode_inputs(recipe, plan.build, [clip.id for clip in plan.clips])
+    return [Record("transcode", None, plan.shard, inputs, _each_clip(plan, None, work), {})]
+
+
+def _motion(plan: ShardPlan, recipe: Recipe, store: HashingStore) -> list[Record]:
+    before = _upstream(store, "transcode", plan.shard)
+    writer = VectorWriter(store, plan.shard)
+    scales = [0] * len(plan.clips)
+    counts = [0] * len(plan.clips)
+
+    def work(index: int, clip: Clip) -> Attributes:
+        path, known = video_of(clip, recipe, plan.build, plan.folders)
+        _check_unchanged(known, before.clips[clip.id])
+        mark, first = writer.mark(), writer.count
+        try:
+            motion = video.extract(path, writer.append)
+            if motion.num_frames != known.get("frames", motion.num_frames):
+                raise ClipError(f"{motion.num_frames} frames decoded from the H.264 file, {known['frames']} from the source")
+        except BaseException:
+            writer.rollback(mark)
+            raise
+        counts[index] = writer.count - first
+        scales[index] = motion.motion_scale if counts[index] else 0
+        return {
+            "frames": motion.num_frames,
+            "size": list(motion.frame_size),
+            "key_frames": list(motion.key_frames),
+            "vectors": counts[index],
+        }
+
+    rows = _each_clip(plan, before, work)
+    writer.close([0, *np.cumsum(counts).tolist()], scales)
+    return [Record("motion", None, plan.shard, motion_inputs(before), rows, store.objects)]
+
+
+def _check_unchanged(known: Attributes, recorded: Attributes) -> None:
+    if known["source"] != recorded["source"]:
+        raise RunStopped("a source file was changed during the run; start the same command again")
+
+
+def _boxes(plan: ShardPlan, recipe: Recipe, store: HashingStore) -> list[Record]:
+    before = _upstream(store, "motion", plan.shard)
+    views = [recipe.view(name) for name in plan.views]
+    vectors = VectorReader(store, plan.shard)
+    density = {
+        view.name: np.zeros((len(plan.clips), *view.method().grid), np.float32)
+        for view in views
+        if isinstance(view, MotionView)
+    }
+    found: dict[str, dict[str, Attributes]] = {view.name: {} for view in views}
+
+    def work(index: int, clip: Clip) -> Attributes:
+        height, width = before.clips[clip.id]["size"]
+        for view in views:
+            found[view.name][clip.id] = _choose(
+                view, recipe, clip.id, (height, width), vectors, index, density.get(view.name)
+            )
+        return {}
+
+    failed = {id: row for id, row in _each_clip(plan, before, work).items() if "reason" in row}
+    records = []
+    for view in views:
+        store.objects.clear()
+        if view.name in density:
+            write_rows(store, f"views/{view.name}/density", plan.rows, density[view.name])
+        rows = {clip.id: failed.get(clip.id) or found[view.name][clip.id] for clip in plan.clips}
+        inputs = boxes_inputs(before, recipe, view)
+        records.append(Record("boxes", view.name, plan.shard, inputs, rows, dict(store.objects)))
+    return records
+
+
+def _choose(
+    view: RecipeView,
+    recipe: Recipe,
+    id: str,
+    frame_size: tuple[int, int],
+    vectors: VectorReader,
+    index: int,
+    density: npt.NDArray[Any] | None,
+) -> Attributes:
+    """The box of one clip in one view; a motion view's density goes into its row of ``density``."""
+    rng = clip_rng(recipe.seed, id, view.kind)
+    if isinstance(view, MotionView):
+        assert density is not None
+        kept = denoise(vectors.blocks(index), view.method(), vectors.count(index))
+        choice = choose_box_from(kept, frame_size, view.method(), rng)
+        density[index] = choice.density
+        score = None if np.isnan(choice.score) else float(np.float32(choice.score))
+        box = choice.box
+        return {"box": [box.x0, box.y0, box.x1, box.y1], "score": score, "source": choice.source}
+    if isinstance(view, FullView):
+        box = core_boxes.full_box(frame_size)
+    elif view.kind == "centre":
+        box = core_boxes.centre_box(frame_size, view.crop_ratio)
+    else:
+        box = core_boxes.random_box(frame_size, view.crop_ratio, rng)
+    return {"box": [box.x0, box.y0, box.x1, box.y1], "score": None, "source": SOURCE_FIXED}
+
+
+def _clips(plan: ShardPlan, recipe: Recipe, store: HashingStore) -> list[Record]:
+    motion = _upstream(store, "motion", plan.shard)
+    boxes = {name: _upstream(store, "boxes", plan.shard, name) for name in plan.views}
+    slots, size = recipe.frames.slots, recipe.frames.size
+    frames = {name: np.zeros((len(plan.clips), slots, size, size, 3), np.uint8) for name in plan.views}
+
+    def work(index: int, clip: Clip) -> Attributes:
+        path, known = video_of(clip, recipe, plan.build, plan.folders)
+        chosen = frame_choice(motion.clips[clip.id], recipe)
+        slot = 0
+        for slot, (_, picture) in enumerate(
+            video.rgb_frames(path, chosen, motion.clips[clip.id]["key_frames"]), 1
+        ):
+            for name, pictures in frames.items():
+                pictures[index, slot - 1] = crop(picture, boxes[name].clips[clip.id]["box"], size)
+        if slot != len(chosen):
+            for pictures in frames.values():
+                pictures[index] = 0
+            raise ClipError(f"{slot} of {len(chosen)} frames could be decoded")
+        return {"frame_index": chosen}
+
+    before = next(iter(boxes.values()))
+    rows = _each_clip(plan, before, work)
+    records = []
+    for name, pictures in frames.items():
+        store.objects.clear()
+        write_rows(store, f"views/{name}/frames", plan.rows, pictures)
+        inputs = clips_inputs(motion, boxes[name], recipe)
+        records.append(Record("clips", name, plan.shard, inputs, rows, dict(store.objects)))
+    return records
+
+
+def frame_choice(motion: Attributes, recipe: Recipe) -> list[int]:
+    """The frames of a clip that the store keeps: indices in its video, rising, at most the recipe's slots."""
+    candidates = motion["key_frames"] if recipe.frames.choose == "key" else range(motion["frames"])
+    return [int(candidates[i]) for i in spread(len(candidates), recipe.frames.slots)]
+
+
+def crop(picture: npt.NDArray[np.uint8], box: Iterable[int], size: int) -> npt.NDArray[np.uint8]:
+    """The box of an RGB picture, resized to ``size`` × ``size`` px with Pillow's antialiased bilinear filter."""
+    x0, y0, x1, y1 = box
+    inside = np.ascontiguousarray(picture[y0:y1, x0:x1])
+    return np.asarray(Image.fromarray(inside).resize((size, size), Image.Resampling.BILINEAR))
+
+
+_STAGE: dict[str, Callable[[ShardPlan, Recipe, HashingStore], list[Record]]] = {
+    "transcode": _transcode,
+    "motion": _motion,
+    "boxes": _boxes,
+    "clips": _clips,
+}
