@@ -1,0 +1,388 @@
+"""The ffmpeg program: finding one that will do, transcoding to H.264, writing small videos from arrays.
+
+ffmpeg-python builds the command lines; this module alone imports it. ffmpeg reads and writes nothing but the
+named files, runs in a session of its own, and is killed when its time is over.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+import os
+import re
+import shutil
+import signal
+import subprocess
+import threading
+import uuid
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import ffmpeg as ffmpeg_python
+import imageio_ffmpeg
+import numpy as np
+
+from pipelines.containers import FORMATS, MAX_PIXELS, PROTOCOLS, fault, url
+
+PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
+"""x264's presets, the fastest first."""
+
+_SOURCE, _TARGET = (
+    "the input",
+    "the output",
+)  # stand-ins for file names, which may hold bytes that are no text
+_GLOBAL = ("-hide_banner", "-nostdin", "-nostats", "-v", "level+verbose")
+_EXACT: dict[str, Any] = {
+    "threads": 1,
+    "fflags": "+bitexact",
+    "flags:v": "+bitexact",
+    "map_metadata": -1,
+    "map_chapters": -1,
+}
+_COLOURS: dict[str, Any] = {"pix_fmt": "yuv420p", "sws_flags": "bicubic+accurate_rnd+bitexact"}
+_REGULAR: dict[str, Any] = {"bf": 0, "refs": 1, "sc_threshold": 0}
+
+_FACTS = {
+    "decoded": re.compile(r"Input stream #\d+:\d+ \(video\):.*?(\d+) frames decoded"),
+    "encoded": re.compile(r"Output stream #\d+:\d+ \(video\):.*?(\d+) frames encoded"),
+    "size": re.compile(r"Stream #0:0.*: Video: h264\b.*?, (\d+x\d+)\b"),
+    "x264": re.compile(r"\b264 - core (\d+)"),
+}
+_CAUSES = {
+    r"No space left on device": "No space left on device",
+    r"matches no streams": "there is no video stream in it",
+    r"not on whitelist": f"its container format is not among those read here: {FORMATS}",
+    r"non positive size for width '(\d+)' or height '(\d+)'": (
+        r"a side of 1 px cannot be encoded: cut to even sides, a frame is \1x\2 px"
+    ),
+    r"Picture size (\d+x\d+) exceeds": rf"a frame of \1 px is more than the {MAX_PIXELS} px that are decoded",
+    r"Cannot determine format of input|received no packets|Output file is empty": "no frame could be decoded",
+}
+_CONSEQUENCE = re.compile(
+    r"Task finished|Terminating thread|before EOF|Error (opening|parsing options for) (in|out)put"
+    r"|Nothing was written|Failed to set value|Conversion failed|Error (re)?initializing|Error submitting"
+    r"|^the input: "
+)
+
+
+class FfmpegError(Exception):
+    """Why ffmpeg is missing or did not do its work: one line, without paths."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ffmpeg:
+    """An ffmpeg program that has libx264: its ``path``, its ``version``, and ``build``, which names what its
+    output bytes depend on (the versions of ffmpeg and x264 and a hash of the configuration) and holds no
+    path."""
+
+    path: str
+    version: str
+    build: str
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeSettings:
+    """How x264 encodes: ``preset`` (one of `PRESETS`), ``crf`` 0..51, ``gop`` frames from one key frame to
+    the next.
+
+    The rest is fixed, because the vectors depend on it: no B-frames (they list both directions), one
+    reference frame (FFmpeg does not tell how far away the reference of a vector is, so more would inflate
+    them), key frames in regular places only, 4:2:0 with 8 bits. GOP 12 as in CoViAR; preset and CRF are
+    x264's own defaults.
+    """
+
+    preset: str = "medium"
+    crf: float = 23
+    gop: int = 12
+
+    def __post_init__(self) -> None:
+        if self.preset not in PRESETS:
+            raise ValueError(f"preset is {self.preset!r}, expected one of {', '.join(PRESETS)}")
+        if not 0 <= self.crf <= 51:
+            raise ValueError(f"crf is {self.crf}, expected 0 to 51")
+        if self.gop < 1:
+            raise ValueError(f"gop is {self.gop}, expected at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Transcoded:
+    """What `transcode` made: ``frames`` decoded from the source, all of them encoded, of ``width`` by
+    ``height`` px."""
+
+    frames: int
+    width: int
+    height: int
+
+
+def find_ffmpeg() -> Ffmpeg:
+    """The ffmpeg that ``MOCROP_FFMPEG`` names, else the system's, else the one that comes with
+    imageio-ffmpeg.
+
+    The system's is passed over where it lacks libx264 or is older than 5.1; the one of ``MOCROP_FFMPEG`` is
+    never. Each is tried by encoding one frame, once a process. Raises FfmpegError with what to do where none
+    will do.
+    """
+    return _find(os.environ.get("MOCROP_FFMPEG", ""), os.environ.get("PATH", ""))
+
+
+@functools.cache
+def _find(chosen: str, path: str) -> Ffmpeg:
+    if chosen:
+        return _tried(shutil.which(chosen, path=path) or chosen, "MOCROP_FFMPEG names a program that")
+    if system := shutil.which("ffmpeg", path=path):
+        with suppress(FfmpegError):
+            return _tried(system, "the system's ffmpeg")
+    try:
+        bundled = str(imageio_ffmpeg.get_ffmpeg_exe())
+    except RuntimeError as error:
+        raise FfmpegError(
+            "no ffmpeg with libx264 found: install ffmpeg 5.1 or later, or set MOCROP_FFMPEG to one"
+        ) from error
+    return _tried(bundled, "the ffmpeg of imageio-ffmpeg")
+
+
+def _tried(path: str, what: str) -> Ffmpeg:
+    """The program at ``path`` as seen from its own words and from a trial encode of one grey frame."""
+    advice = "set MOCROP_FFMPEG to an ffmpeg 5.1 or later with libx264"
+    raw = {"format": "rawvideo", "pix_fmt": "yuv420p", "s": "64x64"}
+    trial = ffmpeg_python.input("pipe:0", **raw).output(
+        "pipe:1", format="null", vcodec="libx264", fps_mode="passthrough", flags="+global_header", threads=1
+    )
+    try:
+        said = subprocess.run(
+            [path, "-version"], capture_output=True, stdin=subprocess.DEVNULL, timeout=60, check=True
+        ).stdout.decode(errors="replace")
+        log = _run(_arguments(trial, path, {}), 60.0, [bytes([128]) * (64 * 64 * 3 // 2)])
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = getattr(error, "strerror", None) or "it does not answer to -version"
+        raise FfmpegError(f"{what} cannot be run ({reason}): {advice}") from error
+    if log.status:
+        raise FfmpegError(f"{what} cannot encode with libx264 ({_cause(log)}): {advice}")
+    version = re.search(r"ffmpeg version (\S+)", said)
+    configuration = re.search(r"configuration:(.*)", said)
+    digest = hashlib.sha256((configuration[1] if configuration else "").strip().encode()).hexdigest()[:12]
+    number = version[1] if version else "unknown"
+    return Ffmpeg(
+        path, number, f"ffmpeg {number}, x264 {log.facts.get('x264', 'unknown')}, configuration {digest}"
+    )
+
+
+def transcode(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    encode: EncodeSettings,
+    ffmpeg: Ffmpeg,
+    time_limit: float,
+) -> Transcoded:
+    """Encode the first video stream of ``source`` as H.264 into the MP4 file ``target``, every frame of it,
+    on one core.
+
+    Frames of odd sides lose their last column or row. Packets that cannot be decoded are passed over, as
+    ffmpeg does. The same source, settings and build give the same bytes. ``target`` is whole or not there: it
+    is written beside under another name. Raises FfmpegError where ffmpeg refuses the file, nothing can be
+    decoded, a decoded frame is not encoded, or it takes more than ``time_limit`` seconds.
+    """
+    if problem := fault(source):
+        raise FfmpegError(problem)
+    with _beside(target) as part:
+        log = _run(
+            _arguments(_transcoding(encode), ffmpeg.path, {_SOURCE: url(source), _TARGET: url(part)}),
+            time_limit,
+        )
+        if log.late:
+            raise FfmpegError(f"took longer than {time_limit:g} s and was stopped")
+        decoded, encoded = int(log.facts.get("decoded", 0)), int(log.facts.get("encoded", 0))
+        if log.status:
+            raise FfmpegError(_cause(log, {url(source): _SOURCE, url(part): _TARGET}))
+        if not decoded:
+            raise FfmpegError("no frame could be decoded")
+        if decoded != encoded:
+            raise FfmpegError(f"{decoded} frames were decoded but {encoded} encoded")
+        width, height = log.facts["size"].split("x")
+    return Transcoded(decoded, int(width), int(height))
+
+
+def _transcoding(encode: EncodeSettings) -> Any:
+    """The command of `transcode` with stand-ins for the file names."""
+    source = ffmpeg_python.input(
+        _SOURCE, protocol_whitelist=PROTOCOLS, format_whitelist=FORMATS, max_pixels=MAX_PIXELS, threads=1
+    )
+    return source.output(
+        _TARGET,
+        format="mp4",
+        map="0:v:0",
+        vf="crop=trunc(iw/2)*2:trunc(ih/2)*2:0:0",
+        fps_mode="passthrough",
+        vcodec="libx264",
+        preset=encode.preset,
+        crf=encode.crf,
+        g=encode.gop,
+        **_REGULAR,
+        **_COLOURS,
+        **_EXACT,
+    )
+
+
+def write_video(
+    target: str | os.PathLike[str],
+    frames: Iterable[np.ndarray],
+    fps: int | float | Fraction,
+    codec: Literal["mpeg4", "libx264"] = "mpeg4",
+    *,
+    time_limit: float = 3600.0,
+    **options: str | int | float,
+) -> None:
+    """Encode ``frames``, each (h, w, 3) uint8 RGB and all of one size, into ``target``, in bounded memory.
+
+    ``mpeg4`` gives an AVI as in UCF-101 (XviD's tag, GOP 12, no B-frames), ``libx264`` an MP4 as `transcode`
+    makes. ``options`` are ffmpeg's own output options in place of these (``bf=2``, ``g=250``, ``crf=30``,
+    ``format="mov"``). The same frames, options and build give the same bytes. Raises ValueError for no frames
+    or a frame of another shape or type, FfmpegError where ffmpeg refuses; ``target`` is whole or untouched.
+    """
+    rest = iter(frames)
+    first = next(rest, None)
+    if first is None:
+        raise ValueError("there are no frames to write")
+    if first.ndim != 3 or first.shape[2] != 3 or first.dtype != np.uint8:
+        raise ValueError(f"a frame is {first.dtype} {first.shape}, expected uint8 (height, width, 3)")
+    source = ffmpeg_python.input(
+        "pipe:0", format="rawvideo", pix_fmt="rgb24", s=f"{first.shape[1]}x{first.shape[0]}", r=str(fps)
+    )
+    settings: dict[str, Any] = {
+        "mpeg4": {"format": "avi", "vtag": "XVID", "g": 12, "bf": 0, "sc_threshold": 10**9, "qscale:v": 3},
+        "libx264": {"format": "mp4", "preset": "medium", "crf": 23, "g": 12, **_REGULAR},
+    }[codec]
+    settings = {**settings, "vcodec": codec, **_COLOURS, **_EXACT, **options}
+    with _beside(target) as part:
+        command = _arguments(source.output(_TARGET, **settings), find_ffmpeg().path, {_TARGET: url(part)})
+        log = _run(command, time_limit, _raw(chain([first], rest), first.shape))
+        if log.late:
+            raise FfmpegError(f"took longer than {time_limit:g} s and was stopped")
+        if log.status:
+            raise FfmpegError(_cause(log, {url(part): _TARGET}))
+
+
+def _raw(frames: Iterable[np.ndarray], shape: tuple[int, ...]) -> Iterator[bytes]:
+    for number, frame in enumerate(frames):
+        if frame.shape != shape or frame.dtype != np.uint8:
+            raise ValueError(
+                f"frame {number} is {frame.dtype} {frame.shape}, expected uint8 {shape} as the first"
+            )
+        yield frame.tobytes()
+
+
+@contextmanager
+def _beside(target: str | os.PathLike[str]) -> Iterator[Path]:
+    """A new name in the folder of ``target``; what was written there takes its place when the block ends
+    well."""
+    path = Path(os.fsdecode(target))
+    part = path.with_name(f".{uuid.uuid4().hex}.part")
+    try:
+        yield part
+        with part.open("rb") as written:
+            os.fsync(written.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _arguments(stream: Any, path: str, names: Mapping[str, str]) -> list[str]:
+    """The command line, with the names of files put in last: ffmpeg-python cannot take those that are no
+    UTF-8."""
+    built = ffmpeg_python.compile(stream.global_args(*_GLOBAL), cmd=[path], overwrite_output=True)
+    return [names.get(argument, argument) for argument in built]
+
+
+@dataclass(slots=True)
+class _Log:
+    """What is kept of a run, in bounded memory: its exit status, its last errors, the `_FACTS` it told."""
+
+    status: int = 0
+    late: bool = False
+    errors: deque[str] = field(default_factory=lambda: deque(maxlen=64))
+    facts: dict[str, str] = field(default_factory=dict)
+
+    def read(self, messages: IO[bytes]) -> None:
+        for raw in iter(lambda: messages.readline(4096), b""):
+            line = raw.decode(errors="surrogateescape").strip()
+            if "[error]" in line or "[fatal]" in line:
+                self.errors.append(line)
+            for name, pattern in _FACTS.items():
+                if found := pattern.search(line):
+                    self.facts[name] = found[1]
+
+
+def _run(arguments: list[str], time_limit: float, feed: Iterable[bytes] | None = None) -> _Log:
+    """Run a command to its end or to ``time_limit`` seconds, with ``feed`` on its standard input."""
+    if not (time_limit > 0 and math.isfinite(time_limit)):
+        raise ValueError(f"time_limit is {time_limit}, expected seconds above 0")
+    log = _Log()
+    process = subprocess.Popen(
+        arguments,
+        stdin=subprocess.DEVNULL if feed is None else subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        env={**os.environ, "AV_LOG_FORCE_NOCOLOR": "1"},
+    )
+    assert process.stderr is not None
+    reader = threading.Thread(target=log.read, args=(process.stderr,), daemon=True)
+    timer = threading.Timer(time_limit, _stop, (process, log))
+    try:
+        reader.start()
+        timer.start()
+        if process.stdin is not None:
+            with suppress(BrokenPipeError), process.stdin as pipe:  # it ended early: its messages say why
+                for piece in feed or ():
+                    pipe.write(piece)
+        log.status = process.wait()
+    finally:
+        timer.cancel()
+        _stop(process)
+        process.wait()
+        reader.join()
+        process.stderr.close()
+    return log
+
+
+def _stop(process: subprocess.Popen[bytes], log: _Log | None = None) -> None:
+    """Kill the process and its group if it still runs, and note in ``log`` that it was late."""
+    if process.poll() is None:
+        if log is not None:
+            log.late = True
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _cause(log: _Log, names: Mapping[str, str] | None = None) -> str:
+    """The one line that says best why a run failed: a known cause, else the last error that is not just a
+    consequence.
+
+    ``names`` says what to call the files.
+    """
+    lines = []
+    for line in log.errors:
+        for path, name in (names or {}).items():
+            line = line.replace(path, name).replace(path.removeprefix("file:"), name)
+        line = re.sub(r"\[[^\]]* @ 0x[0-9a-f]+\] |\[(error|fatal)\] ", "", line)
+        lines.append(line.encode(errors="replace").decode())
+    for pattern, cause in _CAUSES.items():
+        for line in lines:
+            if found := re.search(pattern, line):
+                return found.expand(cause)
+    if telling := [line for line in lines if not _CONSEQUENCE.search(line)]:
+        return telling[-1][:300]
+    if any("Invalid data found" in line for line in lines):
+        return "it is not a video, or too damaged to be opened (Invalid data found when processing input)"
+    if lines:
+        return lines[-1][:300]
+    return (
+        f"it was killed by signal {-log.status}" if log.status < 0 else f"it ended with status {log.status}"
+    )

@@ -1,0 +1,306 @@
+"""Reading video files: motion vectors without pixels, and single frames as RGB. This module alone imports
+PyAV.
+
+Decoding uses one thread: the stages run one clip a core. A packet that cannot be decoded is passed over and
+counted, as ffmpeg does. Frames are numbered from 0 in the order in which they are shown.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.sidedata.sidedata import SideDataContainer
+from av.sidedata.sidedata import Type as SideData
+from av.video.reformatter import VideoReformatter
+
+from pipelines.containers import FORMATS, MAX_PIXELS, PROTOCOLS, fault, url
+
+PACKED = np.dtype(
+    [("frame", "<i4"), ("x", "<i2"), ("y", "<i2"), ("w", "u1"), ("h", "u1"), ("dx", "<i2"), ("dy", "<i2")]
+)
+"""A motion vector: the frame it belongs to, centre and size of its block in px, and the way from the block to
+the place it is predicted from, in units of 1/motion_scale px: a block that moves to the right has a negative
+``dx``."""
+
+VECTOR_CODECS = frozenset(
+    ("flv", "h263", "h264", "mpeg1video", "mpeg2video", "mpeg4", "msmpeg4", "msmpeg4v2", "wmv1", "wmv2")
+)
+"""PyAV's names of the decoders that give motion vectors."""
+
+_AV_MOTION_VECTOR = np.dtype(
+    {
+        "names": ["w", "h", "dst_x", "dst_y", "motion_x", "motion_y", "motion_scale"],
+        "formats": ["u1", "u1", "<i2", "<i2", "<i4", "<i4", "<u2"],
+        "offsets": [4, 5, 10, 12, 24, 28, 32],
+        "itemsize": 40,
+    }
+)
+"""The fields in use of FFmpeg's ``AVMotionVector`` (libavutil/motion_vector.h), as laid out on 64-bit
+machines."""
+
+
+class VideoError(Exception):
+    """Why a video cannot be read: one line, without the path."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What a file's header says: the decoder's name, the frame's ``width`` and ``height`` in px (0 if it does
+    not say), and whether that decoder gives motion vectors."""
+
+    codec: str
+    width: int
+    height: int
+    exports_vectors: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Motion:
+    """What `extract` found besides the vectors.
+
+    ``frame_size`` is (height, width) in px; ``key_frames`` are the numbers of the frames that can be decoded
+    alone; ``motion_scale`` is the number of vector units in a px, 1 where there are no vectors;
+    ``bad_packets`` could not be decoded and gave no frame.
+    """
+
+    num_frames: int
+    frame_size: tuple[int, int]
+    key_frames: tuple[int, ...]
+    motion_scale: int
+    num_vectors: int
+    bad_packets: int
+
+
+def probe(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Probe:
+    """What the header says of the first video stream; VideoError if it cannot be read or claims a larger
+    frame."""
+    with _opened(path, max_pixels) as (_, stream):
+        context = stream.codec_context
+        return Probe(context.name, context.width, context.height, context.name in VECTOR_CODECS)
+
+
+def extract(
+    path: str | os.PathLike[str],
+    sink: Callable[[np.ndarray], None],
+    *,
+    block: int = 8192,
+    max_pixels: int = MAX_PIXELS,
+) -> Motion:
+    """Decode the first video stream for its motion vectors alone and hand them to ``sink`` in decode order.
+
+    ``sink`` gets new arrays of dtype `PACKED`, each with ``block`` vectors or up to one frame's more, the
+    last with fewer; none if there are no vectors. Memory does not grow with the length of the video. Raises
+    VideoError where nothing can be decoded, frames change their size, a header claims more than
+    ``max_pixels`` px, the decoder gives no vectors by its kind, or a vector does not fit the type.
+    """
+    damage: Counter[str] = Counter()
+    size, number, total, scale, keys = (0, 0), -1, 0, 0, []
+    held: list[tuple[int, bytes]] = []
+    waiting = 0
+    with _opened(path, max_pixels) as (container, stream):
+        if stream.codec_context.name not in VECTOR_CODECS:
+            raise VideoError(f"its codec {stream.codec_context.name} gives no motion vectors")
+        # the loop filter changes pixels only, and no pixel is looked at
+        _configure(stream, max_pixels, flags2="+export_mvs", skip_loop_filter="all")
+        for number, frame in enumerate(_frames(container, stream, damage)):
+            if (frame.height, frame.width) != size:
+                size = _same_size(size, frame, number)
+            if frame.key_frame:
+                keys.append(number)
+            # not frame.side_data: it and the frame would hold each other until a garbage collection
+            vectors = SideDataContainer(frame).get(SideData.MOTION_VECTORS)  # type: ignore[call-arg]
+            if vectors is not None:
+                held.append((number, bytes(vectors)))
+                waiting += len(held[-1][1])
+                if waiting >= block * _AV_MOTION_VECTOR.itemsize:
+                    packed, scale = _packed(held, scale)
+                    held, waiting, total = [], 0, total + len(packed)
+                    sink(packed)
+    if held:
+        packed, scale = _packed(held, scale)
+        total += len(packed)
+        sink(packed)
+    _some_frames(number + 1, damage)
+    return Motion(number + 1, size, tuple(keys), scale or 1, total, damage.total())
+
+
+def rgb_frames(
+    path: str | os.PathLike[str],
+    indices: Sequence[int],
+    key_frames: Sequence[int] | None = None,
+    *,
+    max_pixels: int = MAX_PIXELS,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Each frame of ``indices`` once, in rising order, as its number and its (height, width, 3) uint8 RGB
+    pixels.
+
+    ``key_frames`` are the file's own, from `extract`: when only such frames are wanted, nothing else is
+    decoded, and the pixels are the same. Colours are converted by the stream's own matrix, BT.601 where it
+    names none. Raises ValueError for a negative index, VideoError where the video ends before a frame or
+    changes its size.
+    """
+    wanted = sorted({int(index) for index in indices})
+    if wanted and wanted[0] < 0:
+        raise ValueError(f"indices hold {wanted[0]}, expected frame numbers from 0")
+    alone = key_frames if key_frames is not None and set(wanted) <= set(key_frames) else None
+    return _rgb_frames(path, wanted, alone, max_pixels)
+
+
+def count_frames(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> int:
+    """How many frames the first video stream gives when it is decoded; VideoError if none."""
+    damage: Counter[str] = Counter()
+    with _opened(path, max_pixels) as (container, stream):
+        _configure(stream, max_pixels, skip_loop_filter="all", skip_idct="all")
+        count = sum(1 for _ in _frames(container, stream, damage))
+    return _some_frames(count, damage)
+
+
+def _rgb_frames(
+    path: str | os.PathLike[str], wanted: list[int], alone: Sequence[int] | None, max_pixels: int
+) -> Iterator[tuple[int, np.ndarray]]:
+    if not wanted:
+        return
+    damage: Counter[str] = Counter()
+    reformatter, left, size, number = VideoReformatter(), iter(wanted), (0, 0), -1
+    target = next(left)
+    with _opened(path, max_pixels) as (container, stream):
+        _configure(stream, max_pixels, **({"skip_frame": "nokey"} if alone is not None else {}))
+        for place, frame in enumerate(_frames(container, stream, damage)):
+            if alone is not None and (place == len(alone) or not _stands_alone(frame)):
+                break
+            number = place if alone is None else alone[place]
+            size = _same_size(size, frame, number)
+            if number == target:
+                yield number, reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+                target = next(left, -1)
+                if target < 0:
+                    return
+    if alone is not None:  # the rest needs the frames in between
+        yield from _rgb_frames(path, [target, *left], None, max_pixels)
+        return
+    _some_frames(number + 1, damage)
+    raise VideoError(f"it ends after {number + 1} frames, before frame {target}")
+
+
+def _stands_alone(frame: av.VideoFrame) -> bool:
+    """Whether a key frame has the same pixels without the frames before it: a damaged one is mended from
+    those, and the second field of an interlaced one may depend on them."""
+    return frame.key_frame and not frame.is_corrupt and not frame.interlaced_frame
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str], max_pixels: int) -> Iterator[tuple[InputContainer, av.VideoStream]]:
+    """The file and its first video stream, refused before any frame is set up if its header claims too large
+    a one."""
+    if problem := fault(path):
+        raise VideoError(problem)
+    # max_pixels is here for the decoders that opening a file may start to learn the pixel format
+    options = {"protocol_whitelist": PROTOCOLS, "format_whitelist": FORMATS, "max_pixels": str(max_pixels)}
+    try:
+        container = av.open(url(path), options=options, metadata_errors="replace")
+    except av.ArgumentError as error:
+        raise VideoError(f"its container format is not among those read here: {FORMATS}") from error
+    except av.FFmpegError as error:
+        raise VideoError(f"it is not a video, or too damaged to be opened ({error.strerror})") from error
+    with container:
+        if not container.streams.video:
+            raise VideoError("there is no video stream in it")
+        stream = container.streams.video[0]
+        if stream.codec_context is None:
+            raise VideoError("there is no decoder for its video stream")
+        width, height = stream.codec_context.width, stream.codec_context.height
+        if width * height > max_pixels:
+            raise VideoError(
+                f"a frame of {width}x{height} px is more than the {max_pixels} px that are decoded"
+            )
+        try:
+            yield container, stream
+        except MemoryError:
+            raise
+        except av.FFmpegError as error:
+            raise VideoError(f"it cannot be decoded ({error.strerror})") from error
+
+
+def _configure(stream: av.VideoStream, max_pixels: int, **options: str) -> None:
+    """Open the decoder with one thread and these options, and see that it knew them all."""
+    context = stream.codec_context
+    context.thread_count = 1
+    context.options = {"max_pixels": str(max_pixels), **options}
+    try:
+        context.open()
+    except av.FFmpegError as error:
+        raise VideoError(f"its decoder {context.name} cannot be started ({error.strerror})") from error
+    if context.options:
+        raise VideoError(f"its decoder {context.name} does not know the options {', '.join(context.options)}")
+
+
+def _frames(
+    container: InputContainer, stream: av.VideoStream, damage: Counter[str]
+) -> Iterator[av.VideoFrame]:
+    """The decoded frames in the order shown; what cannot be read or decoded is counted by its reason in
+    ``damage``."""
+    decode = stream.codec_context.decode
+    for packet in _packets(container, stream, damage):
+        try:
+            frames = decode(packet)
+        except MemoryError:
+            raise
+        except av.FFmpegError as error:
+            damage[error.strerror or str(error)] += 1
+            continue
+        yield from frames
+
+
+def _packets(
+    container: InputContainer, stream: av.VideoStream, damage: Counter[str]
+) -> Iterator[av.Packet[av.VideoStream] | None]:
+    """The stream's packets and a last empty one, also where reading breaks off."""
+    try:
+        yield from container.demux(stream)
+    except av.FFmpegError as error:
+        damage[error.strerror or str(error)] += 1
+        yield None
+
+
+def _same_size(size: tuple[int, int], frame: av.VideoFrame, number: int) -> tuple[int, int]:
+    new = (frame.height, frame.width)
+    if size not in ((0, 0), new):
+        before, after = f"{size[1]}x{size[0]}", f"{new[1]}x{new[0]}"
+        raise VideoError(f"frames change their size: frame {number} is {after} px after {before} px")
+    return new
+
+
+def _some_frames(count: int, damage: Counter[str]) -> int:
+    if not count:
+        reasons = ", ".join(f"{reason} ({times} times)" for reason, times in damage.most_common(2))
+        raise VideoError(f"no frame could be decoded{': ' if reasons else ''}{reasons}")
+    return count
+
+
+def _packed(held: list[tuple[int, bytes]], scale: int) -> tuple[np.ndarray, int]:
+    """The vectors of several frames as one `PACKED` array, and their scale, which must be ``scale`` unless
+    that is 0."""
+    raw = np.frombuffer(b"".join(data for _, data in held), _AV_MOTION_VECTOR)
+    scale = scale or int(raw["motion_scale"][0])
+    if scale == 0 or (raw["motion_scale"] != scale).any():
+        raise VideoError("its motion vectors have more than one scale")
+    packed = np.empty(len(raw), PACKED)
+    numbers, counts = zip(*((number, len(data) // raw.itemsize) for number, data in held), strict=True)
+    packed["frame"] = np.repeat(numbers, counts)
+    for column, field in (("x", "dst_x"), ("y", "dst_y"), ("w", "w"), ("h", "h")):
+        packed[column] = raw[field]
+    for column, field in (("dx", "motion_x"), ("dy", "motion_y")):
+        exact = np.ascontiguousarray(raw[field])
+        narrow = exact.astype(np.int16)
+        if not np.array_equal(narrow, exact):
+            longest = np.abs(exact).max() / scale
+            raise VideoError(f"a motion vector of {longest:g} px along one axis is too long to be kept")
+        packed[column] = narrow
+    return packed, scale
