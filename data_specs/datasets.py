@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from data_specs import ucf101
 
 VIDEO_SUFFIXES = frozenset(
-    ".avi .mp4 .m4v .mov .mkv .webm .mpg .mpeg .ts .flv .wmv .asf .3gp .ogv".split()
+    [".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".asf", ".3gp", ".ogv"]
 )  # fmt: skip
 NUM_SPLITS = 3
 NEITHER, TRAIN, TEST = 0, 1, 2
@@ -212,7 +212,8 @@ def _check_official(
         label = by_folder.get(folder.casefold())
         if label is None:
             raise DatasetError(
-                f"class {printable(folder)!r} of {id!r} is not in {str(class_index)!r}; add it there or move the folder away"
+                f"class {printable(folder)!r} of {id!r} is not in {str(class_index)!r}; "
+                "add it there or move the folder away"
             )
         if labels.get(id, label) != label:
             raise DatasetError(

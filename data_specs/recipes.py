@@ -9,8 +9,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from mocrop_core.method import PRESETS, Method
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mocrop_core.method import PRESETS, Method
 
 Preset = Literal["medium", "ultrafast", "superfast", "veryfast", "faster", "fast", "slow", "slower", "veryslow"]
 
@@ -35,7 +36,7 @@ class Encode(_Part):
 
 
 class FrameCodec(_Part):
-    """How a cached frame is kept: ``jpeg`` is lossy and needs this package to be read, the others any Zarr v3 reader."""
+    """How a cached frame is kept. Any Zarr v3 reader opens all but ``jpeg``, which is lossy and needs this package."""
 
     name: Literal["raw", "lz4", "zstd", "jpeg"] = Field("zstd", description="codec of one frame")
     quality: int | None = Field(None, ge=1, le=100, description="JPEG quality; 95 if not given; for jpeg only")
@@ -93,7 +94,8 @@ class MotionView(_Part):
     grid: Grid | None = None
     crop_ratio: Ratio | None = None
     overrides: dict[str, Any] = Field(
-        default_factory=dict, description="other numbers of the method, by their names in mocrop_core.method.Method"
+        default_factory=dict,
+        description="other numbers of the method, by their names in mocrop_core.method.Method",
     )
 
     @model_validator(mode="after")
@@ -106,7 +108,9 @@ class MotionView(_Part):
         known = {field.name for field in dataclasses.fields(Method)}
         if unknown := sorted(set(self.overrides) - known):
             raise ValueError(f"overrides: unknown {', '.join(unknown)}; known: {', '.join(sorted(known))}")
-        own = {key: tuple(value) if isinstance(value, list) else value for key, value in self.overrides.items()}
+        own: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in self.overrides.items()
+        }
         if self.grid is not None:
             own["grid"] = self.grid
         if self.crop_ratio is not None:

@@ -49,29 +49,41 @@ class ArraySpec:
     frames: bool = False
 
 
+_Row = tuple[str, str, tuple[tuple[str, int], ...], int | float | str, str]
+
+
 def tables(clips: int) -> list[ArraySpec]:
     """The arrays about clips that every store has."""
-    rows = (clips,)
-    return [
-        ArraySpec("id", "string", rows, rows, ("clip",), "", "class folder / file stem"),
-        ArraySpec("label", "int16", rows, rows, ("clip",), -1, "0-based index in class_names"),
-        ArraySpec("split", "uint8", (clips, 3), (clips, 3), ("clip", "list"), 0, "splits 1, 2, 3: 0 neither, 1 train, 2 test"),
-        ArraySpec("state", "uint8", rows, rows, ("clip",), 0, "0 pending, 1 done, 2 quarantined"),
-        ArraySpec("reason", "string", rows, rows, ("clip",), "", "why it is quarantined, as '<stage>: <what>'"),
-        ArraySpec("num_frames", "int32", rows, rows, ("clip",), 0, "frames decoded from the H.264 file"),
-        ArraySpec("frame_size", "int32", (clips, 2), (clips, 2), ("clip", "hw"), 0, "height and width of a frame, px"),
-    ]  # fmt: skip
+    rows: list[_Row] = [
+        ("id", "string", (), "", "class folder / file stem"),
+        ("label", "int16", (), -1, "0-based index in class_names"),
+        ("split", "uint8", (("list", 3),), 0, "in the splits 1, 2, 3: 0 in neither list, 1 train, 2 test"),
+        ("state", "uint8", (), 0, "0 pending, 1 done, 2 quarantined"),
+        ("reason", "string", (), "", "why it is quarantined, as '<stage>: <what>'"),
+        ("num_frames", "int32", (), 0, "frames decoded from the H.264 file"),
+        ("frame_size", "int32", (("hw", 2),), 0, "height and width of a frame, px"),
+    ]
+    return [_table(name, dtype, clips, inner, fill, about) for name, dtype, inner, fill, about in rows]
 
 
 def view_tables(view: str, clips: int, slots: int) -> list[ArraySpec]:
     """The arrays of a view that hold one small row a clip."""
-    rows, base = (clips,), f"views/{view}"
+    rows: list[_Row] = [
+        ("box", "int32", (("x0y0x1y1", 4),), 0, "half-open, px of the H.264 frame"),
+        ("score", "float32", (), float("nan"), "share of the density inside the box"),
+        ("source", "uint8", (), 0, "0 none, 1 motion, 2 fixed rule, 3 fallback: no motion"),
+        ("frame_index", "int32", (("frame", slots),), -1, "in the H.264 file; -1 where the slot is empty"),
+    ]
     return [
-        ArraySpec(f"{base}/box", "int32", (clips, 4), (clips, 4), ("clip", "x0y0x1y1"), 0, "half-open, px of the H.264 frame"),
-        ArraySpec(f"{base}/score", "float32", rows, rows, ("clip",), float("nan"), "share of the density inside the box"),
-        ArraySpec(f"{base}/source", "uint8", rows, rows, ("clip",), 0, "0 none, 1 motion, 2 fixed rule, 3 fallback: no motion"),
-        ArraySpec(f"{base}/frame_index", "int32", (clips, slots), (clips, slots), ("clip", "frame"), -1, "in the H.264 file; -1: empty slot"),
-    ]  # fmt: skip
+        _table(f"views/{view}/{name}", dtype, clips, inner, fill, about) for name, dtype, inner, fill, about in rows
+    ]
+
+
+def _table(
+    path: str, dtype: str, clips: int, inner: tuple[tuple[str, int], ...], fill: int | float | str, about: str
+) -> ArraySpec:
+    shape = (clips, *(length for _, length in inner))
+    return ArraySpec(path, dtype, shape, shape, ("clip", *(dim for dim, _ in inner)), fill, about)
 
 
 def view_shards(

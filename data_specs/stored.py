@@ -14,7 +14,6 @@ from urllib.parse import urlsplit, urlunsplit
 import numpy as np
 import numpy.typing as npt
 import zarr
-from mocrop_core.vectors import VECTOR
 from zarr.abc.store import Store as ZarrStore
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
@@ -23,6 +22,7 @@ from zarr.storage import LocalStore, ObjectStore
 from data_specs import schema
 from data_specs.fingerprints import fingerprint
 from data_specs.recipes import Recipe, parse_recipe
+from mocrop_core.vectors import VECTOR
 
 T = TypeVar("T")
 Attributes = dict[str, Any]

@@ -12,7 +12,6 @@ from data_specs.datasets import Clip
 from data_specs.fingerprints import file_fingerprint, fingerprint
 from data_specs.recipes import Encode, Recipe
 from data_specs.stored import Attributes
-
 from pipelines import ffmpeg
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
@@ -51,7 +50,8 @@ def video_of(clip: Clip, recipe: Recipe, build: str, folders: Folders) -> tuple[
     """The file to read a clip's vectors and frames from, made if it is not there whole, and what is known of it.
 
     The second value has ``source`` (fingerprint of the source file), ``bytes`` (its size) and, where it was transcoded,
-    ``h264``, ``h264_bytes`` and ``frames`` (decoded from the source). Under ``transcode = "keep"`` the file is the source.
+    ``h264``, ``h264_bytes`` and ``frames`` (decoded from the source). Under ``transcode = "keep"``
+    it is the source.
     """
     source = source_path(clip, folders)
     known: Attributes = {"source": file_fingerprint(source), "bytes": source.stat().st_size}
@@ -84,8 +84,8 @@ def _transcode(source: Path, target: Path, recipe: Recipe, encode: Encode, build
     tool = ffmpeg.find_ffmpeg()
     if tool.build != build:
         raise RunStopped(
-            f"the store was begun with ffmpeg build {build!r}, here is {tool.build!r}; set MOCROP_FFMPEG to the former, "
-            "or make a new store"
+            f"the store was begun with ffmpeg build {build!r}, here is {tool.build!r}; "
+            "set MOCROP_FFMPEG to the former, or make a new store"
         )
     settings = ffmpeg.EncodeSettings(preset=encode.preset, crf=encode.crf, gop=encode.gop)
     frames = ffmpeg.transcode(str(source), str(target), settings, tool, recipe.time_limit).frames

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from data_specs.schema import State
 from data_specs.stored import Store, StoreError
 from mocrop_core.method import SOURCE_FALLBACK, SOURCE_FIXED, SOURCE_MOTION, SOURCE_NONE
@@ -53,8 +54,8 @@ def box_rows(store: Store, view: str | None = None, clip: str | None = None) -> 
 def export_npy(store: Store, folder: Path, view: str | None = None) -> list[Path]:
     """Write each done clip's density map to ``<Class>/<video>/motion_vectors_denoised_all_mc_<rows>_<cols>.npy``.
 
-    float32 (rows, cols), the counts of sampled vectors: where and as the public code's loader looks for them. The view is
-    the only motion view if none is named; ``StoreError`` if there is none or there are several.
+    float32 (rows, cols), the counts of sampled vectors: where and as the public code's loader looks for them. The view
+    is the only motion view if none is named; ``StoreError`` if there is none or there are several.
     """
     name = view or _only_motion_view(store)
     one = store.view(name)

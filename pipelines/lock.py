@@ -12,9 +12,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event, Thread
 
-from data_specs.stored import attributes, shown, zarr_store
 from zarr.abc.store import Store as ZarrStore
 
+from data_specs.stored import attributes, shown, zarr_store
 from pipelines.store import put_attributes, remove_attributes
 
 LOCK = "progress/lock"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from data_specs import schema
 from data_specs.datasets import Clip, Dataset, DatasetError, read_dataset
 from data_specs.recipes import Recipe, RecipeError, load_recipe, view_params
 from data_specs.stored import Attributes, Store, StoreError, attributes, is_url, open_store, shown, zarr_store
-
 from pipelines import store as writing
 from pipelines.ffmpeg import FfmpegError, find_ffmpeg
 from pipelines.h264 import Folders
 from pipelines.lock import StoreLocked, locked
 from pipelines.progress import Progress, Summary, publish, summarise
+from pipelines.space import SPARE, free_bytes, least_bytes, mebibytes
 from pipelines.stages import ShardPlan, ShardReport
 from pipelines.verify import DAMAGED
 
@@ -129,11 +129,10 @@ class Run:
     def add_seconds(self, reports: Sequence[ShardReport]) -> None:
         """Add the time that tasks took to what the group ``progress`` says of each stage."""
         (found,) = attributes(self.zarr, ["progress"])
-        seconds = Counter((found or {}).get("seconds", {}))
+        seconds: dict[str, float] = defaultdict(float, (found or {}).get("seconds", {}))
         for report in reports:
             seconds[report.stage] += report.seconds
         writing.put_attributes(self.zarr, "progress", {"seconds": {key: round(seconds[key], 3) for key in seconds}})
-
 
 
 @contextmanager
@@ -146,6 +145,8 @@ def open_run(options: Options) -> Iterator[Run]:
     try:
         location = options.location()
         found = _existing(location)
+        if found is None:
+            _check_space(location, recipe, len(dataset.clips))
         with locked(location):
             recipe = _create(location, dataset, recipe) if found is None else _reopen(location, dataset, recipe)
             _sweep(location)
@@ -174,6 +175,15 @@ def _existing(location: str) -> Attributes | None:
     if strange:
         raise StoreError(f"store {shown(location)!r}: something else is there; give a new place")
     return None
+
+
+def _check_space(location: str, recipe: Recipe, clips: int) -> None:
+    free, least = free_bytes(location), least_bytes(recipe, clips) + SPARE
+    if free is not None and free < least:
+        raise RunError(
+            f"store {shown(location)!r}: {mebibytes(free)} are free, and at least {mebibytes(least)} needed; free some "
+            "space, or ask for fewer clips, views or slots (mocrop plan measures more exactly)"
+        )
 
 
 def _create(location: str, dataset: Dataset, recipe: Recipe) -> Recipe:
@@ -224,7 +234,8 @@ def _dataset_differences(store: Store, dataset: Dataset) -> Iterator[str]:
     elif list(dataset.class_names) != store.class_names:
         yield f"it has {len(store.class_names)} class names, these lists other ones ({len(dataset.class_names)})"
     elif [[clip.label, *clip.split] for clip in dataset.clips] != [
-        [label, *split] for label, split in zip(store.table("label").tolist(), store.table("split").tolist(), strict=True)
+        [label, *split]
+        for label, split in zip(store.table("label").tolist(), store.table("split").tolist(), strict=True)
     ]:
         yield "its labels or splits are not those of these lists"
 

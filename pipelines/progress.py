@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import zarr
+from zarr.abc.store import Store as ZarrStore
+
 from data_specs.chain import boxes_inputs, clips_inputs, motion_inputs, transcode_inputs
 from data_specs.datasets import Clip
 from data_specs.recipes import Recipe, View
 from data_specs.schema import State
 from data_specs.stored import Record, Store, open_store, read_records, shown, zarr_store
-from zarr.abc.store import Store as ZarrStore
-
 from pipelines.h264 import Folders
 from pipelines.store import write_table
 
@@ -75,7 +75,11 @@ class Progress:
 
     def cached(self, shard: int, view: View) -> bool:
         """Whether a shard's crops in a view follow from its boxes."""
-        record, motion, boxes = self.clips[view.name].get(shard), self.motion.get(shard), self.boxes[view.name].get(shard)
+        record, motion, boxes = (
+            self.clips[view.name].get(shard),
+            self.motion.get(shard),
+            self.boxes[view.name].get(shard),
+        )
         if record is None or motion is None or boxes is None:
             return False
         return record.inputs == clips_inputs(motion, boxes, self.recipe)
@@ -84,9 +88,7 @@ class Progress:
         """Whether all stages of a shard are done in a view, as far as the records say."""
         return self.vectors(shard) and self.chosen(shard, view) and self.cached(shard, view)
 
-    def missing(
-        self, stage: str, shard: int, build: str, clips: Sequence[Clip], folders: Folders
-    ) -> list[str] | None:
+    def missing(self, stage: str, shard: int, build: str, clips: Sequence[Clip], folders: Folders) -> list[str] | None:
         """The views that a stage has to be done for in a shard; None if nothing is left to do there."""
         if stage == "transcode":
             return None if self.transcoded(shard, build, clips, folders) else []
@@ -139,7 +141,7 @@ def summarise(location: str) -> Summary:
 
 
 def publish(location: str) -> None:
-    """Write the tables of a store from its records: one writer, one chunk each; the same records give the same bytes."""
+    """Write the tables of a store from its records: one writer, one chunk each."""
     store = open_store(location)
     progress = Progress(store.zarr, store.recipe, store.num_shards)
     root = zarr.open_group(zarr_store(location, read_only=False), mode="r+")

@@ -19,6 +19,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
+from zarr.abc.store import Store as ZarrStore
+
 from data_specs import schema
 from data_specs.chain import boxes_inputs, clips_inputs, motion_inputs, transcode_inputs
 from data_specs.datasets import Clip
@@ -29,9 +32,6 @@ from mocrop_core import boxes as core_boxes
 from mocrop_core.frames import spread
 from mocrop_core.method import SOURCE_FIXED, choose_box_from, denoise
 from mocrop_core.vectors import clip_rng
-from PIL import Image
-from zarr.abc.store import Store as ZarrStore
-
 from pipelines import video
 from pipelines.ffmpeg import FfmpegError
 from pipelines.h264 import ClipError, Folders, RunStopped, video_of
@@ -39,7 +39,15 @@ from pipelines.store import HashingStore, VectorWriter, write_record, write_rows
 from pipelines.video import VideoError
 
 STAGES = schema.STAGES
-_NOT_THE_CLIPS_FAULT = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENOMEM}
+_NOT_THE_CLIPS_FAULT = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EMFILE,
+    errno.ENOMEM,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +158,9 @@ def _motion(plan: ShardPlan, recipe: Recipe, store: HashingStore) -> list[Record
         try:
             motion = video.extract(path, writer.append)
             if motion.num_frames != known.get("frames", motion.num_frames):
-                raise ClipError(f"{motion.num_frames} frames decoded from the H.264 file, {known['frames']} from the source")
+                raise ClipError(
+                    f"{motion.num_frames} frames decoded from the H.264 file, {known['frames']} from the source"
+                )
         except BaseException:
             writer.rollback(mark)
             raise
@@ -239,12 +249,10 @@ def _clips(plan: ShardPlan, recipe: Recipe, store: HashingStore) -> list[Record]
     frames = {name: np.zeros((len(plan.clips), slots, size, size, 3), np.uint8) for name in plan.views}
 
     def work(index: int, clip: Clip) -> Attributes:
-        path, known = video_of(clip, recipe, plan.build, plan.folders)
+        path, _ = video_of(clip, recipe, plan.build, plan.folders)
         chosen = frame_choice(motion.clips[clip.id], recipe)
         slot = 0
-        for slot, (_, picture) in enumerate(
-            video.rgb_frames(path, chosen, motion.clips[clip.id]["key_frames"]), 1
-        ):
+        for slot, (_, picture) in enumerate(video.rgb_frames(path, chosen, motion.clips[clip.id]["key_frames"]), 1):
             for name, pictures in frames.items():
                 pictures[index, slot - 1] = crop(picture, boxes[name].clips[clip.id]["box"], size)
         if slot != len(chosen):

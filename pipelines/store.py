@@ -10,6 +10,11 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 import zarr
+from zarr.abc.store import Store as ZarrStore
+from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ZstdCodec
+from zarr.core.buffer import Buffer, default_buffer_prototype
+from zarr.storage import WrapperStore
+
 from data_specs import schema
 from data_specs.datasets import Dataset
 from data_specs.fingerprints import LENGTH, fingerprint
@@ -17,10 +22,6 @@ from data_specs.jpeg import JpegCodec
 from data_specs.recipes import FrameCodec, MotionView, Recipe, View, view_params
 from data_specs.schema import ArraySpec
 from data_specs.stored import Attributes, Record, Store, run, zarr_store
-from zarr.abc.store import Store as ZarrStore
-from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ZstdCodec
-from zarr.core.buffer import Buffer, default_buffer_prototype
-from zarr.storage import WrapperStore
 
 VECTOR_CHUNK = 1 << 17  # vectors in a chunk of a motion column: 256 kB of int16 before compression
 
@@ -118,9 +119,7 @@ def add_views(location: str, recipe: Recipe, views: tuple[View, ...], rows: int)
     store = zarr_store(location, read_only=False)
     for view in views:
         params = view_params(view)
-        put_attributes(
-            store, f"views/{view.name}", {"params": params, "fingerprint": view_fingerprint(recipe, params)}
-        )
+        put_attributes(store, f"views/{view.name}", {"params": params, "fingerprint": view_fingerprint(recipe, params)})
         for stage in schema.VIEW_STAGES:
             put_attributes(store, f"progress/{stage}/{view.name}", {})
         grid = view.method().grid if isinstance(view, MotionView) else None
@@ -237,8 +236,20 @@ class VectorWriter:
         for column in self._columns.values():
             column.resize((self._flushed,))
         tables = (
-            ("offset", "bound", offsets, "int64", "clip i of the shard has the vectors offset[i] to offset[i + 1]"),
-            ("motion_scale", "clip", scales, "uint16", "units of dx and dy in a pixel; 0 where there is no vector"),
+            (
+                "offset",
+                "bound",
+                offsets,
+                "int64",
+                "clip i of the shard has the vectors offset[i] to offset[i + 1]",
+            ),
+            (
+                "motion_scale",
+                "clip",
+                scales,
+                "uint16",
+                "units of dx and dy in a pixel; 0 where there is no vector",
+            ),
         )
         for name, dim, values, dtype, about in tables:
             zarr.create_array(
@@ -253,7 +264,7 @@ class VectorWriter:
             )
 
     def _flush(self, count: int) -> None:
-        block = np.concatenate(self._waiting) if self._waiting else np.empty(0)
+        block: npt.NDArray[Any] = np.concatenate(self._waiting) if self._waiting else np.empty(0)
         self._waiting = [block[count:]] if len(block) > count else []
         self._num_waiting -= count
         if count:

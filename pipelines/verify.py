@@ -5,17 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import zarr
+from zarr.core.buffer import default_buffer_prototype
+
 from data_specs import schema
 from data_specs.chain import boxes_inputs, clips_inputs, motion_inputs, transcode_inputs
 from data_specs.fingerprints import LENGTH
 from data_specs.recipes import MotionView, view_params
 from data_specs.stored import Record, Store, attributes, open_store, run, zarr_store
-from zarr.core.buffer import default_buffer_prototype
-
 from pipelines.progress import Progress, expected_tables
 from pipelines.store import put_attributes, stored_fingerprint, view_fingerprint
 
@@ -75,7 +76,7 @@ def _root_faults(store: Store) -> Iterator[Fault]:
         array = store.group.get(spec.path)
         if not isinstance(array, zarr.Array):
             yield Fault(spec.path, "the array is missing")
-        elif (array.shape, array.metadata.dimension_names) != (spec.shape, spec.dims):
+        elif (array.shape, tuple(getattr(array.metadata, "dimension_names", ()))) != (spec.shape, spec.dims):
             yield Fault(spec.path, f"shape {array.shape}, should be {spec.shape} with dimensions {spec.dims}")
 
 
@@ -89,14 +90,14 @@ def _expected_inputs(store: Store, progress: Progress, record: Record) -> str | 
         return transcode_inputs(store.recipe, store.attrs["software"]["ffmpeg"], _shard_ids(store, record.shard))
     if record.stage == "motion":
         before = progress.transcode.get(record.shard)
-        return before and motion_inputs(before)
+        return motion_inputs(before) if before else None
     motion = progress.motion.get(record.shard)
     if motion is None or record.view is None:
         return None
     if record.stage == "boxes":
         return boxes_inputs(motion, store.recipe, store.recipe.view(record.view))
     boxes = progress.boxes[record.view].get(record.shard)
-    return boxes and clips_inputs(motion, boxes, store.recipe)
+    return clips_inputs(motion, boxes, store.recipe) if boxes else None
 
 
 def _shard_ids(store: Store, shard: int) -> list[str]:
@@ -116,7 +117,9 @@ def _object_faults(store: Store, record: Record) -> Iterator[Fault]:
 
 def _row_faults(store: Store, progress: Progress, record: Record) -> Iterator[Fault]:
     """Whether a record's clips are those of its shard, its boxes lie inside their frames, and its counts agree."""
-    if list(record.clips) != _shard_ids(store, record.shard) and set(record.clips) != set(_shard_ids(store, record.shard)):
+    if list(record.clips) != _shard_ids(store, record.shard) and set(record.clips) != set(
+        _shard_ids(store, record.shard)
+    ):
         yield Fault(record.path, "its clips are not those of the shard", record.path)
         return
     motion = progress.motion.get(record.shard)
@@ -127,15 +130,17 @@ def _row_faults(store: Store, progress: Progress, record: Record) -> Iterator[Fa
             x0, y0, x1, y1 = row["box"]
             if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
                 yield Fault(record.path, f"{id}: box {row['box']} is not inside {width} × {height} px", record.path)
-        if "frame_index" in row and not _rising_inside(row["frame_index"], known.get("frames", 0), store.recipe.frames.slots):
+        if "frame_index" in row and not _rising_inside(
+            row["frame_index"], known.get("frames", 0), store.recipe.frames.slots
+        ):
             yield Fault(record.path, f"{id}: frame indices {row['frame_index']} of {known.get('frames')}", record.path)
     if record.stage == "motion":
         yield from _vector_count_faults(store, record)
 
 
 def _rising_inside(indices: list[int], frames: int, slots: int) -> bool:
-    rising = all(first < second for first, second in zip(indices, indices[1:], strict=False))
-    return rising and 0 < len(indices) <= slots and 0 <= indices[0] and indices[-1] < frames
+    rising = all(first < second for first, second in pairwise(indices))
+    return rising and 0 < len(indices) <= slots and indices[0] >= 0 and indices[-1] < frames
 
 
 def _vector_count_faults(store: Store, record: Record) -> Iterator[Fault]:

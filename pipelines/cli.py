@@ -1,0 +1,313 @@
+"""The command line: ``mocrop``. Results go to standard output, progress and errors to standard error."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from data_specs.stored import StoreError, open_store
+from pipelines.h264 import RunStopped
+from pipelines.preprocess import Options, RunError
+
+EXITS = "Exit status: 0 all is well, 1 refused, failed or something wrong found, 2 a flag that cannot be."
+
+app = typer.Typer(
+    name="mocrop",
+    help="Motion-guided crops for video action recognition: boxes from H.264's motion vectors, and crops, cached once.",
+    epilog=EXITS,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+StoreArgument = Annotated[
+    str, typer.Argument(help="The Zarr store: a folder, or s3://bucket/name.zarr.", metavar="STORE")
+]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Source = Annotated[str, typer.Option(help="Folder of the videos, <Class>/<clip>.avi in it.")]
+StoreOption = Annotated[str, typer.Option(help="Where the Zarr store is, or is to be made.")]
+Splits = Annotated[str | None, typer.Option(help="Folder of the split lists (trainlist01.txt …).")]
+RecipeOption = Annotated[str, typer.Option(help="ucf101, smoke, or a TOML file.")]
+WorkDir = Annotated[str | None, typer.Option(help="Folder for the H.264 files [default: STORE.work].")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes [default: one a core].")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only so many clips, spread evenly over the ids.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Refuse lists that name clips which are not there.")]
+
+
+def main() -> None:
+    """Run the command line; errors that a person can mend are one line and status 1."""
+    try:
+        app()
+    except (RunError, RunStopped, StoreError) as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        _fail("stopped; what is done is kept, start the same command again to go on", status=130)
+    except OSError as error:
+        _fail(f"{error.strerror or error}{f' ({error.filename})' if error.filename else ''}")
+
+
+def _fail(message: str, *, status: int = 1) -> None:
+    print(f"mocrop: {message}", file=sys.stderr)
+    raise SystemExit(status)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        names = ("mocrop", "av", "ffmpeg-python", "numpy", "zarr", "dask", "prefect")
+        print(", ".join(f"{name} {version(name)}" for name in names))
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the versions that matter."),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(epilog="Example: mocrop doctor --json")
+def doctor(as_json: JsonFlag = False) -> None:
+    """Check what is installed: ffmpeg with libx264, decoders, disk, versions. Says what is wrong and how to mend it."""
+    from pipelines.doctor import checks
+
+    found = checks(on_check=None if as_json else _print_check)
+    if as_json:
+        _print_json([{"name": c.name, "ok": c.ok, "found": c.found, "mend": c.mend} for c in found])
+    if not all(check.ok for check in found):
+        raise typer.Exit(1)
+
+
+def _print_check(check: Any) -> None:
+    print(f"{'ok   ' if check.ok else 'WRONG'}  {check.name}: {check.found}")
+    if check.mend:
+        print(f"       → {check.mend}")
+
+
+@app.command(epilog="Example: mocrop synth toy --classes 4 --clips-per-class 12")
+def synth(
+    directory: Annotated[Path, typer.Argument(help="Folder to write into.", metavar="DIR")],
+    classes: Annotated[int, typer.Option(help="Classes, 2 to 12.")] = 4,
+    clips_per_class: Annotated[int, typer.Option(help="Clips of each class, from 3 on.")] = 12,
+    seed: Annotated[int, typer.Option(help="Seed: the same one gives the same pixels.")] = 0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Write a small data set of UCF-101's shape whose classes can only be told apart by what moves."""
+    from pipelines.screen import count_progress
+    from pipelines.synth import write_dataset
+
+    try:
+        with count_progress("synth", "clips") as show:
+            made = write_dataset(
+                directory,
+                classes=classes,
+                clips_per_class=clips_per_class,
+                seed=seed,
+                on_clip=lambda _, done, total: show(done, total),
+            )
+    except ValueError as error:
+        raise RunError(str(error)) from None
+    if as_json:
+        _print_json({"source": str(made.source), "splits": str(made.splits), "annotations": str(made.annotations),
+                     "class_names": made.class_names, "clips": made.clips, "frames": made.frames})  # fmt: skip
+    else:
+        print(f"{made.clips} clips of {len(made.class_names)} classes in {made.source}; lists in {made.splits}")
+
+
+@app.command(epilog="Example: mocrop plan --source UCF-101 --store ucf101.zarr --splits ucfTrainTestlist")
+def plan(
+    source: Source,
+    store: StoreOption,
+    splits: Splits = None,
+    recipe: RecipeOption = "ucf101",
+    work_dir: WorkDir = None,
+    workers: Workers = None,
+    limit: Limit = None,
+    strict: Strict = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Dry run: clips, splits, shards, the bytes and time to expect (from a few clips done for real), problems found."""
+    from pipelines.plan import plan as make_plan
+    from pipelines.space import mebibytes
+
+    found = make_plan(Options(source, store, splits, recipe, work_dir, workers, None, limit, strict))
+    if as_json:
+        _print_json(found.as_json())
+    else:
+        print(f"data set     {found.dataset}: {found.clips} clips, {found.classes} classes, in {found.source}")
+        for split, (train, test) in found.splits.items():
+            print(f"split {split}      {train} train, {test} test")
+        print(f"store        {found.store}: {found.shards} shards, {found.clips_left} clips left to do")
+        print(f"time         about {found.seconds / 60:.1f} min with {found.workers} workers")
+        work = f"{mebibytes(found.work_bytes)} in {found.work_dir}"
+        print(f"space        about {mebibytes(found.store_bytes)} in the store, {work}")
+        print(f"             (from {len(found.sample)} clips done here: {', '.join(found.sample)})")
+        for warning in found.warnings:
+            print(f"warning      {warning}")
+        for problem in found.problems:
+            print(f"PROBLEM      {problem}")
+    if found.problems:
+        raise typer.Exit(1)
+
+
+@app.command(
+    epilog="Example: mocrop preprocess --source UCF-101 --splits ucfTrainTestlist --store ucf101.zarr. "
+    "Stopped or killed, it goes on when the same command is started again."
+)
+def preprocess(
+    source: Source,
+    store: StoreOption,
+    splits: Splits = None,
+    recipe: RecipeOption = "ucf101",
+    work_dir: WorkDir = None,
+    workers: Workers = None,
+    dask_address: Annotated[
+        str | None, typer.Option(help="A Dask scheduler to send the work to: tcp://host:8786.")
+    ] = None,
+    limit: Limit = None,
+    strict: Strict = False,
+    retry_quarantined: Annotated[
+        bool, typer.Option("--retry-quarantined", help="Try quarantined clips again.")
+    ] = False,
+    max_quarantined: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of quarantined clips above which the run fails.")
+    ] = 0.05,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show Prefect's own lines too.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Run the whole flow here: videos to H.264, motion vectors, boxes and cached crops in one store."""
+    options = Options(source, store, splits, recipe, work_dir, workers, dask_address, limit, strict,
+                      retry_quarantined, max_quarantined)  # fmt: skip
+    _print_summary(_run(options, verbose), as_json)
+
+
+def _run(options: Options, verbose: bool) -> Any:
+    from pipelines.flow import run_here
+    from pipelines.preprocess import read_request
+    from pipelines.screen import stage_progress
+
+    for warning in read_request(options)[0].warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    with stage_progress() as show:
+        return run_here(options, show, verbose=verbose)
+
+
+def _print_summary(summary: Any, as_json: bool) -> None:
+    if as_json:
+        _print_json(summary.as_json())
+        return
+    print(f"{summary.store}: {summary.clips} clips, {summary.done} done, {summary.pending} pending, "
+          f"{len(summary.quarantined)} quarantined")  # fmt: skip
+    for stage, (done, total) in summary.stages.items():
+        print(f"  {stage:<10} {done} of {total} shards")
+    for id, reason in sorted(summary.quarantined.items()):
+        print(f"  quarantined {id}: {reason}")
+
+
+@app.command(
+    epilog="Example: mocrop serve, then in another terminal: prefect deployment run preprocess-ucf101/local -p …"
+)
+def serve() -> None:
+    """Serve the deployment preprocess-ucf101/local; starts a Prefect server on loopback where none answers."""
+    from pipelines.flow import serve as serve_flow
+
+    serve_flow()
+
+
+@app.command(epilog="Example: mocrop status ucf101.zarr --json")
+def status(store: StoreArgument, as_json: JsonFlag = False) -> None:
+    """Clips done, pending and quarantined, by stage, with the reasons."""
+    from pipelines.progress import summarise
+
+    _print_summary(summarise(store), as_json)
+
+
+@app.command(epilog="Example: mocrop verify ucf101.zarr. What it finds, mocrop preprocess does again.")
+def verify(store: StoreArgument, as_json: JsonFlag = False) -> None:
+    """Read all of a store again; status 1 and a list where a chunk, a fingerprint or a count is wrong."""
+    from pipelines.screen import count_progress
+    from pipelines.verify import verify as find_faults
+
+    with count_progress("verify", "records") as show:
+        faults = find_faults(store, show)
+    if as_json:
+        _print_json([{"where": fault.where, "what": fault.what} for fault in faults])
+    else:
+        for fault in faults:
+            print(f"{fault.where}: {fault.what}")
+        print(f"{len(faults)} faults" if faults else "all is as it was written")
+    if faults:
+        if not as_json:
+            print("the same mocrop preprocess command does just these parts again")
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: mocrop boxes ucf101.zarr --view mocrop --csv > boxes.csv")
+def boxes(
+    store: StoreArgument,
+    view: Annotated[str | None, typer.Option(help="Only this view.")] = None,
+    clip: Annotated[str | None, typer.Option(help="Only this clip, by its id.")] = None,
+    as_json: JsonFlag = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+) -> None:
+    """The boxes, px of the H.264 frame, half-open, with their share of the frame and of the motion density."""
+    from pipelines.listing import box_rows
+
+    rows = box_rows(open_store(store), view, clip)
+    if as_json:
+        _print_json(rows)
+    elif as_csv:
+        writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    else:
+        _print_table(rows)
+
+
+def _print_table(rows: Sequence[dict[str, Any]]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name, value in rows[0].items():
+        table.add_column(name, justify="left" if isinstance(value, str) else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*("" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
+                        for value in row.values()))  # fmt: skip
+    out = Console(width=None if sys.stdout.isatty() else 10_000, highlight=False, markup=False)
+    out.print(table)
+
+
+@app.command(name="export-npy", epilog="Example: mocrop export-npy ucf101.zarr extract_mvs")
+def export_npy(
+    store: StoreArgument,
+    directory: Annotated[Path, typer.Argument(help="Folder to write into.", metavar="DIR")],
+    view: Annotated[str | None, typer.Option(help="The motion view [default: the only one].")] = None,
+) -> None:
+    """Write each clip's density map where and as the public MoCrop code's loader looks for it."""
+    from pipelines.listing import export_npy as export
+
+    print(f"{len(export(open_store(store), directory, view))} density maps written to {directory}")
+
+
+@app.command(epilog="Example: mocrop demo --out demo")
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder to write into.")] = Path("demo"),
+) -> None:
+    """The whole job on a synthetic data set, on a CPU: videos, boxes and crops, two short trainings, their table."""
+    from pipelines.demo import run_demo
+
+    run_demo(out, say=lambda line: print(line, flush=True))
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1, ensure_ascii=False))

@@ -1,0 +1,46 @@
+"""The whole job in small: a synthetic data set, its store, and what to look at next."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+from pipelines.preprocess import Options, RunError
+from pipelines.progress import Summary
+from pipelines.synth import write_dataset
+
+RECIPE = "smoke"
+
+
+def run_demo(out: Path, *, say: Callable[[str], None]) -> Summary:
+    """Make the data set and the store in ``out``, then train and test on it in short; go on where a run was stopped."""
+    from pipelines.flow import run_here
+    from pipelines.screen import stage_progress
+
+    store = out / "synth.zarr"
+    try:
+        made = write_dataset(out / "data")
+    except (FileExistsError, ValueError) as error:
+        raise RunError(f"{error}; give another --out") from None
+    say(f"1. {made.clips} synthetic clips of {len(made.class_names)} classes in {made.source}")
+    options = Options(str(made.source), str(store), str(made.splits), RECIPE)
+    with stage_progress() as show:
+        summary = run_here(options, show)
+    say(f"2. {summary.done} of {summary.clips} clips preprocessed into {store}")
+    if find_spec("torch") is None:
+        say("3. no training: install mocrop[train] for it")
+    else:
+        say("3. two short trainings, on the whole frames and on the crops, and a test of every view")
+        train(store, out)
+    say(f"Next: mocrop boxes {store} --view mocrop; mocrop status {store}; mocrop verify {store}")
+    return summary
+
+
+def train(store: Path, out: Path) -> None:
+    """Run the demonstration's trainings in a process of their own: this package does not import the training one."""
+    command = [sys.executable, "-m", "training.demo", str(store), "--out", str(out / "training")]
+    if status := subprocess.run(command, check=False).returncode:
+        raise RunError(f"the training ended with status {status}; its own lines above say why")

@@ -1,0 +1,93 @@
+"""Fixtures: the real clips, and stores made from them once a session."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipelines.preprocess import Options, open_run
+from pipelines.progress import Summary
+from pipelines.stages import STAGES, process_shard
+from pipelines.synth import write_dataset
+
+DATA = Path(os.environ.get("MOCROP_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
+
+
+def run_stages(options: Options) -> tuple[Summary, list[str]]:
+    """Do a run in this process, without Prefect and Dask; where the store stands, and the stages of the tasks done."""
+    done = []
+    with open_run(options) as run:
+        for stage in STAGES:
+            for plan in run.pending(stage):
+                done.append(process_shard(plan, run.recipe).stage)
+        return run.publish(), done
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder with UCF-101/, ucfTrainTestlist/ and annotations/."""
+    if not (DATA / "UCF-101").is_dir():
+        pytest.fail(f"the test clips are missing: no folder UCF-101 in {DATA}; set MOCROP_TEST_DATA")
+    return DATA
+
+
+@pytest.fixture(scope="session")
+def ucf_clips(data: Path) -> Path:
+    """The folder of class folders with 15 real clips."""
+    return data / "UCF-101"
+
+
+@pytest.fixture(scope="session")
+def ucf_options(data: Path) -> Options:
+    """What to ask for with the real clips; the store is named by each test."""
+    return Options(str(data / "UCF-101"), "", str(data / "ucfTrainTestlist"), "smoke")
+
+
+@pytest.fixture(scope="session")
+def _ucf_store(ucf_options: Options, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store = tmp_path_factory.mktemp("ucf") / "ucf.zarr"
+    summary, _ = run_stages(replace(ucf_options, store=str(store)))
+    assert summary.done == 15
+    return store
+
+
+@pytest.fixture(scope="session")
+def ucf_store(_ucf_store: Path) -> Path:
+    """A store of the real clips with the recipe smoke, for reading only."""
+    return _ucf_store
+
+
+@pytest.fixture
+def own_ucf_store(_ucf_store: Path, tmp_path: Path) -> Path:
+    """A copy of it, with its work folder beside it, to do with as one likes."""
+    for name in ("ucf.zarr", "ucf.zarr.work"):
+        shutil.copytree(_ucf_store.parent / name, tmp_path / name)
+    return tmp_path / "ucf.zarr"
+
+
+@pytest.fixture(scope="session")
+def synth_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small synthetic data set: 3 classes, 4 clips each."""
+    return write_dataset(tmp_path_factory.mktemp("synth"), classes=3, clips_per_class=4, frames=24).directory
+
+
+@pytest.fixture(scope="session")
+def synth_store(synth_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of the synthetic data set with the recipe smoke, for reading only."""
+    store = tmp_path_factory.mktemp("synth-store") / "synth.zarr"
+    summary, _ = run_stages(
+        Options(str(synth_data / "UCF-101"), str(store), str(synth_data / "ucfTrainTestlist"), "smoke")
+    )
+    assert summary.done == 12
+    return store
+
+
+@pytest.fixture(scope="session")
+def do_run() -> Callable[[Options], tuple[Summary, list[str]]]:
+    """``run_stages``, for tests in other modules."""
+    return run_stages
