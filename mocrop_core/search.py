@@ -1,0 +1,276 @@
+"""The search for the rectangle of cells that holds the most motion.
+
+The definition is the public MoCrop code's loop: over heights 1 to R, in them over widths 1 to C, sizes
+outside the tolerance left out, in them over top rows and then left columns, and a rectangle replaces the best
+so far only where its score is strictly greater. The score is sum_weight * s + mean_weight * (s / area), s
+being numpy's `.sum()` of the float64 slice. `best_rectangle` gives that loop's answer, its ties and its
+rounding included, without the loop: all scores come from one product with the candidates' masks (small grids)
+or from an integral image (large ones), and only where several lie too close to the best for that arithmetic
+to tell are those few scored as defined.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mocrop_core.ranges import check_amount, check_share, check_size, check_weights
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+Sizes = tuple[tuple[int, int], ...]
+
+_CORNER_SIGNS = np.array([1.0, -1.0, -1.0, 1.0])
+_LARGEST_MASKS = 2**15  # cells times rectangles; beyond, an integral image is faster
+_TINY = sys.float_info.min  # covers products that underflow
+_SCORES_AT_ONCE = 2**18  # bounds the memory of a batch
+
+
+@dataclass(frozen=True, slots=True)
+class Rectangle:
+    """A rectangle of whole cells, half-open: rows row0 to row1 and columns col0 to col1.
+
+    Raises ValueError for a negative corner or an empty rectangle.
+    """
+
+    row0: int
+    col0: int
+    row1: int
+    col1: int
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.row0 < self.row1 and 0 <= self.col0 < self.col1):
+            raise ValueError(f"a rectangle needs 0 <= row0 < row1 and 0 <= col0 < col1, got {self}")
+
+    @property
+    def area(self) -> int:
+        """Cells."""
+        return (self.row1 - self.row0) * (self.col1 - self.col0)
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """The index of these cells in a map: `density[rectangle.slices]`."""
+        return slice(self.row0, self.row1), slice(self.col0, self.col1)
+
+
+def within_tolerance(grid: tuple[int, int], ratio: float, tolerance: float = 0.1) -> Sizes:
+    """Return the sizes whose area is within the tolerance, in visiting order: empty if there are none.
+
+    grid: rows and columns. ratio: wanted share of the grid's area, in (0, 1]. tolerance: >= 0, relative to
+    the wanted area t = ratio * rows * columns: t * (1 - tolerance) to t * (1 + tolerance), in floats, both
+    included. Returns heights and widths in cells. Raises ValueError outside these ranges. Source: the public
+    MoCrop code.
+    """
+    check_size("grid", grid)
+    check_share("ratio", ratio)
+    check_amount("tolerance", tolerance)
+    wanted = ratio * grid[0] * grid[1]
+    least, most = wanted * (1 - tolerance), wanted * (1 + tolerance)
+    return tuple((h, w) for h, w in _all_sizes(grid) if not (h * w > most or h * w < least))
+
+
+def candidate_sizes(grid: tuple[int, int], ratio: float, tolerance: float = 0.1) -> Sizes:
+    """Return the sizes that the search tries, in visiting order: never empty.
+
+    As `within_tolerance`; where that is empty, the sizes whose area is nearest to the wanted one (all of
+    them, if two areas are equally near). Source: the public MoCrop code; the nearest sizes are ours, as that
+    code gives the top left cell there.
+    """
+    sizes = within_tolerance(grid, ratio, tolerance)
+    if sizes:
+        return sizes
+    wanted = ratio * grid[0] * grid[1]
+    nearest = min(abs(h * w - wanted) for h, w in _all_sizes(grid))
+    return tuple((h, w) for h, w in _all_sizes(grid) if abs(h * w - wanted) == nearest)
+
+
+def best_rectangle(
+    density: npt.ArrayLike,
+    ratio: float,
+    *,
+    tolerance: float = 0.1,
+    sum_weight: float = 1.0,
+    mean_weight: float = 0.0,
+) -> Rectangle:
+    """Return the rectangle with the highest score.
+
+    density: (rows, columns) of real numbers >= 0. ratio, tolerance: as `candidate_sizes`. sum_weight,
+    mean_weight: >= 0, not both 0. Of equal scores the first visited wins, so a map of zeros gives the first
+    candidate, at the top left. Raises ValueError for another shape, an empty map, a negative, infinite or NaN
+    cell, or an argument outside these ranges. Source: the public MoCrop code (sum; v1) and MoCrop v2 (0.6 sum
+    + 0.4 mean).
+    """
+    cells = np.asarray(density)
+    if cells.ndim != 2:
+        raise ValueError(f"density must have 2 axes (rows, columns), got shape {cells.shape}")
+    search = _search(cells.shape, ratio, tolerance, sum_weight, mean_weight)
+    cells = np.asarray(cells, dtype=np.float64)
+    flat = cells.ravel()
+    low, high = flat.item(flat.argmin()), flat.item(flat.argmax())
+    if not (low >= 0 and high <= search.highest):
+        raise _bad_cell(flat)
+    scores = search.scores(flat)
+    best = int(scores.argmax())
+    close = (scores >= scores.item(best) - search.rounding * (high + _TINY)).nonzero()[0]
+    if len(close) > 1 and not _sums_exactly(flat):
+        best = search.first_best(cells, close)
+    return search.rectangle(best)
+
+
+def best_rectangles(
+    densities: npt.ArrayLike,
+    ratio: float,
+    *,
+    tolerance: float = 0.1,
+    sum_weight: float = 1.0,
+    mean_weight: float = 0.0,
+) -> Integers:
+    """Return the rectangle with the highest score of each of many maps.
+
+    densities: (n, rows, columns). The rest, ties and errors included, is as `best_rectangle` for each map.
+    Returns int64 (n, 4): row0, col0, row1, col1, half-open; (0, 4) for no maps.
+    """
+    maps = np.asarray(densities)
+    if maps.ndim != 3:
+        raise ValueError(f"densities must have 3 axes (maps, rows, columns), got shape {maps.shape}")
+    search = _search(maps.shape[1:], ratio, tolerance, sum_weight, mean_weight)
+    best = np.empty(len(maps), dtype=np.int64)
+    step = max(1, _SCORES_AT_ONCE // max(search.size, len(search.areas)))
+    for start in range(0, len(maps), step):
+        flat = np.asarray(maps[start : start + step], dtype=np.float64).reshape(-1, search.size)
+        high = flat.max(axis=1)
+        if not (flat.min() >= 0 and high.max() <= search.highest):
+            raise _bad_cell(flat)
+        scores = search.scores(flat)
+        best[start : start + step] = scores.argmax(axis=1)
+        close = scores >= (scores.max(axis=1) - search.rounding * (high + _TINY))[:, None]
+        ties = np.flatnonzero(np.count_nonzero(close, axis=1) > 1)
+        for i in ties[~_sums_exactly(flat[ties])]:
+            cells = np.asarray(maps[start + i], dtype=np.float64)
+            best[start + i] = search.first_best(cells, close[i].nonzero()[0])
+    return search.bounds(best)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Search:
+    """The n rectangles to try on a grid, in visiting order, and how they are scored.
+
+    corners: (4, n) flat indices into an integral image of (rows + 1, columns + 1): upper left, upper right,
+    lower left, lower right. areas: (n,) in cells. masks: (cells, n) of 0 and 1, or None where those would be
+    large. size: cells of the grid. highest: the highest cell whose scores cannot overflow. rounding: how far,
+    in units of the highest cell, two scores may lie apart that are equal as defined.
+    """
+
+    grid: tuple[int, int]
+    corners: npt.NDArray[np.int32]
+    areas: npt.NDArray[np.int32]
+    masks: Floats | None
+    sum_weight: float
+    mean_weight: float
+    size: int
+    highest: float
+    rounding: float
+
+    def scores(self, flat: Floats) -> Floats:
+        """Score every rectangle on maps (..., cells): (..., n)."""
+        sums: Floats = self._integral_sums(flat) if self.masks is None else flat @ self.masks
+        return sums if self.sum_weight == 1 and self.mean_weight == 0 else self._score(sums, self.areas)
+
+    def first_best(self, cells: Floats, close: npt.NDArray[np.intp]) -> int:
+        """Return the first of the rectangles `close` (m,), in order, with the highest score as defined."""
+        best, best_score = -1, -1.0
+        for i in close.tolist():
+            rectangle = self.rectangle(i)
+            score = self._score(cells[rectangle.slices].sum(), rectangle.area)
+            if score > best_score:
+                best, best_score = i, score
+        return best
+
+    def rectangle(self, i: int) -> Rectangle:
+        """Return rectangle i."""
+        row0, col0 = divmod(self.corners.item(0, i), self.grid[1] + 1)
+        row1, col1 = divmod(self.corners.item(3, i), self.grid[1] + 1)
+        return Rectangle(row0, col0, row1, col1)
+
+    def bounds(self, chosen: Integers) -> Integers:
+        """Return row0, col0, row1, col1 of the chosen rectangles (m,): (m, 4)."""
+        rows, columns = np.divmod(self.corners[::3, chosen].astype(np.int64), self.grid[1] + 1)
+        return np.stack([rows[0], columns[0], rows[1], columns[1]], axis=1)
+
+    def _score(self, sums: Any, areas: Any) -> Any:
+        return self.sum_weight * sums + self.mean_weight * (sums / areas)
+
+    def _integral_sums(self, flat: Floats) -> Floats:
+        many, (rows, columns) = flat.shape[:-1], self.grid
+        integral = np.zeros((*many, rows + 1, columns + 1))
+        inner = integral[..., 1:, 1:]
+        np.add.accumulate(flat.reshape(*many, rows, columns), axis=-2, out=inner)
+        np.add.accumulate(inner, axis=-1, out=inner)
+        sums: Floats = _CORNER_SIGNS @ integral.reshape(*many, -1).take(self.corners, axis=-1)
+        return sums
+
+
+@lru_cache(maxsize=8)
+def _search(
+    grid: tuple[int, int], ratio: float, tolerance: float, sum_weight: float, mean_weight: float
+) -> _Search:
+    check_weights(sum_weight, mean_weight)
+    (rows, columns), stride = grid, grid[1] + 1
+    corners, areas = [], []
+    for h, w in candidate_sizes(grid, ratio, tolerance):
+        upper_left = np.add.outer(np.arange(rows - h + 1) * stride, np.arange(columns - w + 1)).ravel()
+        corners.append(np.add.outer([0, w, h * stride, h * stride + w], upper_left).astype(np.int32))
+        areas.append(np.full(len(upper_left), h * w, dtype=np.int32))
+    size, weight = rows * columns, max(1.0, sum_weight + mean_weight)
+    search = _Search(
+        grid,
+        np.hstack(corners),
+        np.hstack(areas),
+        masks=None,
+        sum_weight=float(sum_weight),
+        mean_weight=float(mean_weight),
+        size=size,
+        highest=sys.float_info.max / (32 * size * weight),
+        rounding=_rounding(size) * weight,
+    )
+    few = size * len(search.areas) <= _LARGEST_MASKS
+    return replace(search, masks=_masks(grid, search.bounds(np.arange(len(search.areas))))) if few else search
+
+
+def _rounding(size: int) -> float:
+    """Return how far below the best computed score the best score as defined may lie.
+
+    In units of the highest of `size` cells, all >= 0, and of the weights. A sum of cells, in any order, is
+    off by less than size * u * total (u = eps / 2), one from an integral image by 4 * (rows + columns + 3) *
+    u * total more, and the weights add a few roundings: for two rectangles, each as computed and as defined,
+    that is below 32 * size * eps * total, and total is at most size times the highest cell.
+    """
+    return 32 * size * size * sys.float_info.epsilon
+
+
+def _masks(grid: tuple[int, int], bounds: Integers) -> Floats:
+    """Return, for rectangles (n, 4), the map of each, 1 inside it and 0 elsewhere: (cells, n)."""
+    row0, col0, row1, col1 = bounds.T
+    row, col = np.arange(grid[0])[:, None, None], np.arange(grid[1])[:, None]
+    inside = (row0 <= row) & (row < row1) & (col0 <= col) & (col < col1)
+    masks: Floats = inside.reshape(-1, len(bounds)).astype(np.float64)
+    return masks
+
+
+def _sums_exactly(flat: Floats) -> Any:
+    """Say of each map (..., cells) whether float64 sums of its cells have no rounding error."""
+    return (flat == np.rint(flat)).all(axis=-1) & (flat.max(axis=-1) * flat.shape[-1] < 2**53)
+
+
+def _all_sizes(grid: tuple[int, int]) -> list[tuple[int, int]]:
+    return [(h, w) for h in range(1, grid[0] + 1) for w in range(1, grid[1] + 1)]
+
+
+def _bad_cell(flat: Floats) -> ValueError:
+    bad = flat[~((flat >= 0) & (flat < np.inf))]
+    return ValueError(f"density must be finite and >= 0, got {bad[0] if bad.size else flat.max()}")
