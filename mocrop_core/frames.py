@@ -1,0 +1,58 @@
+"""Which frames of a clip: the ones to cache, and the ones a network sees."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from mocrop_core.ranges import check_count
+
+Indices = npt.NDArray[np.int64]
+
+
+def spread(count: int, slots: int) -> Indices:
+    """Return at most `slots` indices, evenly over range(count), the first and the last among them.
+
+    count, slots: >= 0. Returns int64 (min(count, slots),), strictly increasing: every index where count <=
+    slots, the middle one for a single slot. None is more than half an index off its even place, and gaps
+    differ by 1 at most. It reads the same from both ends (i and count - 1 - i go together) but for the middle
+    of an odd number of slots over an even count, which is the earlier of two.
+    Raises ValueError for a negative number. Source: ours.
+    """
+    check_count("count", count)
+    check_count("slots", slots)
+    slots = min(count, slots)
+    gaps = max(slots - 1, 1)
+    first_half = (2 * np.arange(slots // 2, dtype=np.int64) * (count - 1) + gaps) // (2 * gaps)
+    middle = np.full(slots % 2, (count - 1) // 2, dtype=np.int64)
+    return np.concatenate([first_half, middle, count - 1 - first_half[::-1]])
+
+
+def train_segments(num: int, segments: int, rng: np.random.Generator) -> Indices:
+    """Draw one frame from each of `segments` equal parts of a clip.
+
+    num: frames of the clip, >= 1. segments: >= 1. Returns int64 (segments,) in [0, num), never decreasing; a
+    part shorter than a frame gives its first frame, so a short clip repeats frames. Raises ValueError for a
+    number below 1. Source: the public MoCrop code's training index; its draws come from an explicit generator
+    here.
+    """
+    edges = np.round(_segment_size(num, segments) * np.arange(segments + 1)).astype(np.int64)
+    begins = edges[:-1]
+    return np.minimum(rng.integers(begins, np.maximum(edges[1:], begins + 1)), num - 1)
+
+
+def test_segments(num: int, segments: int) -> Indices:
+    """Return the centre frame of each of `segments` equal parts of a clip.
+
+    num: frames of the clip, >= 1. segments: >= 1. Returns int64 (segments,) in [0, num), never decreasing; a
+    short clip repeats frames; halves round to the even frame. Raises ValueError for a number below 1. Source:
+    the public MoCrop code's testing index.
+    """
+    centres = np.round(_segment_size(num, segments) * (np.arange(segments) + 0.5)).astype(np.int64)
+    return np.minimum(centres, num - 1)
+
+
+def _segment_size(num: int, segments: int) -> float:
+    check_count("num", num, least=1)
+    check_count("segments", segments, least=1)
+    return float(num - 1) / segments

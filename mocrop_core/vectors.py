@@ -1,0 +1,127 @@
+"""Motion vectors: which move, which are sampled, and the random streams that decide.
+
+A set of vectors is a one-dimensional array of `VECTOR`, in decode order. Every function here returns a subset
+in that order and leaves its input alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import operator
+from fractions import Fraction
+
+import numpy as np
+import numpy.typing as npt
+
+from mocrop_core.ranges import check_amount, check_count, check_share
+
+VECTOR = np.dtype(
+    [
+        ("frame", "<i4"),  # index of the frame, from 0
+        ("x", "<i2"),  # centre of the block, px; may lie outside the frame
+        ("y", "<i2"),
+        ("w", "u1"),  # size of the block, px
+        ("h", "u1"),
+        ("dx", "<f4"),  # displacement, px, sub-pixel
+        ("dy", "<f4"),
+    ]
+)
+
+Vectors = npt.NDArray[np.void]
+
+
+def magnitudes(v: Vectors) -> npt.NDArray[np.float32]:
+    """Return the length of each displacement.
+
+    v: `VECTOR` (n,). Returns float32 (n,), px, >= 0; empty for empty input. Raises ValueError for a
+    displacement that is not finite. Source: MoCrop v1, denoising.
+    """
+    dx, dy = v["dx"].astype(np.float64), v["dy"].astype(np.float64)
+    lengths = np.sqrt(dx * dx + dy * dy).astype(np.float32)
+    finite = np.isfinite(lengths)
+    if not finite.all():
+        worst = int(finite.argmin())
+        raise ValueError(f"displacements must be finite, got ({dx[worst]}, {dy[worst]}) at vector {worst}")
+    return lengths
+
+
+def faster_than(v: Vectors, threshold: float) -> Vectors:
+    """Return the vectors strictly longer than a threshold.
+
+    v: `VECTOR` (n,). threshold: px, >= 0; a vector of just that length is left out, so 0 keeps all that move.
+    Raises ValueError for a negative or infinite threshold. Source: MoCrop v1, denoising with epsilon.
+    """
+    check_amount("threshold", threshold)
+    return v.compress(magnitudes(v) > threshold)
+
+
+def fastest(v: Vectors, count: int) -> Vectors:
+    """Return the `count` longest vectors, or all where there are fewer.
+
+    v: `VECTOR` (n,). count: >= 0. Of equally long vectors the earlier is kept, so taking the fastest of what
+    was kept so far and of the next block, block after block, gives the fastest of the whole. Raises
+    ValueError for a negative count. Source: MoCrop v2, top-k denoising; the ties are ours.
+    """
+    check_count("count", count)
+    if len(v) <= count:
+        return v.copy()
+    if count == 0:
+        return v[:0].copy()
+    lengths = magnitudes(v)
+    slowest_kept = np.partition(lengths, len(v) - count)[len(v) - count]
+    kept = lengths > slowest_kept
+    ties = np.flatnonzero(lengths == slowest_kept)
+    kept[ties[: count - np.count_nonzero(kept)]] = True
+    return v.compress(kept)
+
+
+def share_of(total: int, fraction: float) -> int:
+    """Return how many of `total` vectors a fraction is, rounded up: at least one of any.
+
+    total: >= 0. fraction: in (0, 1], read as the decimal number it prints as, so that 0.07 of 100 is 7.
+    Raises ValueError outside these ranges. Source: the rounding is ours.
+    """
+    check_count("total", total)
+    check_share("fraction", fraction)
+    return math.ceil(Fraction(str(float(fraction))) * total)
+
+
+def sample_uniform(v: Vectors, count: int, rng: np.random.Generator) -> Vectors:
+    """Draw `count` vectors without replacement, each as likely as any other.
+
+    v: `VECTOR` (n,); all are returned, and nothing is drawn, where n <= count. count: >= 0. Raises ValueError
+    for a negative count. Source: MoCrop v1, Monte Carlo sampling.
+    """
+    check_count("count", count)
+    if len(v) <= count:
+        return v.copy()
+    return v.take(np.sort(rng.choice(len(v), count, replace=False, shuffle=False)))
+
+
+def sample_by_speed(v: Vectors, fraction: float, power: float, rng: np.random.Generator) -> Vectors:
+    """Draw a fraction of the vectors without replacement, with odds proportional to length ** power.
+
+    v: `VECTOR` (n,). fraction: in (0, 1], of n, rounded up. power: >= 0; 0 makes all equally likely. A vector
+    of no length is drawn only when nothing else is left (unless power is 0). Raises ValueError outside these
+    ranges. Source: MoCrop v2, magnitude-weighted sampling; drawn by the Gumbel top-k form of successive draws
+    (Efraimidis and Spirakis 2006), whose logarithms do not underflow.
+    """
+    count = share_of(len(v), fraction)
+    check_amount("power", power)
+    if len(v) <= count:
+        return v.copy()
+    lengths = magnitudes(v).astype(np.float64)
+    possible = (lengths > 0) | (power == 0)
+    keys = power * np.log(np.where(lengths > 0, lengths, 1.0)) + rng.gumbel(size=len(v))
+    return v.take(np.sort(np.lexsort((keys, possible))[-count:]))
+
+
+def clip_rng(seed: int, clip_id: str, purpose: str) -> np.random.Generator:
+    """Return the random stream of one clip for one purpose, whatever other clips or streams there are.
+
+    seed: any integer. Equal arguments give equal streams; any other argument gives an unrelated one. Raises
+    TypeError for a seed that is no integer. Source: ours (PCG64 seeded with the SHA-256 of the arguments).
+    """
+    name = ascii((operator.index(seed), str(clip_id), str(purpose)))
+    return np.random.Generator(np.random.PCG64(int.from_bytes(hashlib.sha256(name.encode()).digest(), "big")))
