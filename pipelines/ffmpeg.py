@@ -169,9 +169,7 @@ def _tried(path: str, what: str) -> Ffmpeg:
     configuration = re.search(r"configuration:(.*)", said)
     digest = hashlib.sha256((configuration[1] if configuration else "").strip().encode()).hexdigest()[:12]
     number = version[1] if version else "unknown"
-    return Ffmpeg(
-        path, number, f"ffmpeg {number}, x264 {log.facts.get('x264', 'unknown')}, configuration {digest}"
-    )
+    return Ffmpeg(path, number, f"ffmpeg {number}, x264 {log.facts.get('x264', 'unknown')}, configuration {digest}")
 
 
 def transcode(
@@ -272,9 +270,7 @@ def write_video(
 def _raw(frames: Iterable[np.ndarray], shape: tuple[int, ...]) -> Iterator[bytes]:
     for number, frame in enumerate(frames):
         if frame.shape != shape or frame.dtype != np.uint8:
-            raise ValueError(
-                f"frame {number} is {frame.dtype} {frame.shape}, expected uint8 {shape} as the first"
-            )
+            raise ValueError(f"frame {number} is {frame.dtype} {frame.shape}, expected uint8 {shape} as the first")
         yield frame.tobytes()
 
 
@@ -383,6 +379,4 @@ def _cause(log: _Log, names: Mapping[str, str] | None = None) -> str:
         return "it is not a video, or too damaged to be opened (Invalid data found when processing input)"
     if lines:
         return lines[-1][:300]
-    return (
-        f"it was killed by signal {-log.status}" if log.status < 0 else f"it ended with status {log.status}"
-    )
+    return f"it was killed by signal {-log.status}" if log.status < 0 else f"it ended with status {log.status}"

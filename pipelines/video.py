@@ -217,9 +217,7 @@ def _opened(path: str | os.PathLike[str], max_pixels: int) -> Iterator[tuple[Inp
             raise VideoError("there is no decoder for its video stream")
         width, height = stream.codec_context.width, stream.codec_context.height
         if width * height > max_pixels:
-            raise VideoError(
-                f"a frame of {width}x{height} px is more than the {max_pixels} px that are decoded"
-            )
+            raise VideoError(f"a frame of {width}x{height} px is more than the {max_pixels} px that are decoded")
         try:
             yield container, stream
         except MemoryError:
@@ -241,9 +239,7 @@ def _configure(stream: av.VideoStream, max_pixels: int, **options: str) -> None:
         raise VideoError(f"its decoder {context.name} does not know the options {', '.join(context.options)}")
 
 
-def _frames(
-    container: InputContainer, stream: av.VideoStream, damage: Counter[str]
-) -> Iterator[av.VideoFrame]:
+def _frames(container: InputContainer, stream: av.VideoStream, damage: Counter[str]) -> Iterator[av.VideoFrame]:
     """The decoded frames in the order shown; what cannot be read or decoded is counted by its reason in
     ``damage``."""
     decode = stream.codec_context.decode

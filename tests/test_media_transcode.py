@@ -1,0 +1,305 @@
+"""Transcoding with a real ffmpeg: what goes in comes out whole, and what cannot be used is named."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from pipelines import video
+from pipelines.ffmpeg import (
+    EncodeSettings,
+    Ffmpeg,
+    FfmpegError,
+    find_ffmpeg,
+    transcode,
+    write_video,
+)
+
+FAST = EncodeSettings(preset="ultrafast")
+
+
+@pytest.fixture(scope="module")
+def clips(ucf_clips: Path) -> list[Path]:
+    return sorted(ucf_clips.glob("*/*.avi"))
+
+
+@pytest.fixture(scope="module")
+def tool() -> Ffmpeg:
+    return find_ffmpeg()
+
+
+def noise(count: int, height: int = 48, width: int = 64, seed: int = 0) -> list[np.ndarray]:
+    """Frames of one random texture that is shifted by a pixel a frame."""
+    rng = np.random.default_rng(seed)
+    texture = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return [np.roll(texture, shift, axis=1) for shift in range(count)]
+
+
+def decoded_frames(path: Path) -> int:
+    """An independent count by PyAV's own convenience API, with its default threads."""
+    with av.open(str(path)) as container:
+        return sum(1 for _ in container.decode(video=0))
+
+
+def test_every_frame_of_the_real_clips_is_encoded(clips: list[Path], tool: Ffmpeg, tmp_path: Path) -> None:
+    assert len(clips) == 15
+    for clip in clips:
+        made = transcode(clip, tmp_path / "out.mp4", FAST, tool, 60)
+        assert made.frames == decoded_frames(clip) == decoded_frames(tmp_path / "out.mp4"), clip.name
+        assert (made.width, made.height) == (320, 240)
+
+
+def test_the_stream_is_h264_with_regular_key_frames_one_reference_and_no_b_frames(
+    clips: list[Path], tool: Ffmpeg, tmp_path: Path
+) -> None:
+    target = tmp_path / "out.mp4"
+    transcode(clips[0], target, EncodeSettings("veryfast", gop=10), tool, 60)
+    with av.open(str(target)) as container:
+        assert [stream.type for stream in container.streams] == ["video"]
+        assert container.metadata.get("software") is None
+        stream = container.streams.video[0]
+        assert stream.codec_context.name == "h264"
+        assert stream.codec_context.pix_fmt == "yuv420p"
+        assert not stream.codec_context.has_b_frames
+        frames = list(container.decode(stream))
+    keys = [number for number, frame in enumerate(frames) if frame.key_frame]
+    assert keys == list(range(0, len(frames), 10))
+    assert b"ref=1 " in target.read_bytes()
+
+
+def test_the_same_source_gives_the_same_bytes(clips: list[Path], tool: Ffmpeg, tmp_path: Path) -> None:
+    (tmp_path / "copy").mkdir()
+    shutil.copy(clips[3], tmp_path / "copy" / "other name.avi")
+    transcode(clips[3], tmp_path / "a.mp4", EncodeSettings(), tool, 60)
+    transcode(tmp_path / "copy" / "other name.avi", tmp_path / "copy" / "b.mp4", EncodeSettings(), tool, 60)
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "copy" / "b.mp4").read_bytes()
+
+
+def test_settings_change_the_bytes(clips: list[Path], tool: Ffmpeg, tmp_path: Path) -> None:
+    sizes = set()
+    for number, encode in enumerate((FAST, EncodeSettings("ultrafast", crf=35), EncodeSettings("superfast"))):
+        transcode(clips[0], tmp_path / f"{number}.mp4", encode, tool, 60)
+        sizes.add((tmp_path / f"{number}.mp4").stat().st_size)
+    assert len(sizes) == 3
+
+
+def test_odd_sides_lose_the_last_column_and_row(tool: Ffmpeg, tmp_path: Path) -> None:
+    frame = np.zeros((47, 65, 3), dtype=np.uint8)
+    frame[-1], frame[:, -1] = 255, 255
+    write_video(tmp_path / "odd.avi", [frame] * 5, 25, **{"qscale:v": 1})
+    made = transcode(tmp_path / "odd.avi", tmp_path / "even.mp4", EncodeSettings(), tool, 60)
+    assert (made.frames, made.width, made.height) == (5, 64, 46)
+    pixels = dict(video.rgb_frames(tmp_path / "even.mp4", [4]))[4]
+    assert pixels.shape == (46, 64, 3)
+    assert pixels.mean() < 16
+
+
+def test_a_side_of_one_pixel_is_refused(tool: Ffmpeg, tmp_path: Path) -> None:
+    write_video(tmp_path / "thin.avi", [np.zeros((64, 1, 3), dtype=np.uint8)] * 3, 25)
+    with pytest.raises(FfmpegError, match=r"a side of 1 px cannot be encoded.* 0x64 px"):
+        transcode(tmp_path / "thin.avi", tmp_path / "out.mp4", FAST, tool, 60)
+
+
+def test_a_cut_off_file_is_transcoded_up_to_the_cut(clips: list[Path], tool: Ffmpeg, tmp_path: Path) -> None:
+    data = clips[0].read_bytes()
+    (tmp_path / "cut.avi").write_bytes(data[: len(data) // 2])
+    made = transcode(tmp_path / "cut.avi", tmp_path / "out.mp4", FAST, tool, 60)
+    assert 10 < made.frames < decoded_frames(clips[0])
+    assert made.frames == decoded_frames(tmp_path / "out.mp4")
+
+
+def test_frames_that_change_size_are_brought_to_the_first_size(tool: Ffmpeg, tmp_path: Path) -> None:
+    for name, frames in (("a", noise(20)), ("b", noise(20, 96, 80))):
+        write_video(tmp_path / name, frames, 25, codec="libx264", format="h264")
+    (tmp_path / "ab").write_bytes((tmp_path / "a").read_bytes() + (tmp_path / "b").read_bytes())
+    made = transcode(tmp_path / "ab", tmp_path / "out.mp4", FAST, tool, 60)
+    assert (made.width, made.height) == (64, 48)
+    assert video.extract(tmp_path / "out.mp4", lambda block: None).num_frames == made.frames > 30
+
+
+def _sound_only(path: Path, clip: Path) -> None:
+    with av.open(str(path), "w", format="avi") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 8000), dtype=np.int16), format="s16", layout="mono")
+        sound.sample_rate = 8000
+        container.mux(stream.encode(sound))
+
+
+def _without_frames(path: Path, clip: Path) -> None:
+    with av.open(str(clip)) as source, av.open(str(path), "w", format="avi") as container:
+        container.add_stream_from_template(source.streams.video[0])
+        container.start_encoding()
+
+
+def _playlist(path: Path, clip: Path) -> None:
+    path.write_text(f"ffconcat version 1.0\nfile '{clip}'\n")
+
+
+def _hls(path: Path, clip: Path) -> None:
+    path.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{clip}\n#EXT-X-ENDLIST\n")
+
+
+WRONG: dict[str, tuple[Callable[[Path, Path], object], str]] = {
+    "missing": (lambda path, clip: None, "no such file"),
+    "folder": (lambda path, clip: path.mkdir(), "not a file"),
+    "empty": (lambda path, clip: path.touch(), "the file is empty"),
+    "text": (lambda path, clip: path.write_text("not a video at all\n" * 9), "it is not a video"),
+    "picture": (lambda path, clip: path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(99)), "container format"),
+    "bytes": (lambda path, clip: path.write_bytes(np.random.default_rng(1).bytes(50_000)), "it is not a video"),
+    "header": (lambda path, clip: path.write_bytes(clip.read_bytes()[:3000]), "too damaged to be opened"),
+    "sound": (_sound_only, "there is no video stream in it"),
+    "frameless": (_without_frames, "no frame could be decoded"),
+    "playlist": (_playlist, "its container format is not among those read here"),
+    "hls": (_hls, "m3u8|it is not a video|its container format"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_no_video_is_refused_in_one_line_by_ffmpeg_and_by_pyav(
+    case: str, clips: list[Path], tool: Ffmpeg, tmp_path: Path
+) -> None:
+    make, message = WRONG[case]
+    source, target = tmp_path / "source.avi", tmp_path / "out.mp4"
+    make(source, clips[0])
+    with pytest.raises(FfmpegError, match=message) as by_ffmpeg:
+        transcode(source, target, FAST, tool, 60)
+    with pytest.raises(video.VideoError, match=message) as by_pyav:
+        video.extract(source, lambda block: None)
+    for error in (by_ffmpeg, by_pyav):
+        text = str(error.value)
+        assert "\n" not in text
+        assert str(tmp_path) not in text
+        assert ".part" not in text
+    assert not [name for name in os.listdir(tmp_path) if name != "source.avi"]
+
+
+def test_a_transcode_that_takes_too_long_is_stopped_and_leaves_nothing(
+    clips: list[Path], tool: Ffmpeg, tmp_path: Path
+) -> None:
+    target = tmp_path / "out.mp4"
+    target.write_bytes(b"what was there")
+    with pytest.raises(FfmpegError, match=r"took longer than 0\.05 s and was stopped"):
+        transcode(clips[0], target, EncodeSettings("veryslow"), tool, 0.05)
+    assert target.read_bytes() == b"what was there"
+    assert os.listdir(tmp_path) == ["out.mp4"]
+
+
+def test_a_missing_target_folder_is_named(clips: list[Path], tool: Ffmpeg, tmp_path: Path) -> None:
+    with pytest.raises(FfmpegError, match="No such file or directory"):
+        transcode(clips[0], tmp_path / "missing" / "out.mp4", FAST, tool, 60)
+
+
+NAMES = [
+    "-x.avi",
+    "a%03d.avi",
+    "two\nlines.avi",
+    'it\'s "quoted".avi',
+    "a:b,c;d=[e].avi",
+    "pipe:0",
+    "x" * 250,
+    "ä✓.avi",
+]
+
+
+@pytest.mark.parametrize("name", [*NAMES, os.fsdecode(b"\xff\xfe.avi")], ids=ascii)
+def test_file_names_mean_nothing_but_files(
+    name: str, tool: Ffmpeg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_video(name, noise(6), 25)
+    (tmp_path / "out").mkdir()
+    made = transcode(name, os.path.join("out", name), FAST, tool, 60)
+    assert made.frames == 6
+    assert os.listdir("out") == [name]
+    assert video.extract(name, lambda block: None).num_frames == 6
+    assert len(list(video.rgb_frames(os.path.join("out", name), [0, 5]))) == 2
+
+
+def test_write_video_gives_what_it_was_given(tmp_path: Path) -> None:
+    frames = noise(30)
+    for codec, name in (("mpeg4", "mpeg4"), ("libx264", "h264")):
+        for target in (tmp_path / f"{codec}1", tmp_path / f"{codec}2"):
+            write_video(target, iter(frames), Fraction(30000, 1001), codec=codec)
+        assert (tmp_path / f"{codec}1").read_bytes() == (tmp_path / f"{codec}2").read_bytes()
+        found = video.probe(tmp_path / f"{codec}1")
+        assert (found.codec, found.width, found.height) == (name, 64, 48)
+        assert video.extract(tmp_path / f"{codec}1", lambda block: None).key_frames == (0, 12, 24)
+        near = dict(video.rgb_frames(tmp_path / f"{codec}1", range(30)))
+        assert len(near) == 30
+        assert all(np.corrcoef(near[k].ravel(), frames[k].ravel())[0, 1] > 0.5 for k in near)
+        with av.open(str(tmp_path / f"{codec}1")) as container:
+            assert container.streams.video[0].average_rate == Fraction(30000, 1001)
+
+
+def test_write_video_refuses_frames_that_do_not_fit(tmp_path: Path) -> None:
+    for frames, message in (
+        ([], "no frames"),
+        ([np.zeros((8, 8), dtype=np.uint8)], r"\(8, 8\), expected uint8 \(height, width, 3\)"),
+        ([np.zeros((8, 8, 3))], "float64"),
+        ([*noise(3), *noise(1, 50)], "frame 3 is uint8"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            write_video(tmp_path / "out.avi", frames, 25)
+    with pytest.raises(FfmpegError):
+        write_video(tmp_path / "out.avi", noise(3), 25, nonsense=1)
+    with pytest.raises(FfmpegError, match=r"took longer than 0\.001 s"):
+        write_video(tmp_path / "out.avi", noise(3), 25, time_limit=0.001)
+    assert os.listdir(tmp_path) == []
+
+
+def test_settings_out_of_range_are_refused() -> None:
+    for wrong, message in (({"preset": "quick"}, "preset"), ({"crf": 52}, "crf is 52"), ({"gop": 0}, "gop is 0")):
+        with pytest.raises(ValueError, match=message):
+            EncodeSettings(**wrong)
+
+
+def test_the_build_names_versions_and_no_path(tool: Ffmpeg) -> None:
+    assert tool.version in tool.build
+    assert "/" not in tool.build
+    assert "unknown" not in tool.build
+    assert find_ffmpeg() == tool
+
+
+def _program(path: Path, script: str) -> str:
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_a_chosen_ffmpeg_that_will_not_do_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for program, message in (
+        (str(tmp_path / "missing"), "No such file or directory"),
+        (_program(tmp_path / "mute", "exit 1"), "does not answer to -version"),
+        (_program(tmp_path / "old", 'test "$1" = -version || exit 3'), "cannot encode with libx264"),
+    ):
+        monkeypatch.setenv("MOCROP_FFMPEG", program)
+        with pytest.raises(FfmpegError, match=f"MOCROP_FFMPEG.*{message}.*5.1 or later"):
+            find_ffmpeg()
+
+
+def test_a_system_ffmpeg_without_libx264_is_passed_over(
+    tool: Ffmpeg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _program(tmp_path / "ffmpeg", "exit 1")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.delenv("MOCROP_FFMPEG", raising=False)
+    assert find_ffmpeg().path != str(tmp_path / "ffmpeg")
+
+
+def test_a_hanging_ffmpeg_is_killed_with_all_it_started(tmp_path: Path, clips: list[Path]) -> None:
+    note = tmp_path / "pid"
+    hanging = _program(
+        tmp_path / "ffmpeg", f"{sys.executable} -c 'import time; time.sleep(60)' & echo $! > {note}; wait"
+    )
+    with pytest.raises(FfmpegError, match=r"took longer than 1 s"):
+        transcode(clips[0], tmp_path / "out.mp4", FAST, Ffmpeg(hanging, "", ""), 1)
+    status = Path(f"/proc/{note.read_text().strip()}/status")
+    assert not status.exists() or "State:\tZ" in status.read_text()
