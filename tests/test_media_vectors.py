@@ -227,17 +227,17 @@ def measured(code: str, *arguments: object) -> dict[str, Any]:
 
 
 PEAK = """
-import json, resource, sys
+import json, pathlib, sys
 from pipelines import video
 limit = int(sys.argv[2]) if len(sys.argv) > 2 else video.MAX_PIXELS
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-said = ""
+def peak():  # not ru_maxrss, which starts at the parent's
+    return int(pathlib.Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
+before = peak()
 try:
     said = {work}
 except video.VideoError as error:
     said = str(error)
-grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-print(json.dumps({{"said": said, "mb": grown}}, default=str))
+print(json.dumps({{"said": said, "mb": peak() - before}}, default=str))
 """
 
 
