@@ -1,0 +1,182 @@
+"""The flow against a real Prefect server: served, started from a second process, watched to its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines import server
+from pipelines.bare_name import DEPLOYMENT, FLOW
+
+pytestmark = pytest.mark.xdist_group("prefect")
+REPOSITORY = Path(__file__).parents[1]
+PREFECT = [sys.executable, "-m", "prefect"]
+SERVE = [sys.executable, "-u", "-c", "from pipelines.flow import serve; serve()"]
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """``mocrop serve`` in a process of its own: what Prefect's commands need to reach it, and what it prints."""
+
+    environment: dict[str, str]
+    process: subprocess.Popen[bytes]
+    output: Path
+
+    def prefect(self, *words: str, folder: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
+        """Prefect's command line in another process."""
+        return subprocess.run(
+            [*PREFECT, *words], cwd=folder, env=self.environment, text=True, capture_output=True, timeout=120
+        )
+
+    def read(self, kind: str, **filters: Any) -> list[dict[str, Any]]:
+        """Records of the server, newest first."""
+        request = urllib.request.Request(
+            f"{self.environment['PREFECT_API_URL']}/{kind}/filter",
+            json.dumps(filters).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=10) as response:
+            found: list[dict[str, Any]] = json.load(response)
+        return sorted(found, key=lambda record: record["created"], reverse=True)
+
+
+def wait_until_served(process: subprocess.Popen[bytes], output: Path) -> None:
+    deadline = time.monotonic() + 120
+    while "serving " not in output.read_text():
+        assert process.poll() is None, output.read_text()
+        assert time.monotonic() < deadline, output.read_text()
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One server and one served deployment for this module; both are ended through the one process started here."""
+    home = tmp_path_factory.mktemp("prefect")
+    environment = {
+        **os.environ,
+        "PREFECT_HOME": str(home),
+        "PREFECT_API_URL": f"http://{server.LOOPBACK}:{server.free_port()}/api",
+        "DO_NOT_TRACK": "1",
+        "COLUMNS": "200",
+    }
+    output = home / "serve.log"
+    with output.open("wb") as log:
+        process = subprocess.Popen(SERVE, cwd=home, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            wait_until_served(process, output)
+            yield Served(environment, process, output)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+    assert not server.answers(environment["PREFECT_API_URL"]), "the server outlived the process that started it"
+
+
+def run_arguments(source: Path, store: Path, **more: Any) -> list[str]:
+    values = {"source": source, "store": store, "recipe": "smoke", "workers": 1, "limit": 2, **more}
+    return [word for name, value in values.items() for word in ("-p", f"{name}={value}")]
+
+
+def test_a_run_started_from_a_second_process_completes_and_leaves_its_artifacts(
+    served: Served, synth_data: Path, tmp_path: Path
+) -> None:
+    words = run_arguments(synth_data / "UCF-101", tmp_path / "a.zarr")
+    found = served.prefect("deployment", "run", DEPLOYMENT, "--watch", *words, folder=tmp_path)
+    assert found.returncode == 0, found.stdout + found.stderr + served.output.read_text()
+    assert "Completed" in found.stdout
+    assert (tmp_path / "a.zarr" / "zarr.json").is_file()
+
+    (run,) = served.read("flow_runs")
+    assert run["state"]["message"] == "2 clips: 2 done, 0 quarantined, 0 pending"
+    names = sorted(record["name"] for record in served.read("task_runs"))
+    assert [name.split(":")[0] for name in names] == ["boxes", "clips", "motion", "transcode"]
+    assert all(name.endswith("shards to do") for name in names)
+    artifacts = {record["key"]: record for record in served.read("artifacts")}
+    assert artifacts[f"{FLOW}-transcode"]["data"] == 100
+    rows = json.loads(artifacts[f"{FLOW}-result"]["data"])
+    assert {"what": "done", "count": 2, "detail": ""} in rows
+
+
+def test_the_bare_name_works_inside_the_repository(served: Served, synth_data: Path, tmp_path: Path) -> None:
+    words = run_arguments(synth_data / "UCF-101", tmp_path / "bare.zarr", max_quarantined=1)
+    found = served.prefect("deployment", "run", "--watch", *words, FLOW)
+    assert found.returncode == 0, found.stdout + found.stderr + served.output.read_text()
+    assert f"'{DEPLOYMENT}'" in found.stdout
+
+
+def test_the_bare_name_is_refused_as_ever_where_the_hook_is_off(served: Served, tmp_path: Path) -> None:
+    found = served.prefect("deployment", "run", FLOW, folder=tmp_path)
+    assert found.returncode == 1
+    assert "Invalid deployment name" in found.stdout + found.stderr
+
+
+def test_a_run_with_too_many_quarantined_clips_fails_and_says_why(
+    served: Served, synth_data: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "videos" / "Broken"
+    source.mkdir(parents=True)
+    (source / "v_Broken_g01_c01.avi").write_bytes(b"RIFF, but no video")
+    good = next(iter(sorted((synth_data / "UCF-101").rglob("*.avi"))))
+    (source / "v_Broken_g01_c02.avi").write_bytes(good.read_bytes())
+    words = run_arguments(source.parent, tmp_path / "broken.zarr")
+    found = served.prefect("deployment", "run", DEPLOYMENT, "--watch", *words, folder=tmp_path)
+    assert found.returncode == 1, found.stdout
+    run = served.read("flow_runs")[0]
+    assert run["state"]["type"] == "FAILED"
+    assert run["state"]["message"].startswith("1 of 2 clips are quarantined, more than max_quarantined 0.05")
+    table = next(record for record in served.read("artifacts") if record["key"] == f"{FLOW}-result")
+    assert any("transcode: " in row["detail"] for row in json.loads(table["data"]))
+
+
+def test_a_wrong_source_ends_a_served_run_with_the_one_line(served: Served, tmp_path: Path) -> None:
+    words = run_arguments(tmp_path / "nowhere", tmp_path / "none.zarr")
+    found = served.prefect("deployment", "run", DEPLOYMENT, "--watch", *words, folder=tmp_path)
+    assert found.returncode == 1
+    message = served.read("flow_runs")[0]["state"]["message"]
+    assert "nowhere" in message
+    assert "\n" not in message
+    assert not (tmp_path / "none.zarr").exists()
+
+
+def test_the_page_draws_the_form_from_the_recipe_and_the_docstring(served: Served) -> None:
+    (deployment,) = served.read("deployments")
+    schema = deployment["parameter_openapi_schema"]
+    assert deployment["name"] == "local"
+    assert schema["required"] == ["source", "store"]
+    assert schema["properties"]["source"]["description"].startswith("folder of the videos")
+    assert {"views", "transcode", "frames", "seed"} <= schema["definitions"]["Recipe"]["properties"].keys()
+    assert [choice.get("type") or choice["$ref"] for choice in schema["properties"]["recipe"]["anyOf"]] == [
+        "string",
+        "#/definitions/Recipe",
+    ]
+    assert schema["properties"]["max_quarantined"]["maximum"] == 1
+
+
+def test_a_value_out_of_range_is_refused_when_the_run_is_asked_for(served: Served, tmp_path: Path) -> None:
+    words = run_arguments(tmp_path, tmp_path / "x.zarr", max_quarantined=2)
+    found = served.prefect("deployment", "run", DEPLOYMENT, *words, folder=tmp_path)
+    assert found.returncode == 1
+    assert "max_quarantined" in found.stdout + found.stderr
+
+
+def test_a_second_serve_uses_the_server_that_is_there(served: Served, tmp_path: Path) -> None:
+    output = tmp_path / "second.log"
+    with output.open("wb") as log:
+        second = subprocess.Popen(SERVE, cwd=tmp_path, env=served.environment, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            wait_until_served(second, output)
+        finally:
+            second.send_signal(signal.SIGTERM)
+            second.wait(60)
+    assert "starting a Prefect server" not in output.read_text()
+    assert server.answers(served.environment["PREFECT_API_URL"])

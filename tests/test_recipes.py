@@ -1,0 +1,84 @@
+"""Recipes: what is in ours, and what a wrong one is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_specs.recipes import MotionView, Recipe, RecipeError, builtin_recipes, load_recipe, parse_recipe, view_params
+from mocrop_core.method import PAPER_V1, PAPER_V2
+
+
+def test_the_ucf101_recipe_is_the_papers_set_up() -> None:
+    recipe = load_recipe("ucf101")
+    assert [view.name for view in recipe.views] == ["full", "mocrop"]
+    view = recipe.view("mocrop")
+    assert isinstance(view, MotionView)
+    assert view.method() == PAPER_V1
+    assert (view.method().grid, view.method().crop_ratio) == ((6, 8), 0.75)
+    assert (recipe.frames.choose, recipe.frames.slots, recipe.frames.size) == ("key", 16, 256)
+
+
+def test_our_recipes_are_named_and_load() -> None:
+    assert builtin_recipes() == ["smoke", "ucf101"]
+    names = [load_recipe(name).name for name in builtin_recipes()]
+    assert names == builtin_recipes()
+
+
+def test_a_view_takes_its_own_numbers_over_its_presets() -> None:
+    view = MotionView(preset="paper-v2", grid=(4, 5), crop_ratio=0.5, overrides={"keep": ["fastest", 0.2]})
+    params = view_params(view)
+    assert (params["grid"], params["crop_ratio"], params["keep"]) == ([4, 5], 0.5, ["fastest", 0.2])
+    assert params["mean_weight"] == PAPER_V2.mean_weight
+
+
+def test_a_recipe_survives_being_written_as_json() -> None:
+    recipe = load_recipe("smoke")
+    assert Recipe.model_validate(recipe.model_dump(mode="json")) == recipe
+
+
+def test_a_file_is_read_as_toml(tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text('name = "own"\ntranscode = "keep"\n[frames]\nchoose = "uniform"\n')
+    recipe = load_recipe(path)
+    assert (recipe.transcode, recipe.frames.choose) == ("keep", "uniform")
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({"sed": 1}, "unknown key 'sed'"),
+        ({"frames": {"slot": 1}}, "unknown key 'frames.slot'"),
+        ({"views": [{"kind": "motion", "crop_ratio": 1.5}]}, "crop_ratio = 1.5: .*less than or equal to 1"),
+        ({"views": [{"kind": "motion", "crop_ratio": 0}]}, "crop_ratio = 0: .*greater than 0"),
+        ({"views": [{"kind": "motion", "grid": [0, 8]}]}, "grid.0 = 0: .*greater than or equal to 1"),
+        ({"views": [{"kind": "full"}, {"kind": "full"}]}, "'full' named twice"),
+        ({"views": [{"kind": "motoin"}]}, "'motoin' found using 'kind' does not match"),
+        ({"views": []}, "at least 1 item"),
+        ({"views": [{"kind": "motion", "overrides": {"epsilon": 2}}]}, "overrides: unknown epsilon; known: arithmetic"),
+        ({"views": [{"kind": "motion", "overrides": {"keep": ["threshold", -1]}}]}, "threshold"),
+        ({"views": [{"kind": "full", "name": "../x"}]}, "name = '../x'"),
+        ({"transcode": "kep"}, "transcode = 'kep': Input should be 'keep'"),
+        ({"transcode": {"crf": 99}}, "transcode.crf = 99: .*less than or equal to 51"),
+        ({"frames": {"codec": {"name": "zstd", "quality": 4}}}, "quality 4 goes with the codec jpeg, not zstd"),
+        ({"seed": -1}, "seed = -1"),
+    ],
+)
+def test_a_wrong_recipe_is_told_the_key_the_value_and_what_is_right(values: dict[str, Any], line: str) -> None:
+    with pytest.raises(RecipeError, match=line) as caught:
+        parse_recipe(values, "'x.toml'")
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith("recipe 'x.toml': ")
+
+
+def test_files_that_are_no_recipe_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"No such file.*one of: smoke, ucf101"):
+        load_recipe(tmp_path / "gone.toml")
+    (tmp_path / "broken.toml").write_text("name = \n")
+    with pytest.raises(RecipeError, match="not TOML"):
+        load_recipe(tmp_path / "broken.toml")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RecipeError, match="not a text file"):
+        load_recipe(tmp_path / "binary.toml")
