@@ -1,0 +1,403 @@
+"""The flow ``preprocess-ucf101``: Prefect keeps the record, Dask does the work. Nothing else imports the two.
+
+    stage ── one Prefect task ──▶ its pending shards ── Dask, one single-threaded process a core ──▶ reports
+
+A task a stage, and not a task a shard or a clip: a Prefect task costs a hundred times what a Dask one does, and
+its server drops records above some 2,000. Which shards are pending is read from the store alone, so that a run
+that was killed goes on where it stopped; Prefect's own caching and result files are off.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+import uuid
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field, fields
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+os.environ.setdefault("DO_NOT_TRACK", "1")  # Prefect reads it when it is imported
+
+import dask
+import distributed
+import prefect
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.context import refresh_global_settings_context
+from prefect.deployments.runner import RunnerDeployment
+from prefect.events.worker import EventsWorker
+from prefect.logging.handlers import APILogHandler
+from prefect.settings import get_current_settings, temporary_settings
+from prefect.states import Completed, Failed
+from prefect.types.entrypoint import EntrypointType
+from pydantic import Field
+
+from data_specs.recipes import Recipe
+from data_specs.stored import is_url
+from pipelines import outcome, server
+from pipelines.attempts import Attempt, attempt, missing_folders, one_line
+from pipelines.bare_name import DEPLOYMENT, FLOW
+from pipelines.h264 import RunStopped
+from pipelines.preprocess import Options, Run, RunError, open_run
+from pipelines.processes import bare_main, environment, off_the_terminal, sigterm_exits, uninterrupted, usable_cores
+from pipelines.progress import Summary
+from pipelines.stages import STAGES, ShardPlan, ShardReport
+
+ATTEMPTS = 3  # of a shard, the first included
+ARTIFACT_SECONDS = 2.0  # between two updates of a stage's progress artifact
+CONNECT_SECONDS = 15.0
+JOIN_SECONDS = 60.0
+STOP_SECONDS = 600.0  # for the shards that someone else's cluster is doing when a run is stopped
+
+OnProgress = Callable[[str, int, int, ShardReport | None], None]
+"""Called with a stage, its clips done so far, all its clips, and the report of the shard just done (first None)."""
+
+_DASK = {
+    "distributed.worker.memory.target": False,  # workers keep no data: nothing to spill, nothing to wait for
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": False,
+    "distributed.worker.memory.terminate": 0.95,
+}
+
+
+def no_progress(stage: str, done: int, total: int, report: ShardReport | None) -> None:
+    """Draw nothing."""
+
+
+@contextlib.contextmanager
+def dask_client(workers: int | None = None, address: str | None = None) -> Iterator[distributed.Client]:
+    """A client of the cluster at ``address``, or of one made here: on loopback, a single-threaded process a core.
+
+    ``RunError`` if nothing answers at the address, or if no worker joins.
+    """
+    with contextlib.ExitStack() as stack:
+        for name in ("distributed", "asyncio"):  # they report every connection that closes while a cluster ends
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        stack.enter_context(dask.config.set(_DASK))
+        where = stack.enter_context(_local_cluster(workers or usable_cores())) if address is None else address
+        try:
+            client = distributed.Client(where, timeout=CONNECT_SECONDS, set_as_default=False)
+            stack.enter_context(client)
+            client.wait_for_workers(1, timeout=JOIN_SECONDS)
+        except (OSError, ValueError) as error:
+            raise RunError(f"dask_address {address!r}: no Dask worker answers there: {error}") from None
+        yield client
+
+
+def _local_cluster(workers: int) -> distributed.LocalCluster:
+    with bare_main(), uninterrupted():
+        return distributed.LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            host=server.LOOPBACK,
+            dashboard_address=f"{server.LOOPBACK}:0",
+            scheduler_kwargs={"dashboard": False},
+            silence_logs=logging.CRITICAL,
+            preload=["pipelines.attempts"],
+        )
+
+
+def check_workers(client: distributed.Client, run: Run) -> None:
+    """``RunError`` if a worker lacks this package or does not see the folders that it is to read and write."""
+    paths = [run.folders.source] + ([] if is_url(run.location) else [run.location])
+    for worker, found in client.run(missing_folders, *paths, on_error="return").items():
+        if isinstance(found, BaseException):
+            raise RunError(f"the Dask worker {worker} cannot run mocrop: {one_line(found)}")
+        if found:
+            raise RunError(f"the Dask worker {worker} does not see {', '.join(found)}")
+
+
+def map_shards(
+    client: distributed.Client,
+    plans: Sequence[ShardPlan],
+    work: Callable[[ShardPlan], Attempt],
+    on_report: Callable[[ShardReport], None],
+) -> dict[int, str]:
+    """Do every shard on the cluster, each tried up to ``ATTEMPTS`` times by itself; why shards failed, by shard.
+
+    ``RunError`` at the first shard that says that going on would not help. However this ends, no shard is being
+    written any more when it returns.
+    """
+    window = 64 + 4 * sum(client.nthreads().values())
+    waiting = deque((plan, 1) for plan in plans)
+    running: dict[distributed.Future, tuple[ShardPlan, int]] = {}
+    failed: dict[int, str] = {}
+    completed = distributed.as_completed(loop=client.loop)
+
+    def submit() -> None:
+        while waiting and len(running) < window:
+            plan, number = waiting.popleft()
+            key = f"{plan.stage}-{uuid.uuid4().hex}"
+            future = client.submit(work, plan, key=key, pure=False)
+            running[future] = plan, number
+            completed.add(future)
+
+    try:
+        submit()
+        while running:
+            future = next(completed)
+            plan, number = running.pop(future)
+            found = _outcome(future)
+            if found.report is not None:
+                on_report(found.report)
+            elif found.stop:
+                raise RunError(f"{plan.stage}: {found.error}")
+            elif number < ATTEMPTS:
+                waiting.appendleft((plan, number + 1))
+            else:
+                failed[plan.shard] = found.error
+            submit()
+    except BaseException:
+        _stop(client, list(running))
+        raise
+    return failed
+
+
+def _outcome(future: distributed.Future) -> Attempt:
+    """What a future brought; a process that died, or a worker without this package, is an attempt that failed."""
+    try:
+        found: Attempt = future.result()
+    except distributed.KilledWorker:
+        return Attempt(error="its process died each time (out of memory, or a crash in a video library)")
+    except Exception as error:  # of Dask: the text reaches the user when the last attempt has failed
+        return Attempt(error=one_line(error))
+    return found
+
+
+def _stop(client: distributed.Client, futures: Sequence[distributed.Future]) -> None:
+    """End the workers of a cluster of our own; on another, take back what has not begun and wait for the rest."""
+    if isinstance(client.cluster, distributed.LocalCluster):
+        client.cluster.close()
+        return
+    begun = {key for keys in client.processing().values() for key in keys}
+    client.cancel([future for future in futures if future.key not in begun])
+    distributed.wait([future for future in futures if future.key in begun], timeout=STOP_SECONDS)
+
+
+@dataclass(slots=True)
+class _Progress:
+    """A stage's progress: told to the caller at once, and to Prefect's page every two seconds."""
+
+    stage: str
+    done: int
+    total: int
+    on_progress: OnProgress
+    reports: list[ShardReport] = field(default_factory=list)
+    artifact: uuid.UUID | None = None
+    told: float = 0.0
+
+    def add(self, report: ShardReport) -> None:
+        self.reports.append(report)
+        self.done += report.clips
+        self.on_progress(self.stage, self.done, self.total, report)
+        if time.monotonic() - self.told >= ARTIFACT_SECONDS:
+            self.tell()
+
+    def tell(self) -> None:
+        """Make the artifact, or bring it up to date."""
+        percent, words = 100 * self.done / max(1, self.total), f"{self.done} of {self.total} clips"
+        if self.artifact is None:
+            self.artifact = cast(uuid.UUID, create_progress_artifact(percent, f"{FLOW}-{self.stage}", words))
+        else:
+            update_progress_artifact(self.artifact, percent, words)
+        self.told = time.monotonic()
+
+
+def run_stage(run: Run, stage: str, client: distributed.Client, on_progress: OnProgress) -> None:
+    """Do what is left of a stage, as one Prefect task; ``RunError`` if shards failed for good."""
+    plans = run.pending(stage)
+    total = len(run.dataset.clips)
+    progress = _Progress(stage, total - sum(len(plan.clips) for plan in plans), total, on_progress)
+    name = f"{stage}: {len(plans)} of {run.num_shards} shards to do"
+
+    @task(name=stage, task_run_name=name, cache_policy=NO_CACHE, persist_result=False)
+    def do_shards() -> State[Any]:
+        on_progress(stage, progress.done, total, None)
+        progress.tell()
+        work = partial(attempt, recipe=run.recipe)
+        try:
+            failed = map_shards(client, plans, work, progress.add) if plans else {}
+        except RunError as error:
+            return Failed(message=str(error))
+        finally:
+            run.add_seconds(progress.reports)
+        progress.tell()
+        for shard, why in failed.items():
+            get_run_logger().error("%s: shard %d failed %d times: %s", stage, shard, ATTEMPTS, why)
+        return Failed(message=outcome.failed_shards(stage, failed, ATTEMPTS)) if failed else Completed()
+
+    state = do_shards(return_state=True)
+    if not state.is_completed():
+        raise RunError(state.message or f"{stage}: {state.name}")
+
+
+def build(run: Run, client: distributed.Client, on_progress: OnProgress) -> Summary:
+    """All stages of a run, then the store's tables and the table artifact."""
+    logger = get_run_logger()
+    for warning in run.warnings:
+        logger.warning(warning)
+    logger.info("%d clips of %s into %s", len(run.dataset.clips), run.folders.source, run.location)
+    try:
+        for stage in STAGES:
+            run_stage(run, stage, client, on_progress)
+    except RunError:
+        run.publish()
+        raise
+    summary = run.publish()
+    create_table_artifact(outcome.table(summary), f"{FLOW}-result", outcome.in_one_line(summary))
+    return summary
+
+
+@contextlib.contextmanager
+def opened(options: Options) -> Iterator[tuple[Run, distributed.Client]]:
+    """A run and its cluster, which is gone before the store's lock is."""
+    with open_run(options) as run, dask_client(options.workers, options.dask_address) as client:
+        check_workers(client, run)
+        yield run, client
+
+
+@dataclass(slots=True)
+class _Here:
+    """What ``run_here`` has opened for the flow that it calls, and what came of it."""
+
+    run: Run
+    client: distributed.Client
+    on_progress: OnProgress
+    summary: Summary | None = None
+
+
+_HERE: ContextVar[_Here | None] = ContextVar("here", default=None)
+
+
+@flow(name=FLOW, persist_result=False)
+def preprocess_ucf101(
+    source: str,
+    store: str,
+    splits: str | None = None,
+    recipe: str | Recipe = "ucf101",
+    work_dir: str | None = None,
+    workers: Annotated[int, Field(ge=1)] | None = None,
+    dask_address: str | None = None,
+    limit: Annotated[int, Field(ge=1)] | None = None,
+    strict: bool = False,
+    retry_quarantined: bool = False,
+    max_quarantined: Annotated[float, Field(ge=0, le=1)] = 0.05,
+) -> State[Any]:
+    """Turn a folder of videos into a store of motion-guided boxes and cached crops; what is done already is kept.
+
+    Relative paths are taken from the folder in which `mocrop serve` was started.
+
+    Args:
+        source: folder of the videos, with one folder a class in it.
+        store: the Zarr store to make or to go on with: a folder, or an object store's URL (s3://bucket/name).
+        splits: folder of the split lists; without it, classes are the folders and no clip is in a split.
+        recipe: what to build: a recipe's name (ucf101, smoke), a TOML file, or the values themselves.
+        work_dir: folder for the H.264 files; beside the store by default.
+        workers: processes of the local Dask cluster; one a core by default.
+        dask_address: a Dask scheduler to send the work to (tcp://host:8786), in place of a local cluster.
+        limit: only so many clips, spread evenly over the ids.
+        strict: refuse split lists that name clips which are not there.
+        retry_quarantined: try clips again that were quarantined before.
+        max_quarantined: share of the clips, 0 to 1, above which the run counts as failed.
+    """
+    given = dict(locals())
+    options = Options(**{option.name: given[option.name] for option in fields(Options)})
+    here = _HERE.get()
+    try:
+        if here is not None:
+            summary = here.summary = build(here.run, here.client, here.on_progress)
+        else:
+            with opened(options) as (run, client):
+                summary = build(run, client, no_progress)
+    except (RunError, RunStopped, OSError) as error:
+        problem: str | None = str(error)
+    else:
+        problem = outcome.too_many_quarantined(summary, max_quarantined)
+    if problem:
+        get_run_logger().error(problem)
+        return Failed(message=problem)
+    get_run_logger().info(outcome.in_one_line(summary))
+    return Completed(message=outcome.in_one_line(summary))
+
+
+def run_here(options: Options, on_progress: OnProgress = no_progress, *, verbose: bool = False) -> Summary:
+    """Run the flow in this process, recorded by the Prefect server of the settings or by one that lasts as long.
+
+    A server on loopback that does not answer is done without. ``RunError`` in one line if the run is refused or
+    fails; a KeyboardInterrupt ends the workers first, and what is done is kept.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(sigterm_exits())
+        url = get_current_settings().api.url
+        child = None if server.usable(url) else stack.enter_context(server.started())
+        run, client = stack.enter_context(opened(options))
+        stack.enter_context(_prefect_at(_ready(child) if child else str(url)))
+        if not verbose:
+            stack.enter_context(off_the_terminal("prefect"))
+        here = _Here(run, client, on_progress)
+        stack.callback(_HERE.reset, _HERE.set(here))
+        stack.enter_context(temporary_settings({"flows.heartbeat_frequency": None}))  # it costs 1 s at the end
+        parameters = {option.name: getattr(options, option.name) for option in fields(options)}
+        state = preprocess_ucf101(**parameters, return_state=True)
+        if here.summary is not None and state.is_completed():
+            return here.summary
+        problem = state.message or f"the run ended as {state.name}"
+        raise outcome.TooManyQuarantined(problem, here.summary) if here.summary else RunError(problem)
+
+
+@contextlib.contextmanager
+def _prefect_at(url: str, **settings: str) -> Iterator[None]:
+    """Prefect's settings, in every thread and child process, with a server's address; sent off at exit."""
+    with environment(PREFECT_API_URL=url, PREFECT_SERVER_ANALYTICS_ENABLED="false", **settings):
+        refresh_global_settings_context()
+        try:
+            yield
+        finally:
+            EventsWorker.drain_all(timeout=5)
+            APILogHandler().flush()
+    refresh_global_settings_context()
+
+
+def _ready(child: server.Server) -> str:
+    try:
+        return child.when_ready()
+    except server.ServerError as error:
+        raise RunError(str(error)) from None
+
+
+_SERVING = """serving {deployment}; the page is {page}; stop with Ctrl-C
+In another terminal (relative paths are taken from {folder}):
+    export PREFECT_API_URL={url}    # not needed inside the repository
+    prefect deployment run {deployment} -p source=UCF-101 -p store=ucf101.zarr --watch
+"""
+
+
+def serve(say: Callable[[str], None] = print) -> None:
+    """Serve the deployment until SIGINT or SIGTERM, with a Prefect server on loopback if none answers.
+
+    ``RunError`` if the server cannot be started. The server is a child of this process and ends with it.
+    """
+    url = get_current_settings().api.url or server.DEFAULT_URL
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(sigterm_exits())
+        if not server.usable(url):
+            say(f"starting a Prefect server at {url}; its first start on a machine takes some 15 s")
+            url = _ready(stack.enter_context(server.started(server.port_of(url), lasting=True)))
+        polling = os.environ.get("PREFECT_RUNNER_POLL_FREQUENCY", "2")
+        stack.enter_context(_prefect_at(url, PREFECT_RUNNER_POLL_FREQUENCY=polling))
+        logging.getLogger("prefect").setLevel(logging.WARNING)
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # what SIGTERM interrupts in it
+        say(_SERVING.format(deployment=DEPLOYMENT, url=url, page=url.removesuffix("/api"), folder=Path.cwd()))
+        warnings.filterwarnings("ignore", "coroutine 'Runner.astop'", RuntimeWarning)  # its SIGTERM handler's
+        name = DEPLOYMENT.removeprefix(f"{FLOW}/")
+        deployment = preprocess_ucf101.to_deployment(name, entrypoint_type=EntrypointType.MODULE_PATH)
+        prefect.serve(cast(RunnerDeployment, deployment), limit=1, print_starting_message=False)
