@@ -1,0 +1,162 @@
+"""The command line as a person uses it: the real program, its output, its exit status."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+MOCROP = Path(sys.executable).with_name("mocrop")
+
+
+def mocrop(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+    """Run the program and wait for it."""
+    return subprocess.run(  # type: ignore[call-overload,no-any-return]
+        [MOCROP, *map(str, arguments)], capture_output=True, text=True, timeout=300, **options
+    )
+
+
+def refused(*arguments: object) -> str:
+    """The one line on standard error of a command that is refused."""
+    result = mocrop(*arguments)
+    assert result.returncode == 1, result
+    assert result.stdout == ""
+    assert result.stderr.startswith("mocrop: ")
+    assert result.stderr.count("\n") == 1
+    return result.stderr
+
+
+def test_help_names_every_command_and_gives_examples() -> None:
+    out = mocrop("--help").stdout
+    commands = ["doctor", "synth", "plan", "preprocess", "serve", "status", "verify", "boxes", "export-npy", "demo"]
+    assert all(f"  {command} " in out for command in commands)
+    for command in commands:
+        assert "Example: mocrop" in mocrop(command, "--help").stdout or command == "demo"
+
+
+def test_version_names_what_matters() -> None:
+    out = mocrop("--version").stdout
+    assert all(name in out for name in ("mocrop ", "av ", "zarr ", "prefect ", "dask "))
+
+
+def test_plan_measures_and_writes_nothing(data: Path, tmp_path: Path) -> None:
+    store = tmp_path / "x.zarr"
+    result = mocrop("plan", "--source", data / "UCF-101", "--splits", data / "ucfTrainTestlist", "--store", store,
+                    "--recipe", "smoke", "--json")  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    plan = json.loads(result.stdout)
+    assert (plan["clips"], plan["clips_left"], plan["shards"]) == (15, 15, 4)
+    assert plan["splits"] == {"1": [5, 10], "2": [14, 1], "3": [12, 3]}
+    assert plan["seconds"] > 0
+    assert plan["store_bytes"] > 100_000
+    assert len(plan["sample"]) == 3
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_preprocess_builds_a_store_and_then_has_nothing_to_do(data: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    for name in ("Archery", "Bowling"):
+        shutil.copytree(data / "UCF-101" / name, source / name)
+    arguments = ("preprocess", "--source", source, "--store", tmp_path / "s.zarr", "--recipe", "smoke", "--json")
+    first = mocrop(*arguments)
+    assert first.returncode == 0, first.stderr
+    assert "transcode: 2 of 2 clips" in first.stderr
+    summary = json.loads(first.stdout)
+    assert (summary["clips"], summary["done"], summary["quarantined"]) == (2, 2, {})
+    (source / "Archery/broken.avi").write_text("x" * 99)
+    assert "the source 3 ('Archery/broken' is new)" in refused(*arguments)
+
+
+def test_too_many_quarantined_clips_end_a_run_with_status_1(data: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(data / "UCF-101/Archery", source / "Archery")
+    (source / "Archery/broken.avi").write_text("x" * 99)
+    arguments = ("--source", source, "--store", tmp_path / "s.zarr", "--recipe", "smoke")
+    failed = mocrop("preprocess", *arguments)
+    assert failed.returncode == 1
+    assert "1 of 2 clips are quarantined, more than max_quarantined 0.05 allows" in failed.stderr
+    status = json.loads(mocrop("status", tmp_path / "s.zarr", "--json").stdout)
+    assert (status["done"], list(status["quarantined"])) == (1, ["Archery/broken"])
+    assert status["quarantined"]["Archery/broken"].startswith("transcode: ")
+    assert mocrop("preprocess", *arguments, "--max-quarantined", "0.5").returncode == 0
+
+
+def test_boxes_come_as_table_json_and_csv(ucf_store: Path) -> None:
+    rows = json.loads(mocrop("boxes", ucf_store, "--view", "mocrop", "--json").stdout)
+    assert len(rows) == 15
+    assert {"id", "view", "x0", "y0", "x1", "y1", "area", "score", "source"} <= set(rows[0])
+    text = mocrop("boxes", ucf_store, "--csv").stdout
+    assert len(list(csv.DictReader(text.splitlines()))) == 60
+    table = mocrop("boxes", ucf_store, "--clip", rows[0]["id"]).stdout
+    assert table.count(rows[0]["id"]) == 4
+
+
+def test_verify_ends_with_status_1_and_a_list(own_ucf_store: Path) -> None:
+    assert mocrop("verify", own_ucf_store).returncode == 0
+    chunk = own_ucf_store / "views/full/frames/c/1/0/0/0/0"
+    chunk.write_bytes(chunk.read_bytes()[:-5])
+    result = mocrop("verify", own_ucf_store, "--json")
+    assert result.returncode == 1
+    assert json.loads(result.stdout)[0]["where"] == "views/full/frames/c/1/0/0/0/0"
+
+
+def test_density_maps_are_exported_where_the_reference_looks_for_them(ucf_store: Path, tmp_path: Path) -> None:
+    assert mocrop("export-npy", ucf_store, tmp_path).returncode == 0
+    path = tmp_path / "Archery/v_Archery_g01_c01/motion_vectors_denoised_all_mc_6_8.npy"
+    density = np.load(path, allow_pickle=False)
+    assert (density.shape, density.dtype) == ((6, 8), np.float32)
+    assert density.sum() > 1000
+    assert len(list(tmp_path.rglob("*.npy"))) == 15
+
+
+def test_synth_writes_a_data_set_that_preprocess_takes(tmp_path: Path) -> None:
+    made = json.loads(mocrop("synth", tmp_path / "toy", "--classes", 2, "--clips-per-class", 3, "--json").stdout)
+    assert made["clips"] == 6
+    plan = mocrop("plan", "--source", made["source"], "--splits", made["splits"], "--store", tmp_path / "s.zarr")
+    assert "6 clips, 2 classes" in plan.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["preprocess", "--source", "gone", "--store", "s.zarr"], "source 'gone': no such folder"),
+        (["plan", "--source", "gone", "--store", "s.zarr"], "source 'gone': no such folder"),
+        (["status", "gone.zarr"], "store 'gone.zarr': there is none"),
+        (["verify", "gone.zarr"], "store 'gone.zarr': there is none"),
+        (["boxes", "gone.zarr"], "store 'gone.zarr': there is none"),
+        (["export-npy", "gone.zarr", "npy"], "store 'gone.zarr': there is none"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(arguments: list[str], line: str) -> None:
+    assert line in refused(*arguments)
+
+
+def test_views_and_clips_that_are_not_there_are_named(ucf_store: Path) -> None:
+    assert "there are: full, centre, random, mocrop" in refused("boxes", ucf_store, "--view", "zoom")
+    assert "did you mean Archery/v_Archery_g01_c01" in refused("boxes", ucf_store, "--clip", "archery")
+    assert "has no density map" in refused("export-npy", ucf_store, "npy", "--view", "full")
+
+
+def test_a_flag_that_cannot_be_ends_with_status_2() -> None:
+    result = mocrop("preprocess", "--source", "x", "--store", "y", "--max-quarantined", "2")
+    assert result.returncode == 2
+    assert "--max-quarantined" in result.stderr
+
+
+def test_an_ffmpeg_without_libx264_is_refused(data: Path, tmp_path: Path) -> None:
+    fake = tmp_path / "ffmpeg"
+    fake.write_text(
+        "#!/bin/sh\ncase \"$*\" in *libx264*) echo \"Unknown encoder 'libx264'\" >&2; exit 1;; esac\necho 'ffmpeg version 7.1'\n"
+    )
+    fake.chmod(0o755)
+    result = mocrop("preprocess", "--source", data / "UCF-101", "--store", tmp_path / "s.zarr",
+                    env={"MOCROP_FFMPEG": str(fake), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)})  # fmt: skip
+    assert result.returncode == 1
+    assert "libx264" in result.stderr
+    assert "Traceback" not in result.stderr
