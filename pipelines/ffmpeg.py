@@ -140,7 +140,7 @@ def _find(chosen: str, path: str) -> Ffmpeg:
         with suppress(FfmpegError):
             return _tried(system, "the system's ffmpeg")
     try:
-        bundled = str(imageio_ffmpeg.get_ffmpeg_exe())
+        bundled = str(imageio_ffmpeg.get_ffmpeg_exe())  # type: ignore[attr-defined]  # exported without saying so
     except RuntimeError as error:
         raise FfmpegError(
             "no ffmpeg with libx264 found: install ffmpeg 5.1 or later, or set MOCROP_FFMPEG to one"
