@@ -114,8 +114,8 @@ MOTION_COLUMNS: dict[str, tuple[str, str]] = {
     "y": ("int16", "centre of the block, px"),
     "w": ("uint8", "width of the block, px"),
     "h": ("uint8", "height of the block, px"),
-    "dx": ("int16", "displacement in units of 1/motion_scale px"),
-    "dy": ("int16", "displacement in units of 1/motion_scale px"),
+    "dx": ("int16", "from the block to where it was predicted from, right is positive, in 1/motion_scale px"),
+    "dy": ("int16", "from the block to where it was predicted from, down is positive, in 1/motion_scale px"),
 }
 """Columns of ``motion/<shard>``: type and meaning. Vectors stand in decode order, clip after clip."""
 
