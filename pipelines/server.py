@@ -143,7 +143,8 @@ def started(port: int | None = None, *, lasting: bool = False) -> Iterator[Serve
 
 def _end_with_parent() -> None:
     """Wait until the parent is gone (our standard input closes), then end this process."""
-    sys.stdin.buffer.read()
+    while os.read(0, 1024):  # not sys.stdin, whose lock this thread would hold at the end
+        pass
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(END_SECONDS)
     os._exit(1)

@@ -1,0 +1,131 @@
+"""The flow run in one process, as `mocrop preprocess` does it: no server to start, none left behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipelines import outcome, server
+from pipelines.progress import Summary
+
+pytestmark = pytest.mark.xdist_group("prefect")
+RUN = """
+import os, sys
+from pipelines.flow import run_here
+from pipelines.preprocess import Options, RunError
+def show(stage, done, total, report):
+    if stage == "transcode" and report is None:
+        print(os.environ["PREFECT_API_URL"])
+    print(stage, done, total, report is not None, flush=True)
+try:
+    summary = run_here(Options(source=sys.argv[1], store=sys.argv[2], recipe="smoke", workers=2), show)
+    print(f"{summary.done} done")
+except RunError as error:
+    sys.exit(f"refused: {error}")
+"""
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What a person has in a fresh terminal; Prefect's home is made once, which takes most of a first start."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    return {**kept, "PREFECT_HOME": str(tmp_path_factory.mktemp("home"))}
+
+
+def run(environment: dict[str, str], folder: Path, *words: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", RUN, *map(str, words)], cwd=folder, env=environment, text=True,
+        capture_output=True, timeout=120,
+    )  # fmt: skip
+
+
+def stop_early(number: signal.Signals, environment: dict[str, str], folder: Path, *words: object) -> str:
+    """Send a run a signal during its first stage, SIGINT to its whole group as a terminal does; its server."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", RUN, *map(str, words)], cwd=folder, env=environment, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    assert child.stdout is not None
+    url = child.stdout.readline().decode().strip()
+    assert server.answers(url)
+    time.sleep(0.2)
+    if number is signal.SIGINT:
+        os.killpg(child.pid, number)
+    else:
+        child.send_signal(number)
+    assert child.wait(30) == -number
+    return url
+
+
+def test_a_run_needs_no_server_leaves_none_and_goes_on_after_being_stopped(
+    environment: dict[str, str], synth_data: Path, tmp_path: Path
+) -> None:
+    # settings as in this repository, with a server that does not answer
+    (tmp_path / "prefect.toml").write_text(f'[api]\nurl = "http://127.0.0.1:{server.free_port()}/api"\n')
+    for number in (signal.SIGINT, signal.SIGKILL):
+        url = stop_early(number, environment, tmp_path, synth_data / "UCF-101", "a.zarr")
+        deadline = time.monotonic() + 15
+        while server.answers(url) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not server.answers(url), f"the server outlived {number.name}"
+
+    found = run(environment, tmp_path, synth_data / "UCF-101", "a.zarr")
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert found.stderr == ""
+    lines = found.stdout.splitlines()
+    assert not server.answers(lines[0])
+    assert re.fullmatch(r"transcode \d+ 12 False", lines[1])
+    assert [f"{stage} 12 12 True" in lines for stage in ("motion", "boxes", "clips")] == [True] * 3
+    assert lines[-1] == "12 done"
+
+
+def test_a_wrong_call_is_refused_in_one_line_before_any_server_is_up(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    found = run(environment, tmp_path, tmp_path / "nowhere", "b.zarr")
+    assert found.returncode == 1
+    assert found.stderr.startswith("refused: ")
+    assert len(found.stderr.splitlines()) == 1
+    assert "nowhere" in found.stderr
+
+
+def test_a_server_that_cannot_start_says_why() -> None:
+    with socket.create_server((server.LOOPBACK, 0)) as taken, server.started(taken.getsockname()[1]) as child:
+        with pytest.raises(server.ServerError, match="already in use"):
+            child.when_ready()
+        assert child.process.wait(30) == 1
+
+
+def test_only_servers_on_this_machine_are_asked_whether_they_answer() -> None:
+    assert not server.usable(None)
+    assert not server.usable(f"http://127.0.0.1:{server.free_port()}/api")
+    assert server.usable("https://api.prefect.cloud/api/accounts/a/workspaces/b")
+
+
+def summary(quarantined: int, clips: int) -> Summary:
+    reasons = {f"A/v_A_g01_c{clip:02}": "motion: broken" for clip in range(quarantined)}
+    return Summary("store", clips, clips - quarantined, 0, reasons, {"motion": (1, 1)})
+
+
+def test_more_than_the_share_allowed_fails_and_the_share_itself_does_not() -> None:
+    assert outcome.too_many_quarantined(summary(1, 20), 0.05) is None
+    assert outcome.too_many_quarantined(summary(0, 20), 0.0) is None
+    found = outcome.too_many_quarantined(summary(2, 20), 0.05)
+    assert found is not None
+    assert found.startswith("2 of 20 clips are quarantined")
+    assert "A/v_A_g01_c00: motion: broken" in found
+
+
+def test_the_table_lists_counts_and_a_bounded_number_of_reasons() -> None:
+    rows = outcome.table(summary(1500, 2000))
+    assert {"what": "quarantined", "count": 1500, "detail": ""} in rows
+    assert sum(row["detail"] == "motion: broken" for row in rows) == outcome.LISTED
+    assert rows[-1] == {"what": "more quarantined clips", "count": 500, "detail": "see mocrop status"}

@@ -1,0 +1,151 @@
+"""Shards over a real local Dask cluster: tried again on their own, refused in one line, stopped as a whole."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import distributed
+import pytest
+
+from data_specs.recipes import Recipe
+from pipelines.attempts import Attempt, attempt, missing_folders, one_line
+from pipelines.flow import ATTEMPTS, dask_client, map_shards
+from pipelines.h264 import Folders, RunStopped
+from pipelines.preprocess import RunError
+from pipelines.stages import ShardPlan, ShardReport
+
+pytestmark = pytest.mark.xdist_group("dask")
+PLAN = ShardPlan("motion", 0, "store", Folders("source", "work"), "build", 0, ())
+
+
+class AwkwardError(Exception):
+    """Cannot be unpickled: it takes two arguments and keeps one."""
+
+    def __init__(self, what: str, where: str) -> None:
+        super().__init__(f"{what} at {where}")
+
+
+def report(plan: ShardPlan) -> ShardReport:
+    return ShardReport(plan.stage, plan.shard, 1, 1, 0.0)
+
+
+def tried(folder: Path, plan: ShardPlan) -> int:
+    """How often a shard has been tried, this time included."""
+    with (folder / f"{plan.shard}").open("a") as file:
+        file.write("x")
+        return file.tell()
+
+
+def fails_once(folder: Path, plan: ShardPlan, recipe: Recipe) -> ShardReport:
+    if tried(folder, plan) == 1 and plan.shard == 1:
+        raise AwkwardError("a passing trouble", "shard 1")
+    return report(plan)
+
+
+def always_fails(folder: Path, plan: ShardPlan, recipe: Recipe) -> ShardReport:
+    tried(folder, plan)
+    if plan.shard == 1:
+        raise AwkwardError("a lasting\ntrouble", "shard 1")
+    return report(plan)
+
+
+def dies_once(folder: Path, plan: ShardPlan, recipe: Recipe) -> ShardReport:
+    if tried(folder, plan) == 1 and plan.shard == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return report(plan)
+
+
+def disk_is_full(plan: ShardPlan, recipe: Recipe) -> ShardReport:
+    raise RunStopped("No space left on device (/data); mend it and start the same command again")
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[distributed.Client]:
+    with dask_client(workers=2) as client:
+        yield client
+
+
+def plans(count: int) -> list[ShardPlan]:
+    return [replace(PLAN, shard=shard) for shard in range(count)]
+
+
+def test_a_shard_that_fails_once_is_tried_again_by_itself(client: distributed.Client, tmp_path: Path) -> None:
+    reports: list[ShardReport] = []
+    work = partial(attempt, recipe=Recipe(), work=partial(fails_once, tmp_path))
+    assert map_shards(client, plans(4), work, reports.append) == {}
+    assert sorted(report.shard for report in reports) == [0, 1, 2, 3]
+    assert [(tmp_path / f"{shard}").stat().st_size for shard in range(4)] == [1, 2, 1, 1]
+
+
+def test_a_shard_that_keeps_failing_is_named_and_the_others_are_done(
+    client: distributed.Client, tmp_path: Path
+) -> None:
+    reports: list[ShardReport] = []
+    work = partial(attempt, recipe=Recipe(), work=partial(always_fails, tmp_path))
+    failed = map_shards(client, plans(3), work, reports.append)
+    assert failed == {1: "AwkwardError: a lasting trouble at shard 1"}
+    assert sorted(report.shard for report in reports) == [0, 2]
+    assert (tmp_path / "1").stat().st_size == ATTEMPTS
+
+
+def test_a_process_that_dies_is_replaced_and_its_shard_done(client: distributed.Client, tmp_path: Path) -> None:
+    reports: list[ShardReport] = []
+    work = partial(attempt, recipe=Recipe(), work=partial(dies_once, tmp_path))
+    assert map_shards(client, plans(3), work, reports.append) == {}
+    assert sorted(report.shard for report in reports) == [0, 1, 2]
+    client.wait_for_workers(2, timeout=30)
+
+
+def test_workers_run_without_prefect_in_groups_of_their_own(tmp_path: Path) -> None:
+    with dask_client(workers=1) as own:
+        found = own.submit(attempt, replace(PLAN, store=str(tmp_path / "none")), Recipe()).result()
+        assert found.error, "there is no such store"
+        assert list(own.run(eval, "'pipelines.stages' in __import__('sys').modules").values()) == [True]
+        assert list(own.run(eval, "'prefect' in __import__('sys').modules").values()) == [False]
+        assert own.run(os.getpgrp) == own.run(os.getpid)
+
+
+def test_every_port_is_on_loopback_and_every_process_has_one_thread(client: distributed.Client) -> None:
+    information = client.scheduler_info(n_workers=-1)
+    addresses = [information["address"], *information["workers"]]
+    assert len(addresses) == 3
+    assert all(address.startswith("tcp://127.0.0.1:") for address in addresses)
+    assert set(client.nthreads().values()) == {1}
+
+
+def test_a_full_disk_stops_the_run_in_one_line() -> None:
+    work = partial(attempt, recipe=Recipe(), work=disk_is_full)
+    with dask_client(workers=1) as own, pytest.raises(RunError, match=r"^motion: No space left on device"):
+        map_shards(own, plans(3), work, lambda report: pytest.fail("nothing was done"))
+
+
+def test_an_address_where_nothing_answers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.flow.CONNECT_SECONDS", 1.0)
+    with (
+        pytest.raises(RunError, match=r"dask_address 'tcp://127\.0\.0\.1:9'"),
+        dask_client(address="tcp://127.0.0.1:9"),
+    ):
+        pytest.fail("connected to nothing")
+
+
+def test_an_attempt_tells_its_error_in_one_line() -> None:
+    assert attempt(PLAN, Recipe(), disk_is_full).stop
+    assert attempt(PLAN, Recipe(), lambda plan, recipe: report(plan)) == Attempt(report(PLAN))
+    assert "\n" not in one_line(ValueError("two\nlines"))
+
+
+def test_folders_that_a_worker_does_not_see_are_named(tmp_path: Path) -> None:
+    assert missing_folders(str(tmp_path), str(tmp_path / "gone")) == [str(tmp_path / "gone")]
+
+
+def test_workers_start_without_prefect_and_dask_in_what_they_import() -> None:
+    code = "import sys, pipelines.attempts; print([n for n in ('prefect', 'distributed') if n in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=True, timeout=60)
+    assert found.stdout == "[]\n"
