@@ -13,8 +13,9 @@ out: a file of those formats can make the reader open other files or addresses."
 PROTOCOLS = "file"
 """FFmpeg's names of the protocols in use: files of this machine, nothing else."""
 
-MAX_PIXELS = 8192 * 4352
-"""The largest frame, width times height in px, that a decoder may set up unless the caller says otherwise."""
+MAX_PIXELS = 4096 * 2304
+"""The largest frame, width times height in px, that a decoder may set up unless the caller says otherwise: 4K. An
+encoder holds some 40 frames, so this is what bounds the memory that a clip can take (``limits.MEMORY``)."""
 
 
 def url(path: str | os.PathLike[str]) -> str:

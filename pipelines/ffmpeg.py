@@ -1,35 +1,32 @@
 """The ffmpeg program: finding one that will do, transcoding to H.264, writing small videos from arrays.
 
 ffmpeg-python builds the command lines; this module alone imports it. ffmpeg reads and writes nothing but the
-named files, runs in a session of its own, and is killed when its time is over.
+named files, runs in a session of its own with bounded memory, and is killed when its time is over or its maker dies.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-import math
 import os
 import re
 import shutil
-import signal
 import subprocess
-import threading
-import uuid
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import ffmpeg as ffmpeg_python
 import imageio_ffmpeg
 import numpy as np
 
+from pipelines.commands import Log, run, run_again_if_killed
 from pipelines.containers import FORMATS, MAX_PIXELS, PROTOCOLS, fault, url
+from pipelines.parts import beside
 
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 """x264's presets, the fastest first."""
@@ -54,9 +51,11 @@ _FACTS = {
     "encoded": re.compile(r"Output stream #\d+:\d+ \(video\):.*?(\d+) frames encoded"),
     "size": re.compile(r"Stream #0:0.*: Video: h264\b.*?, (\d+x\d+)\b"),
     "x264": re.compile(r"\b264 - core (\d+)"),
+    "signal": re.compile(r"Exiting normally, received signal (\d+)"),  # of one that it can handle
 }
 _CAUSES = {
     r"No space left on device": "No space left on device",
+    r"Cannot allocate memory": "it needs more memory than ffmpeg may have",
     r"matches no streams": "there is no video stream in it",
     r"not on whitelist": f"its container format is not among those read here: {FORMATS}",
     r"non positive size for width '(\d+)' or height '(\d+)'": (
@@ -159,7 +158,7 @@ def _tried(path: str, what: str) -> Ffmpeg:
         said = subprocess.run(
             [path, "-version"], capture_output=True, stdin=subprocess.DEVNULL, timeout=60, check=True
         ).stdout.decode(errors="replace")
-        log = _run(_arguments(trial, path, {}), 60.0, [bytes([128]) * (64 * 64 * 3 // 2)])
+        log = run(_arguments(trial, path, {}), 60.0, _FACTS, [bytes([128]) * (64 * 64 * 3 // 2)])
     except (OSError, subprocess.SubprocessError) as error:
         reason = getattr(error, "strerror", None) or "it does not answer to -version"
         raise FfmpegError(f"{what} cannot be run ({reason}): {advice}") from error
@@ -190,10 +189,8 @@ def transcode(
     if problem := fault(source):
         raise FfmpegError(problem)
     with _beside(target) as part:
-        log = _run(
-            _arguments(_transcoding(encode), ffmpeg.path, {_SOURCE: url(source), _TARGET: url(part)}),
-            time_limit,
-        )
+        command = _arguments(_transcoding(encode), ffmpeg.path, {_SOURCE: url(source), _TARGET: url(part)})
+        log = run_again_if_killed(command, time_limit, _FACTS)
         if log.late:
             raise FfmpegError(f"took longer than {time_limit:g} s and was stopped")
         decoded, encoded = int(log.facts.get("decoded", 0)), int(log.facts.get("encoded", 0))
@@ -260,7 +257,7 @@ def write_video(
     settings = {**settings, "vcodec": codec, **_COLOURS, **_EXACT, **options}
     with _beside(target) as part:
         command = _arguments(source.output(_TARGET, **settings), find_ffmpeg().path, {_TARGET: url(part)})
-        log = _run(command, time_limit, _raw(chain([first], rest), first.shape))
+        log = run(command, time_limit, _FACTS, _raw(chain([first], rest), first.shape))
         if log.late:
             raise FfmpegError(f"took longer than {time_limit:g} s and was stopped")
         if log.status:
@@ -276,17 +273,12 @@ def _raw(frames: Iterable[np.ndarray], shape: tuple[int, ...]) -> Iterator[bytes
 
 @contextmanager
 def _beside(target: str | os.PathLike[str]) -> Iterator[Path]:
-    """A new name in the folder of ``target``; what was written there takes its place when the block ends
-    well."""
+    """A part of ``target``, see `beside`; FfmpegError where its folder is missing."""
     path = Path(os.fsdecode(target))
-    part = path.with_name(f".{uuid.uuid4().hex}.part")
-    try:
+    if not path.parent.is_dir():
+        raise FfmpegError("the output's folder: No such file or directory")
+    with beside(path) as part:
         yield part
-        with part.open("rb") as written:
-            os.fsync(written.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _arguments(stream: Any, path: str, names: Mapping[str, str]) -> list[str]:
@@ -296,73 +288,14 @@ def _arguments(stream: Any, path: str, names: Mapping[str, str]) -> list[str]:
     return [names.get(argument, argument) for argument in built]
 
 
-@dataclass(slots=True)
-class _Log:
-    """What is kept of a run, in bounded memory: its exit status, its last errors, the `_FACTS` it told."""
-
-    status: int = 0
-    late: bool = False
-    errors: deque[str] = field(default_factory=lambda: deque(maxlen=64))
-    facts: dict[str, str] = field(default_factory=dict)
-
-    def read(self, messages: IO[bytes]) -> None:
-        for raw in iter(lambda: messages.readline(4096), b""):
-            line = raw.decode(errors="surrogateescape").strip()
-            if "[error]" in line or "[fatal]" in line:
-                self.errors.append(line)
-            for name, pattern in _FACTS.items():
-                if found := pattern.search(line):
-                    self.facts[name] = found[1]
-
-
-def _run(arguments: list[str], time_limit: float, feed: Iterable[bytes] | None = None) -> _Log:
-    """Run a command to its end or to ``time_limit`` seconds, with ``feed`` on its standard input."""
-    if not (time_limit > 0 and math.isfinite(time_limit)):
-        raise ValueError(f"time_limit is {time_limit}, expected seconds above 0")
-    log = _Log()
-    process = subprocess.Popen(
-        arguments,
-        stdin=subprocess.DEVNULL if feed is None else subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        env={**os.environ, "AV_LOG_FORCE_NOCOLOR": "1"},
-    )
-    assert process.stderr is not None
-    reader = threading.Thread(target=log.read, args=(process.stderr,), daemon=True)
-    timer = threading.Timer(time_limit, _stop, (process, log))
-    try:
-        reader.start()
-        timer.start()
-        if process.stdin is not None:
-            with suppress(BrokenPipeError), process.stdin as pipe:  # it ended early: its messages say why
-                for piece in feed or ():
-                    pipe.write(piece)
-        log.status = process.wait()
-    finally:
-        timer.cancel()
-        _stop(process)
-        process.wait()
-        reader.join()
-        process.stderr.close()
-    return log
-
-
-def _stop(process: subprocess.Popen[bytes], log: _Log | None = None) -> None:
-    """Kill the process and its group if it still runs, and note in ``log`` that it was late."""
-    if process.poll() is None:
-        if log is not None:
-            log.late = True
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-
-
-def _cause(log: _Log, names: Mapping[str, str] | None = None) -> str:
+def _cause(log: Log, names: Mapping[str, str] | None = None) -> str:
     """The one line that says best why a run failed: a known cause, else the last error that is not just a
     consequence.
 
     ``names`` says what to call the files.
     """
+    if log.signal:
+        return f"ffmpeg was ended by {log.signal} each time"
     lines = []
     for line in log.errors:
         for path, name in (names or {}).items():
@@ -377,6 +310,4 @@ def _cause(log: _Log, names: Mapping[str, str] | None = None) -> str:
         return telling[-1][:300]
     if any("Invalid data found" in line for line in lines):
         return "it is not a video, or too damaged to be opened (Invalid data found when processing input)"
-    if lines:
-        return lines[-1][:300]
-    return f"it was killed by signal {-log.status}" if log.status < 0 else f"it ended with status {log.status}"
+    return lines[-1][:300] if lines else f"it ended with status {log.status}"

@@ -1,0 +1,125 @@
+"""A program run to its end: to its time limit at most, in bounded memory, and never longer than we live."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import signal
+import subprocess
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import IO
+
+from pipelines.limits import MEMORY, bound_memory
+
+_FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+_TRIES = 5  # of a program that is killed from outside, by the system or a person; 2 of one that crashes
+_PAUSE = 0.2  # seconds before it is tried again, doubled each time
+_WARDEN = 'read -r over || kill -s KILL -- "-$1"'  # a shell that waits for a line, or for its maker's death
+
+Facts = Mapping[str, re.Pattern[str]]
+"""What to look for in a program's messages: a name, and a pattern whose first group is the value."""
+
+
+@dataclass(slots=True)
+class Log:
+    """What is kept of a run, in bounded memory: its exit status, its last errors, the facts that it told."""
+
+    status: int = 0
+    late: bool = False
+    errors: deque[str] = field(default_factory=lambda: deque(maxlen=64))
+    facts: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def signal(self) -> str:
+        """The name of the signal that ended the program, empty if none did."""
+        number = -self.status if self.status < 0 else int(self.facts.get("signal", 0))
+        if not number:
+            return ""
+        return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+
+    def read(self, messages: IO[bytes], facts: Facts) -> None:
+        """Take in messages until they end."""
+        for raw in iter(lambda: messages.readline(4096), b""):
+            line = raw.decode(errors="surrogateescape").strip()
+            if "[error]" in line or "[fatal]" in line:
+                self.errors.append(line)
+            for name, pattern in facts.items():
+                if found := pattern.search(line):
+                    self.facts[name] = found[1]
+
+
+def run_again_if_killed(arguments: list[str], time_limit: float, facts: Facts) -> Log:
+    """`run`, and again where a signal ended the program: for a kill that does not come again no file is to blame."""
+    end = time.monotonic() + time_limit
+    for number in range(1, _TRIES + 1):
+        log = run(arguments, max(end - time.monotonic(), 0.001), facts)
+        most = _TRIES if log.signal in {one.name for one in _FROM_OUTSIDE} else 2
+        if log.late or not log.signal or number >= most or time.monotonic() > end:
+            break
+        time.sleep(_PAUSE * 2 ** (number - 1))
+    return log
+
+
+def run(arguments: list[str], time_limit: float, facts: Facts, feed: Iterable[bytes] | None = None) -> Log:
+    """Run a program to its end or to ``time_limit`` seconds, with ``feed`` on its standard input.
+
+    It is in a session of its own, has at most ``limits.MEMORY`` bytes, and dies when this process is killed.
+    """
+    if not (time_limit > 0 and math.isfinite(time_limit)):
+        raise ValueError(f"time_limit is {time_limit}, expected seconds above 0")
+    log = Log()
+    process = subprocess.Popen(
+        arguments,
+        stdin=subprocess.DEVNULL if feed is None else subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        env={**os.environ, "AV_LOG_FORCE_NOCOLOR": "1"},
+    )
+    assert process.stderr is not None
+    warden = _warden(process.pid)
+    reader = threading.Thread(target=log.read, args=(process.stderr, facts), daemon=True)
+    timer = threading.Timer(time_limit, _stop, (process, log))
+    try:
+        bound_memory(MEMORY, process.pid)
+        reader.start()
+        timer.start()
+        if process.stdin is not None:
+            with suppress(BrokenPipeError), process.stdin as pipe:  # it ended early: its messages say why
+                for piece in feed or ():
+                    pipe.write(piece)
+        log.status = process.wait()
+    finally:
+        timer.cancel()
+        _stop(process)
+        process.wait()
+        warden.communicate(b"over\n")
+        reader.join()
+        process.stderr.close()
+    return log
+
+
+def _warden(group: int) -> subprocess.Popen[bytes]:
+    """A process that kills a process group when this process dies without having told it that all is over."""
+    return subprocess.Popen(
+        ["/bin/sh", "-c", _WARDEN, "sh", str(group)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def _stop(process: subprocess.Popen[bytes], log: Log | None = None) -> None:
+    """Kill the process and its group if it still runs, and note in ``log`` that it was late."""
+    if process.poll() is None:
+        if log is not None:
+            log.late = True
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
