@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -52,7 +54,11 @@ _NOT_THE_CLIPS_FAULT = {
 
 @dataclass(frozen=True, slots=True)
 class ShardPlan:
-    """One task: a stage, a shard, and where to find and put things. Small, so that it travels."""
+    """One task: a stage, a shard, and where to find and put things. Small, so that it travels.
+
+    ``apart`` asks for a process of its own, once a worker has died on the shard; ``dead`` are the ids of clips that
+    such processes were found to end with, and why.
+    """
 
     stage: str
     shard: int
@@ -62,6 +68,8 @@ class ShardPlan:
     first_row: int
     clips: tuple[Clip, ...]
     views: tuple[str, ...] = ()
+    apart: bool = False
+    dead: tuple[tuple[str, str], ...] = ()
 
     @property
     def rows(self) -> range:
@@ -80,12 +88,19 @@ class ShardReport:
     quarantined: dict[str, str] = field(default_factory=dict)
 
 
-def process_shard(plan: ShardPlan, recipe: Recipe) -> ShardReport:
+Around = Callable[[Clip], AbstractContextManager[object]]
+"""Entered before the work on a clip and left after it: where a caller sets an alarm, or notes the clip in hand."""
+
+_Work = Callable[[int, Clip], Attributes]
+_Each = Callable[[Record | None, _Work], dict[str, Attributes]]
+
+
+def process_shard(plan: ShardPlan, recipe: Recipe, around: Around = nullcontext) -> ShardReport:
     """Do one stage of one shard and record it. ``RunStopped`` if the disk is full or a right is missing."""
     began = time.perf_counter()
     store = HashingStore(zarr_store(plan.store, read_only=False))
     try:
-        records = _STAGE[plan.stage](plan, recipe, store)
+        records = _STAGE[plan.stage](plan, recipe, store, partial(_each_clip, plan, around))
     except OSError as error:
         _stop_if_not_the_clips_fault(error)
         raise
@@ -103,20 +118,21 @@ def _stop_if_not_the_clips_fault(error: OSError) -> None:
         raise RunStopped(f"{error.strerror}{place}; mend it and start the same command again") from error
 
 
-def _each_clip(
-    plan: ShardPlan, before: Record | None, work: Callable[[int, Clip], Attributes]
-) -> dict[str, Attributes]:
+def _each_clip(plan: ShardPlan, around: Around, before: Record | None, work: _Work) -> dict[str, Attributes]:
     """What ``work`` says of each clip of the shard; the reason for each that fails or failed in a stage before."""
-    earlier = before.reasons if before else {}
+    earlier = {id: f"{plan.stage}: {why}" for id, why in plan.dead} | (before.reasons if before else {})
     rows: dict[str, Attributes] = {}
     for index, clip in enumerate(plan.clips):
         if clip.id in earlier:
             rows[clip.id] = {"reason": earlier[clip.id]}
             continue
         try:
-            rows[clip.id] = work(index, clip)
+            with around(clip):
+                rows[clip.id] = work(index, clip)
         except RunStopped:
             raise
+        except MemoryError:
+            rows[clip.id] = {"reason": f"{plan.stage}: it needs more memory than a worker may have"}
         except (ClipError, FfmpegError, VideoError) as error:
             rows[clip.id] = {"reason": f"{plan.stage}: {_one_line(error)}"}
         except Exception as error:  # whatever it is, it belongs to this clip: it is recorded, and shown by status
@@ -137,15 +153,15 @@ def _upstream(store: ZarrStore, stage: str, shard: int, view: str | None = None)
     return found[shard]
 
 
-def _transcode(plan: ShardPlan, recipe: Recipe, store: HashingStore) -> list[Record]:
+def _transcode(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: _Each) -> list[Record]:
     def work(_: int, clip: Clip) -> Attributes:
         return video_of(clip, recipe, plan.build, plan.folders)[1]
 
     inputs = transcode_inputs(recipe, plan.build, [clip.id for clip in plan.clips])
-    return [Record("transcode", None, plan.shard, inputs, _each_clip(plan, None, work), {})]
+    return [Record("transcode", None, plan.shard, inputs, each(None, work), {})]
 
 
-def _motion(plan: ShardPlan, recipe: Recipe, store: HashingStore) -> list[Record]:
+def _motion(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: _Each) -> list[Record]:
     before = _upstream(store, "transcode", plan.shard)
     writer = VectorWriter(store, plan.shard)
     scales = [0] * len(plan.clips)
@@ -156,7 +172,7 @@ def _motion(plan: ShardPlan, recipe: Recipe, store: HashingStore) -> list[Record
         _check_unchanged(known, before.clips[clip.id])
         mark, first = writer.mark(), writer.count
         try:
-            motion = video.extract(path, writer.append)
+            motion = video.extract(path, writer.append, time_limit=recipe.time_limit)
             if motion.num_frames != known.get("frames", motion.num_frames):
                 raise ClipError(
                     f"{motion.num_frames} frames decoded from the H.264 file, {known['frames']} from the source"
@@ -173,9 +189,20 @@ def _motion(plan: ShardPlan, recipe: Recipe, store: HashingStore) -> list[Record
             "vectors": counts[index],
         }
 
-    rows = _each_clip(plan, before, work)
+    rows = each(before, work)
     writer.close([0, *np.cumsum(counts).tolist()], scales)
     return [Record("motion", None, plan.shard, motion_inputs(before), rows, store.objects)]
+
+
+@contextmanager
+def _blank_if_failed(index: int, arrays: Iterable[npt.NDArray[Any]]) -> Iterator[None]:
+    """Let a clip that fails leave nothing in its rows."""
+    try:
+        yield
+    except BaseException:
+        for array in arrays:
+            array[index] = 0
+        raise
 
 
 def _check_unchanged(known: Attributes, recorded: Attributes) -> None:
@@ -183,7 +210,7 @@ def _check_unchanged(known: Attributes, recorded: Attributes) -> None:
         raise RunStopped("a source file was changed during the run; start the same command again")
 
 
-def _boxes(plan: ShardPlan, recipe: Recipe, store: HashingStore) -> list[Record]:
+def _boxes(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: _Each) -> list[Record]:
     before = _upstream(store, "motion", plan.shard)
     views = [recipe.view(name) for name in plan.views]
     vectors = VectorReader(store, plan.shard)
@@ -196,13 +223,14 @@ def _boxes(plan: ShardPlan, recipe: Recipe, store: HashingStore) -> list[Record]
 
     def work(index: int, clip: Clip) -> Attributes:
         height, width = before.clips[clip.id]["size"]
-        for view in views:
-            found[view.name][clip.id] = _choose(
-                view, recipe, clip.id, (height, width), vectors, index, density.get(view.name)
-            )
+        with _blank_if_failed(index, density.values()):
+            for view in views:
+                found[view.name][clip.id] = _choose(
+                    view, recipe, clip.id, (height, width), vectors, index, density.get(view.name)
+                )
         return {}
 
-    failed = {id: row for id, row in _each_clip(plan, before, work).items() if "reason" in row}
+    failed = {id: row for id, row in each(before, work).items() if "reason" in row}
     records = []
     for view in views:
         store.objects.clear()
@@ -242,7 +270,7 @@ def _choose(
     return {"box": [box.x0, box.y0, box.x1, box.y1], "score": None, "source": SOURCE_FIXED}
 
 
-def _clips(plan: ShardPlan, recipe: Recipe, store: HashingStore) -> list[Record]:
+def _clips(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: _Each) -> list[Record]:
     motion = _upstream(store, "motion", plan.shard)
     boxes = {name: _upstream(store, "boxes", plan.shard, name) for name in plan.views}
     slots, size = recipe.frames.slots, recipe.frames.size
@@ -251,18 +279,18 @@ def _clips(plan: ShardPlan, recipe: Recipe, store: HashingStore) -> list[Record]
     def work(index: int, clip: Clip) -> Attributes:
         path, _ = video_of(clip, recipe, plan.build, plan.folders)
         chosen = frame_choice(motion.clips[clip.id], recipe)
+        keys = motion.clips[clip.id]["key_frames"]
         slot = 0
-        for slot, (_, picture) in enumerate(video.rgb_frames(path, chosen, motion.clips[clip.id]["key_frames"]), 1):
-            for name, pictures in frames.items():
-                pictures[index, slot - 1] = crop(picture, boxes[name].clips[clip.id]["box"], size)
-        if slot != len(chosen):
-            for pictures in frames.values():
-                pictures[index] = 0
-            raise ClipError(f"{slot} of {len(chosen)} frames could be decoded")
+        with _blank_if_failed(index, frames.values()):
+            for slot, (_, picture) in enumerate(video.rgb_frames(path, chosen, keys, time_limit=recipe.time_limit), 1):
+                for name, pictures in frames.items():
+                    pictures[index, slot - 1] = crop(picture, boxes[name].clips[clip.id]["box"], size)
+            if slot != len(chosen):
+                raise ClipError(f"{slot} of {len(chosen)} frames could be decoded")
         return {"frame_index": chosen}
 
     before = next(iter(boxes.values()))
-    rows = _each_clip(plan, before, work)
+    rows = each(before, work)
     records = []
     for name, pictures in frames.items():
         store.objects.clear()
@@ -285,7 +313,7 @@ def crop(picture: npt.NDArray[np.uint8], box: Iterable[int], size: int) -> npt.N
     return np.asarray(Image.fromarray(inside).resize((size, size), Image.Resampling.BILINEAR))
 
 
-_STAGE: dict[str, Callable[[ShardPlan, Recipe, HashingStore], list[Record]]] = {
+_STAGE: dict[str, Callable[[ShardPlan, Recipe, HashingStore, _Each], list[Record]]] = {
     "transcode": _transcode,
     "motion": _motion,
     "boxes": _boxes,

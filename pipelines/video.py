@@ -7,7 +7,9 @@ counted, as ffmpeg does. Frames are numbered from 0 in the order in which they a
 
 from __future__ import annotations
 
+import math
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -92,15 +94,17 @@ def extract(
     *,
     block: int = 8192,
     max_pixels: int = MAX_PIXELS,
+    time_limit: float = math.inf,
 ) -> Motion:
     """Decode the first video stream for its motion vectors alone and hand them to ``sink`` in decode order.
 
     ``sink`` gets new arrays of dtype `PACKED`, each with ``block`` vectors or up to one frame's more, the
     last with fewer; none if there are no vectors. Memory does not grow with the length of the video. Raises
     VideoError where nothing can be decoded, frames change their size, a header claims more than
-    ``max_pixels`` px, the decoder gives no vectors by its kind, or a vector does not fit the type.
+    ``max_pixels`` px, the decoder gives no vectors by its kind, a vector does not fit the type, or it takes more
+    than ``time_limit`` seconds.
     """
-    damage: Counter[str] = Counter()
+    damage = _Damage(time_limit)
     size, number, total, scale, keys = (0, 0), -1, 0, 0, []
     held: list[tuple[int, bytes]] = []
     waiting = 0
@@ -137,25 +141,26 @@ def rgb_frames(
     key_frames: Sequence[int] | None = None,
     *,
     max_pixels: int = MAX_PIXELS,
+    time_limit: float = math.inf,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Each frame of ``indices`` once, in rising order, as its number and its (height, width, 3) uint8 RGB
     pixels.
 
     ``key_frames`` are the file's own, from `extract`: when only such frames are wanted, nothing else is
     decoded, and the pixels are the same. Colours are converted by the stream's own matrix, BT.601 where it
-    names none. Raises ValueError for a negative index, VideoError where the video ends before a frame or
-    changes its size.
+    names none. Raises ValueError for a negative index, VideoError where the video ends before a frame, changes
+    its size, or takes more than ``time_limit`` seconds.
     """
     wanted = sorted({int(index) for index in indices})
     if wanted and wanted[0] < 0:
         raise ValueError(f"indices hold {wanted[0]}, expected frame numbers from 0")
     alone = key_frames if key_frames is not None and set(wanted) <= set(key_frames) else None
-    return _rgb_frames(path, wanted, alone, max_pixels)
+    return _rgb_frames(path, wanted, alone, max_pixels, _Damage(time_limit))
 
 
 def count_frames(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> int:
     """How many frames the first video stream gives when it is decoded; VideoError if none."""
-    damage: Counter[str] = Counter()
+    damage = _Damage()
     with _opened(path, max_pixels) as (container, stream):
         _configure(stream, max_pixels, skip_loop_filter="all", skip_idct="all")
         count = sum(1 for _ in _frames(container, stream, damage))
@@ -163,11 +168,10 @@ def count_frames(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) 
 
 
 def _rgb_frames(
-    path: str | os.PathLike[str], wanted: list[int], alone: Sequence[int] | None, max_pixels: int
+    path: str | os.PathLike[str], wanted: list[int], alone: Sequence[int] | None, max_pixels: int, damage: _Damage
 ) -> Iterator[tuple[int, np.ndarray]]:
     if not wanted:
         return
-    damage: Counter[str] = Counter()
     reformatter, left, size, number = VideoReformatter(), iter(wanted), (0, 0), -1
     target = next(left)
     with _opened(path, max_pixels) as (container, stream):
@@ -183,7 +187,7 @@ def _rgb_frames(
                 if target < 0:
                     return
     if alone is not None:  # the rest needs the frames in between
-        yield from _rgb_frames(path, [target, *left], None, max_pixels)
+        yield from _rgb_frames(path, [target, *left], None, max_pixels, damage)
         return
     _some_frames(number + 1, damage)
     raise VideoError(f"it ends after {number + 1} frames, before frame {target}")
@@ -239,11 +243,25 @@ def _configure(stream: av.VideoStream, max_pixels: int, **options: str) -> None:
         raise VideoError(f"its decoder {context.name} does not know the options {', '.join(context.options)}")
 
 
-def _frames(container: InputContainer, stream: av.VideoStream, damage: Counter[str]) -> Iterator[av.VideoFrame]:
+class _Damage(Counter[str]):
+    """How often a packet could not be read or decoded, by the reason; and when the time for all of them is over."""
+
+    def __init__(self, time_limit: float = math.inf) -> None:
+        super().__init__()
+        self.time_limit, self.end = time_limit, time.monotonic() + time_limit
+
+    def check_time(self) -> None:
+        """VideoError once the time is over."""
+        if time.monotonic() > self.end:
+            raise VideoError(f"took longer than {self.time_limit:g} s and was stopped")
+
+
+def _frames(container: InputContainer, stream: av.VideoStream, damage: _Damage) -> Iterator[av.VideoFrame]:
     """The decoded frames in the order shown; what cannot be read or decoded is counted by its reason in
     ``damage``."""
     decode = stream.codec_context.decode
     for packet in _packets(container, stream, damage):
+        damage.check_time()
         try:
             frames = decode(packet)
         except MemoryError:
@@ -255,7 +273,7 @@ def _frames(container: InputContainer, stream: av.VideoStream, damage: Counter[s
 
 
 def _packets(
-    container: InputContainer, stream: av.VideoStream, damage: Counter[str]
+    container: InputContainer, stream: av.VideoStream, damage: _Damage
 ) -> Iterator[av.Packet[av.VideoStream] | None]:
     """The stream's packets and a last empty one, also where reading breaks off."""
     try:
@@ -273,7 +291,7 @@ def _same_size(size: tuple[int, int], frame: av.VideoFrame, number: int) -> tupl
     return new
 
 
-def _some_frames(count: int, damage: Counter[str]) -> int:
+def _some_frames(count: int, damage: _Damage) -> int:
     if not count:
         reasons = ", ".join(f"{reason} ({times} times)" for reason, times in damage.most_common(2))
         raise VideoError(f"no frame could be decoded{': ' if reasons else ''}{reasons}")
