@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -261,10 +262,20 @@ def boxes(
     clip: Annotated[str | None, typer.Option(help="Only this clip, by its id.")] = None,
     as_json: JsonFlag = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    png: Annotated[
+        Path | None, typer.Option(help="Draw --clip: a frame with density and boxes, and its crops.")
+    ] = None,
+    video: Annotated[
+        Path | None, typer.Option(help="Write --clip with box and vectors drawn in, as .mp4 or .avi.")
+    ] = None,
+    work_dir: WorkDir = None,
 ) -> None:
     """The boxes, px of the H.264 frame, half-open, with their share of the frame and of the motion density."""
     from pipelines.listing import box_rows
 
+    if png or video:
+        _draw(store, view, clip, png, video, work_dir)
+        return
     rows = box_rows(open_store(store), view, clip)
     if as_json:
         _print_json(rows)
@@ -274,6 +285,56 @@ def boxes(
         writer.writerows(rows)
     else:
         _print_table(rows)
+
+
+def _draw(
+    store: str, view: str | None, clip: str | None, png: Path | None, video: Path | None, work_dir: str | None
+) -> None:
+    from pipelines import drawing
+    from pipelines.clips import ClipReader
+
+    if clip is None:
+        raise StoreError("--png and --video draw one clip: name it with --clip ID")
+    opened = open_store(store)
+    views = [opened.view(view).name] if view else opened.views
+    reader = ClipReader(opened)
+    if png:
+        drawing.write_figure(drawing.clip_figure(reader, clip, views), png)
+        print(png)
+    if video:
+        if not drawing.write_clip_video(reader, clip, [view or reader.main_view], video, work_dir):
+            print("its H.264 file is not there: cached frames stand until the next one", file=sys.stderr)
+        print(video)
+
+
+@app.command(epilog="Example: mocrop report ucf101.zarr --out report.html --annotations ucf101_24.json")
+def report(
+    store: StoreArgument,
+    out: Annotated[Path, typer.Option(help="The HTML file to write.", metavar="FILE.html")],
+    annotations: Annotated[
+        Path | None, typer.Option(help="Actor boxes (JSON), to tell how much of the actors is kept.")
+    ] = None,
+    clips: Annotated[int, typer.Option(min=0, help="Clips with pictures: the worst, and some of all.")] = 300,
+    clip: Annotated[list[str] | None, typer.Option(help="A clip to have with pictures; may be repeated.")] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="A picture of every clip, and a page of any size (4.5 kB a clip).")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Write one page to look at, without a network: every clip's box, density and crop; classes; actors; reasons."""
+    from pipelines.report import write_report
+    from pipelines.screen import count_progress
+
+    with count_progress("report", "pictures and details") as show:
+        made = write_report(
+            store, out, annotations=annotations, clips=clips, everything=everything, wanted=clip or (), on_clip=show
+        )
+    if as_json:
+        _print_json(dataclasses.asdict(made))
+        return
+    print(f"{made.out}: {made.clips} clips, {made.pictures} with pictures, {made.bytes / 1e6:.1f} MB")
+    for notice in made.notices:
+        print(f"  {notice}")
 
 
 def _print_table(rows: Sequence[dict[str, Any]]) -> None:
