@@ -18,9 +18,10 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Annotated, Any, cast
 
 os.environ.setdefault("DO_NOT_TRACK", "1")  # Prefect reads it when it is imported
@@ -66,6 +67,7 @@ _DASK = {
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
     "distributed.worker.memory.terminate": 0.95,
+    "distributed.scheduler.allowed-failures": 0,  # map_shards says what becomes of a shard that a worker died on
 }
 
 
@@ -124,33 +126,39 @@ def map_shards(
 ) -> dict[int, str]:
     """Do every shard on the cluster, each tried up to ``ATTEMPTS`` times by itself; why shards failed, by shard.
 
-    ``RunError`` at the first shard that says that going on would not help. However this ends, no shard is being
-    written any more when it returns.
+    A shard that a worker died on is done in a process of its own from then on, where the clip that it dies on is
+    found. ``RunError`` at the first shard that says that going on would not help. However this ends, no shard is
+    being written any more when it returns.
     """
     window = 64 + 4 * sum(client.nthreads().values())
     waiting = deque((plan, 1) for plan in plans)
     running: dict[distributed.Future, tuple[ShardPlan, int]] = {}
     failed: dict[int, str] = {}
-    completed = distributed.as_completed(loop=client.loop)
+    ended: SimpleQueue[distributed.Future] = SimpleQueue()
+    deaths = 0
 
     def submit() -> None:
-        while waiting and len(running) < window:
+        # once a worker has died, none gets a second shard to wait behind its first: Dask would count it as dead too
+        room = max(1, sum(client.nthreads().values())) if deaths else window
+        while waiting and len(running) < room:
             plan, number = waiting.popleft()
-            key = f"{plan.stage}-{uuid.uuid4().hex}"
-            future = client.submit(work, plan, key=key, pure=False)
+            future = client.submit(work, plan, key=f"{plan.stage}-{uuid.uuid4().hex}", pure=False)
             running[future] = plan, number
-            completed.add(future)
+            future.add_done_callback(ended.put)
 
     try:
         submit()
         while running:
-            future = next(completed)
+            future = _next(client, ended)
             plan, number = running.pop(future)
             found = _outcome(future)
+            deaths += found.died
             if found.report is not None:
                 on_report(found.report)
             elif found.stop:
                 raise RunError(f"{plan.stage}: {found.error}")
+            elif found.died and not plan.apart:
+                waiting.appendleft((replace(plan, apart=True), number))
             elif number < ATTEMPTS:
                 waiting.appendleft((plan, number + 1))
             else:
@@ -162,12 +170,24 @@ def map_shards(
     return failed
 
 
+def _next(client: distributed.Client, ended: SimpleQueue[distributed.Future]) -> distributed.Future:
+    """The next future that ends; ``RunError`` once there is no worker left to end one, and none comes back."""
+    while True:
+        with contextlib.suppress(Empty):
+            return ended.get(timeout=JOIN_SECONDS)
+        if not client.nthreads():
+            try:
+                client.wait_for_workers(1, timeout=JOIN_SECONDS)
+            except TimeoutError:
+                raise RunError("no Dask worker is left; what is done is kept, start the same command again") from None
+
+
 def _outcome(future: distributed.Future) -> Attempt:
     """What a future brought; a process that died, or a worker without this package, is an attempt that failed."""
     try:
         found: Attempt = future.result()
     except distributed.KilledWorker:
-        return Attempt(error="its process died each time (out of memory, or a crash in a video library)")
+        return Attempt(error="its worker died each time (killed from outside, or out of memory)", died=True)
     except Exception as error:  # of Dask: the text reaches the user when the last attempt has failed
         return Attempt(error=one_line(error))
     return found
