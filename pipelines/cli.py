@@ -127,6 +127,45 @@ def synth(
         print(f"{made.clips} clips of {len(made.class_names)} classes in {made.source}; lists in {made.splits}")
 
 
+@app.command(epilog="Example: mocrop fetch ucf101 data. What broke off, the same command goes on with.")
+def fetch(
+    dataset: Annotated[str, typer.Argument(help="ucf101.", metavar="DATASET")],
+    directory: Annotated[Path, typer.Argument(help="Folder to download into.", metavar="DIR")],
+    url: Annotated[
+        str | None,
+        typer.Option(help="A mirror: a folder's address, or that of an archive of the videos, the lists beside it."),
+    ] = None,
+    zip_copy: Annotated[
+        bool, typer.Option("--zip", help="The zip copy of TensorFlow Datasets: no program is needed to unpack it.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before the download.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Download a public data set and unpack it. Says first what, from where, how much and under which terms."""
+    from pipelines.fetch import byte_progress, plan_fetch
+    from pipelines.fetch import fetch as fetch_all
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    wanted = plan_fetch(dataset, directory, url, zip_copy=zip_copy)
+    for line in wanted.describe():
+        say(line)
+    if wanted.items and not yes:
+        if not sys.stdin.isatty():
+            raise RunError("nothing was downloaded: nobody is there to be asked; add --yes")
+        typer.confirm("Download?", abort=True, err=True)
+    with byte_progress() as on_bytes:
+        found = fetch_all(wanted, say, on_bytes)
+    for warning in found.warnings:
+        say(f"warning: {warning}")
+    if as_json:
+        _print_json(found.as_json())
+    else:
+        print(f"{found.clips} clips of {found.classes} classes in {found.source}, lists in {found.splits}")
+        print(f"next: mocrop plan --source {found.source} --splits {found.splits} --store ucf101.zarr")
+
+
 @app.command(epilog="Example: mocrop plan --source UCF-101 --store ucf101.zarr --splits ucfTrainTestlist")
 def plan(
     source: Source,
