@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Coroutine, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, cast
-from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +17,16 @@ import zarr
 from zarr.abc.store import Store as ZarrStore
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
-from zarr.storage import LocalStore, ObjectStore
+from zarr.storage import LocalStore
 
 from data_specs import schema
 from data_specs.fingerprints import fingerprint
+from data_specs.locations import Damaged as Damaged
+from data_specs.locations import NoStore as NoStore
+from data_specs.locations import StoreError as StoreError
+from data_specs.locations import check_location as check_location
+from data_specs.locations import is_url as is_url
+from data_specs.locations import shown as shown
 from data_specs.recipes import Recipe, parse_recipe
 from mocrop_core.vectors import VECTOR
 
@@ -28,49 +34,78 @@ T = TypeVar("T")
 Attributes = dict[str, Any]
 
 
-class StoreError(Exception):
-    """A store that cannot be used as asked: one line that says why and what to do."""
-
-
-def is_url(location: str) -> bool:
-    """Whether the store lies on an object store (``s3://bucket/name.zarr``) and not in a local folder."""
-    return "://" in location
-
-
-def shown(location: str) -> str:
-    """The location without a password in it, for messages and attributes."""
-    if not is_url(location):
-        return location
-    parts = urlsplit(location)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=""))
-
-
 def zarr_store(location: str, *, read_only: bool) -> ZarrStore:
     """The zarr store at a local path or an object-store URL; credentials come from the environment as usual."""
     if not is_url(location):
         return LocalStore(Path(location), read_only=read_only)
-    from obstore.store import from_url
+    from data_specs.remote import open_remote
 
-    return ObjectStore(from_url(location), read_only=read_only)
+    return open_remote(location, read_only=read_only)
 
 
 def attributes(store: ZarrStore, paths: Iterable[str]) -> list[Attributes | None]:
-    """The attributes of the groups at ``paths``, None where there is no group. Read together, in one go."""
+    """The attributes of the groups at ``paths``, None where there is no group. Read together, in one go.
 
-    async def read(path: str) -> Attributes | None:
-        key = f"{path}/zarr.json" if path else "zarr.json"
+    ``Damaged`` where one is.
+    """
+    found = _documents(store, paths)
+    for values in found:
+        if isinstance(values, Damaged):
+            raise values
+    return cast("list[Attributes | None]", found)
+
+
+def _documents(store: ZarrStore, paths: Iterable[str]) -> list[Attributes | Damaged | None]:
+    """The same, with an error in the place of each group that is damaged."""
+    keys = [f"{path}/zarr.json" if path else "zarr.json" for path in paths]
+    return [parse_attributes(key, text) for key, text in zip(keys, read_objects(store, keys), strict=True)]
+
+
+def parse_attributes(key: str, text: bytes | None) -> Attributes | Damaged | None:
+    """The attributes in a group's ``zarr.json``; what is wrong with it, not raised, where it is damaged."""
+    if text is None:
+        return None
+    try:
+        document = json.loads(text)
+        if document["node_type"] == "group" and isinstance(document["attributes"], dict):
+            return cast(Attributes, document["attributes"])
+        problem: object = "not a group"
+    except (ValueError, KeyError, TypeError) as error:
+        problem = error
+    return Damaged(f"{key} in the store is damaged ({problem}); the mocrop preprocess that made it writes it again")
+
+
+def read_objects(store: ZarrStore, keys: Iterable[str]) -> list[bytes | None]:
+    """The objects of a store under ``keys``, None where there is none. Read together, in one go."""
+
+    async def read(key: str) -> bytes | None:
         try:
             found = await store.get(key, default_buffer_prototype())
         except FileNotFoundError:  # the folder of a local store itself
             return None
-        if found is None:
-            return None
-        try:
-            return cast(Attributes, json.loads(found.to_bytes())["attributes"])
-        except (ValueError, KeyError) as error:
-            raise StoreError(f"{key} in the store is damaged ({error}); remove it and run mocrop preprocess") from error
+        return None if found is None else found.to_bytes()
 
-    return run(_together([read(path) for path in paths]))
+    return run(_together([read(key) for key in keys]))
+
+
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Turn whatever zarr raises at damaged objects into ``Damaged``, which says how they are mended.
+
+    Other trouble with files and with the network keeps its own error.
+    """
+    try:
+        yield
+    except (OSError, *_DAMAGE) as error:
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            raise
+        cause = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise Damaged(
+            f"{what} is damaged ({cause}); mocrop verify marks what is, then the same mocrop preprocess mends it"
+        ) from error
+
+
+_DAMAGE = (ValueError, LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError, MemoryError)
 
 
 async def _together(jobs: list[Coroutine[Any, Any, T]]) -> list[T]:
@@ -123,15 +158,31 @@ class Record:
         return {"inputs": self.inputs, "output": self.output, "clips": self.clips, "objects": self.objects}
 
 
-def read_records(store: ZarrStore, stage: str, view: str | None, shards: Iterable[int]) -> dict[int, Record]:
-    """The records that there are of a stage (and view), by shard."""
+def read_records(
+    store: ZarrStore, stage: str, view: str | None, shards: Iterable[int], damaged: list[str] | None = None
+) -> dict[int, Record]:
+    """The records that there are of a stage (and view), by shard.
+
+    One that is damaged, which its own fingerprint tells, counts as none; its path is appended to ``damaged``.
+    """
     wanted = list(shards)
-    found = attributes(store, (schema.progress_path(stage, view, shard) for shard in wanted))
-    return {
-        shard: Record(stage, view, shard, values["inputs"], values["clips"], values["objects"])
-        for shard, values in zip(wanted, found, strict=True)
-        if values is not None
-    }
+    found = _documents(store, (schema.progress_path(stage, view, shard) for shard in wanted))
+    records = {}
+    for shard, values in zip(wanted, found, strict=True):
+        record = None if isinstance(values, Damaged) else _record(stage, view, shard, values or {})
+        if record is not None:
+            records[shard] = record
+        elif values is not None and damaged is not None:
+            damaged.append(schema.progress_path(stage, view, shard))
+    return records
+
+
+def _record(stage: str, view: str | None, shard: int, values: Attributes) -> Record | None:
+    try:
+        record = Record(stage, view, shard, values["inputs"], values["clips"], values["objects"])
+        return record if values["output"] == record.output else None
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 class View:
@@ -145,12 +196,15 @@ class View:
 
     def table(self, name: str) -> npt.NDArray[Any]:
         """A whole array of the view as numpy: box, score, source, frame_index, density."""
-        return np.asarray(self.array(name)[:])
+        with reading(f"views/{self.name}/{name} in the store"):
+            return np.asarray(self.array(name)[:])
 
     def array(self, name: str) -> zarr.Array[Any]:
         """An array of the view, not read yet."""
-        found = self.group[name]
-        assert isinstance(found, zarr.Array)
+        with reading(f"views/{self.name}/{name} in the store"):
+            found = self.group[name]
+            if not isinstance(found, zarr.Array):
+                raise TypeError("not an array")
         return found
 
     @property
@@ -166,14 +220,17 @@ class Store:
         self.location = location
         self.zarr = zarr_store(location, read_only=True)
         self.attrs = _root_attributes(self.zarr, shown(location))
-        self.recipe: Recipe = parse_recipe(self.attrs["recipe"], f"of the store {shown(location)!r}")
-        self.fingerprint: str = self.attrs["fingerprint"]
-        self.class_names: list[str] = self.attrs["class_names"]
-        self.group = zarr.open_group(self.zarr, mode="r")
+        with reading(f"zarr.json in the store {shown(location)!r}"):
+            self.recipe: Recipe = parse_recipe(self.attrs["recipe"], f"of the store {shown(location)!r}")
+            self.fingerprint: str = self.attrs["fingerprint"]
+            self.class_names: list[str] = self.attrs["class_names"]
+            self.build: str = self.attrs["software"]["ffmpeg"]
+            self.group = zarr.open_group(self.zarr, mode="r")
 
     def table(self, name: str) -> npt.NDArray[Any]:
         """A whole table as numpy: id, label, split, state, reason, num_frames, frame_size."""
-        return np.asarray(cast("zarr.Array[Any]", self.group[name])[:])
+        with reading(f"{name} in the store {shown(self.location)!r}"):
+            return np.asarray(cast("zarr.Array[Any]", self.group[name])[:])
 
     @cached_property
     def ids(self) -> list[str]:
@@ -188,9 +245,8 @@ class Store:
         """The view of that name; ``StoreError`` that names those there are."""
         if name not in self.views:
             raise StoreError(f"view {name!r} is not in {shown(self.location)!r}; there are: {', '.join(self.views)}")
-        group = self.group[f"views/{name}"]
-        assert isinstance(group, zarr.Group)
-        return View(group, name)
+        with reading(f"views/{name} in the store {shown(self.location)!r}"):
+            return View(cast(zarr.Group, self.group[f"views/{name}"]), name)
 
     def row(self, id: str) -> int:
         """The row of a clip; ``StoreError`` for an id that is not there."""
@@ -218,7 +274,7 @@ def open_store(location: str | Path) -> Store:
 def _root_attributes(store: ZarrStore, where: str) -> Attributes:
     (found,) = attributes(store, [""])
     if found is None:
-        raise StoreError(f"store {where!r}: there is none; mocrop preprocess makes it")
+        raise NoStore(f"store {where!r}: there is none; mocrop preprocess makes it")
     if "mocrop_format" not in found:
         raise StoreError(f"store {where!r}: a Zarr group, but not a mocrop store (its making may have been cut short)")
     if found["mocrop_format"] != schema.FORMAT:
@@ -232,10 +288,12 @@ class VectorReader:
     """The motion vectors of one shard, clip by clip, each chunk decoded once when clips are read in order."""
 
     def __init__(self, store: ZarrStore, shard: int) -> None:
-        group = zarr.open_group(store, path=schema.motion_path(shard), mode="r")
-        self._columns = {name: cast("zarr.Array[Any]", group[name]) for name in schema.MOTION_COLUMNS}
-        self._offset = np.asarray(cast("zarr.Array[Any]", group["offset"])[:])
-        self._scale = np.asarray(cast("zarr.Array[Any]", group["motion_scale"])[:])
+        self._path = schema.motion_path(shard)
+        with self._reading():
+            group = zarr.open_group(store, path=self._path, mode="r")
+            self._columns = {name: cast("zarr.Array[Any]", group[name]) for name in schema.MOTION_COLUMNS}
+            self._offset = np.asarray(cast("zarr.Array[Any]", group["offset"])[:])
+            self._scale = np.asarray(cast("zarr.Array[Any]", group["motion_scale"])[:])
         self._chunk_length = self._columns["frame"].chunks[0]
         self._chunk: tuple[int, npt.NDArray[Any]] = (-1, np.empty(0, VECTOR))
 
@@ -259,12 +317,16 @@ class VectorReader:
     def _read_chunk(self, index: int) -> npt.NDArray[Any]:
         if self._chunk[0] != index:
             rows = slice(index * self._chunk_length, (index + 1) * self._chunk_length)
-            columns = {name: np.asarray(column[rows]) for name, column in self._columns.items()}
-            chunk = np.empty(len(columns["frame"]), VECTOR)
-            for name, values in columns.items():
-                chunk[name] = values
+            with self._reading():
+                columns = {name: np.asarray(column[rows]) for name, column in self._columns.items()}
+                chunk = np.empty(len(columns["frame"]), VECTOR)
+                for name, values in columns.items():
+                    chunk[name] = values
             self._chunk = (index, chunk)
         return self._chunk[1]
+
+    def _reading(self) -> AbstractContextManager[None]:
+        return reading(f"{self._path} in the store")
 
     @staticmethod
     def _scaled(block: npt.NDArray[Any], scale: int) -> npt.NDArray[Any]:

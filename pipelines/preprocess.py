@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from data_specs import schema
 from data_specs.datasets import Clip, Dataset, DatasetError, read_dataset
-from data_specs.recipes import Recipe, RecipeError, load_recipe, view_params
-from data_specs.stored import Attributes, Store, StoreError, attributes, is_url, open_store, shown, zarr_store
+from data_specs.recipes import Encode, Recipe, RecipeError, load_recipe
+from data_specs.stored import StoreError, attributes, check_location, is_url, open_store, shown, zarr_store
 from pipelines import store as writing
-from pipelines.ffmpeg import FfmpegError, find_ffmpeg
+from pipelines.ffmpeg import FfmpegError
+from pipelines.garbage import register, unfinished
 from pipelines.h264 import Folders
-from pipelines.lock import StoreLocked, locked
+from pipelines.identity import is_made, make_or_reopen
+from pipelines.lock import Lease, locked
 from pipelines.progress import Progress, Summary, publish, summarise
 from pipelines.space import SPARE, free_bytes, least_bytes, mebibytes
 from pipelines.stages import ShardPlan, ShardReport
-from pipelines.verify import DAMAGED
+from pipelines.verify import DAMAGED, damaged_records
 
 
 class RunError(Exception):
@@ -67,9 +66,10 @@ def read_request(options: Options) -> tuple[Dataset, Recipe]:
     if not 0 <= options.max_quarantined <= 1:
         raise RunError(f"max_quarantined {options.max_quarantined}: give a share from 0 to 1")
     try:
+        check_location(options.store)
         recipe = options.recipe if isinstance(options.recipe, Recipe) else load_recipe(options.recipe)
         dataset = read_dataset(options.source, options.splits, strict=options.strict).limited(options.limit)
-    except (DatasetError, RecipeError) as error:
+    except (DatasetError, RecipeError, StoreError) as error:
         raise RunError(str(error)) from None
     return dataset, recipe
 
@@ -77,8 +77,9 @@ def read_request(options: Options) -> tuple[Dataset, Recipe]:
 class Run:
     """A store being filled. Made by ``open_run``, which holds the store's lock."""
 
-    def __init__(self, options: Options, dataset: Dataset, recipe: Recipe) -> None:
+    def __init__(self, options: Options, dataset: Dataset, recipe: Recipe, lease: Lease) -> None:
         self.options = options
+        self.lease = lease
         self.dataset = dataset
         self.recipe = recipe
         self.location = options.location()
@@ -104,6 +105,7 @@ class Run:
 
     def pending(self, stage: str) -> list[ShardPlan]:
         """The tasks of a stage that are not done: no record, or one that was made from something else."""
+        self.lease.check()
         shards = Progress(self.zarr, self.recipe, self.num_shards)
         plans = []
         for shard in range(self.num_shards):
@@ -123,16 +125,27 @@ class Run:
 
     def publish(self) -> Summary:
         """Write the tables from the records, and say where the store stands."""
+        self.lease.check()
         publish(self.location)
         return self.summary()
 
     def add_seconds(self, reports: Sequence[ShardReport]) -> None:
         """Add the time that tasks took to what the group ``progress`` says of each stage."""
+        self.lease.check()
         (found,) = attributes(self.zarr, ["progress"])
         seconds: dict[str, float] = defaultdict(float, (found or {}).get("seconds", {}))
         for report in reports:
             seconds[report.stage] += report.seconds
         writing.put_attributes(self.zarr, "progress", {"seconds": {key: round(seconds[key], 3) for key in seconds}})
+
+
+def new_views(options: Options, recipe: Recipe) -> list[str]:
+    """The recipe's views that a store which is there already lacks."""
+    try:
+        known = open_store(options.location()).views
+    except StoreError:
+        return []
+    return [view.name for view in recipe.views if view.name not in known]
 
 
 @contextmanager
@@ -144,37 +157,29 @@ def open_run(options: Options) -> Iterator[Run]:
     dataset, recipe = read_request(options)
     try:
         location = options.location()
-        found = _existing(location)
-        if found is None:
+        folders = options.folders(dataset)
+        if not is_made(location):
             _check_space(location, recipe, len(dataset.clips))
-        with locked(location):
-            recipe = _create(location, dataset, recipe) if found is None else _reopen(location, dataset, recipe)
+        with locked(location) as lease:
+            make_or_reopen(location, dataset, recipe)
             _sweep(location)
-            run = Run(options, dataset, recipe)
+            run = Run(options, dataset, recipe, lease)
+            if isinstance(recipe.transcode, Encode):
+                register(folders.work_dir, location)
             _forget_damaged(run)
             if options.retry_quarantined:
                 _forget_quarantined(run)
             try:
                 yield run
-            finally:
-                publish(location)
-    except (StoreError, StoreLocked, FfmpegError) as error:
+            except BaseException:
+                with suppress(OSError, StoreError):  # what stopped the run may stop this too, and is told already
+                    run.publish()
+                raise
+            run.publish()
+    except (StoreError, FfmpegError) as error:
         raise RunError(str(error)) from error
     except OSError as error:
         raise RunError(f"{error.strerror or error} ({error.filename or shown(options.store)})") from error
-
-
-def _existing(location: str) -> Attributes | None:
-    """The root attributes of the store there, None if there is none yet or its making was cut short."""
-    root, progress = attributes(zarr_store(location, read_only=True), ["", "progress"])
-    if root is not None and "mocrop_format" in root:
-        return root
-    strange = root is not None and progress is None
-    if not is_url(location) and root is None and progress is None:
-        strange = os.path.isdir(location) and bool(set(os.listdir(location)) - {"progress"})
-    if strange:
-        raise StoreError(f"store {shown(location)!r}: something else is there; give a new place")
-    return None
 
 
 def _check_space(location: str, recipe: Recipe, clips: int) -> None:
@@ -186,71 +191,16 @@ def _check_space(location: str, recipe: Recipe, clips: int) -> None:
         )
 
 
-def _create(location: str, dataset: Dataset, recipe: Recipe) -> Recipe:
-    build = "not used" if recipe.transcode == "keep" else find_ffmpeg().build
-    software = {name: version(name) for name in ("mocrop", "av", "numpy", "pillow", "zarr")}
-    writing.create(location, dataset, recipe, {"ffmpeg": build, **software})
-    return recipe
-
-
-def _reopen(location: str, dataset: Dataset, recipe: Recipe) -> Recipe:
-    """Check that the store is of this data set and recipe; make the arrays of views that are new."""
-    store = open_store(location)
-    if differences := [*_recipe_differences(store.recipe, recipe), *_dataset_differences(store, dataset)]:
-        raise RunError(f"store {shown(location)!r} was made otherwise: {'; '.join(differences)}; give another --store")
-    known = set(store.views)
-    if new := tuple(view for view in recipe.views if view.name not in known):
-        writing.add_views(location, recipe, new, len(dataset.clips))
-    if new or recipe.name != store.recipe.name:
-        root = writing.root_attributes(dataset, recipe, store.attrs["software"])
-        writing.put_attributes(zarr_store(location, read_only=False), "", root)
-    return recipe
-
-
-def _recipe_differences(old: Recipe, new: Recipe) -> Iterator[str]:
-    yield from _differences("", old.settings(), new.settings())
-    views = {view.name: view for view in new.views}
-    for view in old.views:
-        if view.name not in views:
-            yield f"view {view.name!r} is in the store and not in the recipe"
-        else:
-            yield from _differences(f"view {view.name!r} ", view_params(view), view_params(views[view.name]))
-
-
-def _differences(where: str, old: Any, new: Any) -> Iterator[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted(old.keys() | new.keys()):
-            yield from _differences(f"{where}{key}.", old.get(key), new.get(key))
-    elif old != new:
-        yield f"{where.rstrip('.')} is {old!r} in the store, {new!r} asked for"
-
-
-def _dataset_differences(store: Store, dataset: Dataset) -> Iterator[str]:
-    ids = [clip.id for clip in dataset.clips]
-    if ids != store.ids:
-        gone, new = sorted(set(store.ids) - set(ids)), sorted(set(ids) - set(store.ids))
-        examples = [f"{clips[0]!r} {what}" for clips, what in ((gone, "is gone"), (new, "is new")) if clips]
-        yield f"it holds {len(store.ids)} clips, the source {len(ids)} ({', '.join(examples)})"
-    elif list(dataset.class_names) != store.class_names:
-        yield f"it has {len(store.class_names)} class names, these lists other ones ({len(dataset.class_names)})"
-    elif [[clip.label, *clip.split] for clip in dataset.clips] != [
-        [label, *split]
-        for label, split in zip(store.table("label").tolist(), store.table("split").tolist(), strict=True)
-    ]:
-        yield "its labels or splits are not those of these lists"
-
-
 def _sweep(location: str) -> None:
-    """Remove the unfinished files that a killed run left in a local store."""
+    """Remove the unfinished files that a killed run left in a local store; on an object store there are none."""
     if not is_url(location):
-        for path in Path(location).rglob("*.partial"):
+        for path in unfinished(Path(location)):
             path.unlink(missing_ok=True)
 
 
 def _forget_damaged(run: Run) -> None:
     """Remove the records that ``mocrop verify`` found wrong, so that what they stand for is done again."""
-    (found,) = attributes(run.zarr, [DAMAGED])
-    for record in (found or {}).get("records", []):
+    for record in damaged_records(run.zarr):
         writing.remove_attributes(run.zarr, record)
     writing.remove_attributes(run.zarr, DAMAGED)
 

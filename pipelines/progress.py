@@ -38,15 +38,19 @@ class Summary:
 
 
 class Progress:
-    """What the records of a store say is done."""
+    """What the records of a store say is done; ``damaged`` are the paths of those that say nothing any more."""
 
     def __init__(self, store: ZarrStore, recipe: Recipe, num_shards: int) -> None:
         self.recipe = recipe
-        shards = range(num_shards)
-        self.transcode = read_records(store, "transcode", None, shards)
-        self.motion = read_records(store, "motion", None, shards)
-        self.boxes = {view.name: read_records(store, "boxes", view.name, shards) for view in recipe.views}
-        self.clips = {view.name: read_records(store, "clips", view.name, shards) for view in recipe.views}
+        self.damaged: list[str] = []
+
+        def read(stage: str, view: str | None = None) -> dict[int, Record]:
+            return read_records(store, stage, view, range(num_shards), self.damaged)
+
+        self.transcode = read("transcode")
+        self.motion = read("motion")
+        self.boxes = {view.name: read("boxes", view.name) for view in recipe.views}
+        self.clips = {view.name: read("clips", view.name) for view in recipe.views}
 
     def records_of(self, shard: int) -> list[Record]:
         """The records that there are of a shard, in the order of the stages."""

@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
 import zarr
 from zarr.abc.store import Store as ZarrStore
-from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ZstdCodec
+from zarr.codecs import BloscCodec, BloscShuffle, BytesCodec, Crc32cCodec, ZstdCodec
 from zarr.core.buffer import Buffer, default_buffer_prototype
-from zarr.storage import WrapperStore
+from zarr.core.metadata import ArrayV3Metadata
+from zarr.storage import LocalStore, MemoryStore, WrapperStore
 
 from data_specs import schema
 from data_specs.datasets import Dataset
 from data_specs.fingerprints import LENGTH, fingerprint
 from data_specs.jpeg import JpegCodec
-from data_specs.recipes import FrameCodec, MotionView, Recipe, View, view_params
+from data_specs.recipes import FrameCodec, MotionView, Recipe, view_params
 from data_specs.schema import ArraySpec
-from data_specs.stored import Attributes, Record, Store, run, zarr_store
+from data_specs.stored import Attributes, Damaged, Record, Store, StoreError, read_objects, reading, run, zarr_store
 
+ALONE_SECONDS = 10.0
 VECTOR_CHUNK = 1 << 17  # vectors in a chunk of a motion column: 256 kB of int16 before compression
 
 
 class HashingStore(WrapperStore[ZarrStore]):
-    """A store that remembers the SHA-256 of every chunk object written through it."""
+    """A store that remembers the SHA-256 of every object written through it, but for records."""
 
     def __init__(self, store: ZarrStore) -> None:
         super().__init__(store)
@@ -35,7 +42,7 @@ class HashingStore(WrapperStore[ZarrStore]):
 
     async def set(self, key: str, value: Buffer) -> None:
         await self._store.set(key, value)
-        if not key.endswith("zarr.json"):
+        if not key.startswith("progress/"):
             self.objects[key] = hashlib.sha256(value.as_buffer_like()).hexdigest()[:LENGTH]
 
     async def delete(self, key: str) -> None:
@@ -43,16 +50,64 @@ class HashingStore(WrapperStore[ZarrStore]):
         self.objects.pop(key, None)
 
 
-def put_attributes(store: ZarrStore, path: str, values: Mapping[str, Any], *, only_new: bool = False) -> None:
-    """Write a group without arrays whose attributes are ``values``, whole or not at all.
+def put_attributes(store: ZarrStore, path: str, values: Mapping[str, Any]) -> None:
+    """Write a group without arrays whose attributes are ``values``, whole or not at all."""
+    _put(store, f"{path}/zarr.json" if path else "zarr.json", group_document(values))
 
-    With ``only_new`` nothing is written where one is already: read it back to see who was first.
+
+def group_document(attributes: Mapping[str, Any]) -> bytes:
+    """A group's ``zarr.json``."""
+    document = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+    return json.dumps(document, indent=1, sort_keys=True, ensure_ascii=True).encode()
+
+
+def _put(store: ZarrStore, key: str, value: bytes) -> None:
+    run(store.set(key, default_buffer_prototype().buffer.from_bytes(value)))
+
+
+def exchange(store: ZarrStore, path: str, expected: bytes | None, values: Mapping[str, Any] | None) -> bool:
+    """Put a group with the attributes ``values`` where ``expected`` stands, as the bytes of its ``zarr.json``.
+
+    None means nothing there, before or after. Of several processes at once one succeeds; False for the others, and
+    where something else than ``expected`` was found.
     """
-    document = {"zarr_format": 3, "node_type": "group", "attributes": values}
-    text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=True)
-    value = default_buffer_prototype().buffer.from_bytes(text.encode())
-    put = store.set_if_not_exists if only_new else store.set
-    run(put(f"{path}/zarr.json" if path else "zarr.json", value))
+    key, value = f"{path}/zarr.json", None if values is None else group_document(values)
+    if not isinstance(store, LocalStore):
+        return bool(run(cast(Any, store).exchange(key, expected, value)))
+    with alone(store.root / path.partition("/")[0]):
+        (found,) = read_objects(store, [key])
+        if found != expected:
+            return False
+        if value is None:
+            remove_attributes(store, path)
+        else:
+            _put(store, key, value)
+    return True
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Be the only process in this block for a folder, which is made if it is not there. The kernel sees to it.
+
+    ``StoreError`` if another one stays in it. Where the file system has no locks, nobody is kept out.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    place = os.open(folder, os.O_RDONLY)
+    try:
+        until = time.monotonic() + ALONE_SECONDS
+        while True:
+            try:
+                fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise StoreError(f"{folder} is held by another process; wait for it, or stop it first") from None
+                time.sleep(0.01)
+            except OSError:
+                break
+        yield
+    finally:
+        os.close(place)
 
 
 def remove_attributes(store: ZarrStore, path: str) -> None:
@@ -66,20 +121,96 @@ def write_record(store: ZarrStore, record: Record) -> None:
 
 
 def create(location: str, dataset: Dataset, recipe: Recipe, software: Mapping[str, str]) -> None:
-    """Make an empty store for a data set; safe to call again after it was cut short. Its attributes come last."""
+    """Make an empty store for a data set. Its attributes come last.
+
+    Safe to call again after it was cut short, and on a store that lost its attributes: chunks and records are kept.
+    """
     store = zarr_store(location, read_only=False)
-    rows = len(dataset.clips)
-    for group in ("", "motion", "views", "progress", *(f"progress/{stage}" for stage in schema.STAGES)):
-        put_attributes(store, group, {})
-    for spec in schema.tables(rows):
-        _create_array(store, spec, recipe.frames.codec)
-    root = zarr.open_group(store, mode="r+")
-    clips = dataset.clips
-    write_table(root, "id", np.array([clip.id for clip in clips], dtype=object))
-    write_table(root, "label", np.array([clip.label for clip in clips], dtype=np.int16))
-    write_table(root, "split", np.array([clip.split for clip in clips], dtype=np.uint8))
-    add_views(location, recipe, recipe.views, rows)
+    mend_documents(store, recipe, len(dataset.clips))
+    mend_tables(store, dataset)
     put_attributes(store, "", root_attributes(dataset, recipe, software))
+
+
+def mend_documents(store: ZarrStore, recipe: Recipe, rows: int) -> None:
+    """Write the ``zarr.json`` of each group and array that is missing or damaged; chunks stay as they are."""
+    for key, document in wrong_documents(store, recipe, rows).items():
+        _put(store, key, document)
+
+
+def wrong_documents(store: ZarrStore, recipe: Recipe, rows: int) -> dict[str, bytes]:
+    """What should stand under the keys of those ``zarr.json`` that are missing, damaged or of something else.
+
+    The root's and those of the motion vectors are not among them: their content does not follow from the recipe.
+    """
+    wanted = _documents(recipe, rows)
+    found = read_objects(store, wanted)
+    return {
+        key: document
+        for (key, document), there in zip(wanted.items(), found, strict=True)
+        if not (there is not None and _same(key, there, document))
+    }
+
+
+def _same(key: str, found: bytes, wanted: bytes) -> bool:
+    """Whether two documents mean the same; another version of zarr may write them in another form."""
+    if found == wanted:
+        return True
+    try:
+        there, should = json.loads(found), json.loads(wanted)
+        if key == "progress/zarr.json":  # its attributes say how long stages took
+            return bool(there["node_type"] == "group" and isinstance(there["attributes"], dict))
+        if should["node_type"] == "group":
+            return bool(there == should)
+        old, new = (ArrayV3Metadata.from_dict(document).to_dict() for document in (there, should))
+        return json.dumps(old, sort_keys=True, default=str) == json.dumps(new, sort_keys=True, default=str)
+    except Exception:  # whatever is wrong with it, it is not what should be there: it is reported or written again
+        return False
+
+
+def _documents(recipe: Recipe, rows: int) -> dict[str, bytes]:
+    """The ``zarr.json`` of every group and array that follows from the recipe, by its key."""
+    made: dict[str, Buffer] = {}
+    memory = MemoryStore(made)
+    for group in ("progress", "motion", "views", *(f"progress/{stage}" for stage in schema.STAGES)):
+        put_attributes(memory, group, {})
+    for spec in schema.tables(rows):
+        _create_array(memory, spec, recipe.frames.codec)
+    for view in recipe.views:
+        params = view_params(view)
+        put_attributes(
+            memory, f"views/{view.name}", {"params": params, "fingerprint": view_fingerprint(recipe, params)}
+        )
+        for stage in schema.VIEW_STAGES:
+            put_attributes(memory, f"progress/{stage}/{view.name}", {})
+        grid = view.method().grid if isinstance(view, MotionView) else None
+        slots, size = recipe.frames.slots, recipe.frames.size
+        specs = schema.view_tables(view.name, rows, slots)
+        for spec in specs + schema.view_shards(view.name, rows, slots, size, recipe.shard_clips, grid):
+            _create_array(memory, spec, recipe.frames.codec)
+    return {key: value.to_bytes() for key, value in made.items() if key != "zarr.json"}
+
+
+def dataset_tables(dataset: Dataset) -> dict[str, npt.NDArray[Any]]:
+    """The tables that say which clips a store is of."""
+    clips = dataset.clips
+    return {
+        "id": np.array([clip.id for clip in clips], dtype=object),
+        "label": np.array([clip.label for clip in clips], dtype=np.int16),
+        "split": np.array([clip.split for clip in clips], dtype=np.uint8).reshape(-1, 3),
+    }
+
+
+def mend_tables(store: ZarrStore, dataset: Dataset) -> None:
+    """Write those of a data set's tables that do not say what they should, or cannot be read."""
+    for name, values in dataset_tables(dataset).items():
+        array = zarr.open_array(store, path=name, mode="r+")
+        try:
+            with reading(name):
+                same = np.array_equal(np.asarray(array[:]), values)
+        except Damaged:
+            same = False
+        if not same:
+            array[:] = values
 
 
 def root_attributes(dataset: Dataset, recipe: Recipe, software: Mapping[str, str]) -> Attributes:
@@ -97,37 +228,19 @@ def root_attributes(dataset: Dataset, recipe: Recipe, software: Mapping[str, str
 def store_fingerprint(dataset: Dataset, recipe: Recipe, software: Mapping[str, str]) -> str:
     """The fingerprint of what a store is to hold: its clips, classes and splits, its recipe, the ffmpeg build."""
     rows = [[clip.id, clip.label, list(clip.split)] for clip in dataset.clips]
-    return _store_fingerprint(rows, dataset.class_names, recipe, software)
+    return _store_fingerprint(rows, dataset.class_names, recipe, software["ffmpeg"])
 
 
 def stored_fingerprint(store: Store) -> str:
     """The same from what a store holds."""
     columns = (store.ids, store.table("label").tolist(), store.table("split").tolist())
     rows = [list(row) for row in zip(*columns, strict=True)]
-    return _store_fingerprint(rows, store.class_names, store.recipe, store.attrs["software"])
+    return _store_fingerprint(rows, store.class_names, store.recipe, store.build)
 
 
-def _store_fingerprint(
-    rows: list[list[Any]], class_names: Sequence[str], recipe: Recipe, software: Mapping[str, str]
-) -> str:
+def _store_fingerprint(rows: list[list[Any]], class_names: Sequence[str], recipe: Recipe, build: str) -> str:
     views = {view.name: view_params(view) for view in recipe.views}
-    return fingerprint("store", rows, list(class_names), recipe.settings(), views, software["ffmpeg"])
-
-
-def add_views(location: str, recipe: Recipe, views: tuple[View, ...], rows: int) -> None:
-    """Make the empty arrays of views."""
-    store = zarr_store(location, read_only=False)
-    for view in views:
-        params = view_params(view)
-        put_attributes(store, f"views/{view.name}", {"params": params, "fingerprint": view_fingerprint(recipe, params)})
-        for stage in schema.VIEW_STAGES:
-            put_attributes(store, f"progress/{stage}/{view.name}", {})
-        grid = view.method().grid if isinstance(view, MotionView) else None
-        slots, size = recipe.frames.slots, recipe.frames.size
-        specs = schema.view_tables(view.name, rows, slots)
-        specs += schema.view_shards(view.name, rows, slots, size, recipe.shard_clips, grid)
-        for spec in specs:
-            _create_array(store, spec, recipe.frames.codec)
+    return fingerprint("store", rows, list(class_names), recipe.settings(), views, build)
 
 
 def view_fingerprint(recipe: Recipe, params: Attributes) -> str:
@@ -149,7 +262,6 @@ def _create_array(store: ZarrStore, spec: ArraySpec, frame_codec: FrameCodec) ->
         serializer=cast(Any, serializer),
         compressors=(*compressors, Crc32cCodec()),
         attributes={"about": spec.about},
-        overwrite=True,
     )
 
 
@@ -158,7 +270,7 @@ def _frame_codecs(codec: FrameCodec) -> tuple[Any, tuple[Any, ...]]:
         case "raw":
             return BytesCodec(), ()
         case "lz4":
-            return BytesCodec(), (BloscCodec(cname="lz4", clevel=5, shuffle="noshuffle", typesize=1),)
+            return BytesCodec(), (BloscCodec(cname="lz4", clevel=5, shuffle=BloscShuffle.noshuffle, typesize=1),)
         case "zstd":
             return BytesCodec(), (ZstdCodec(level=1),)
         case "jpeg":
@@ -183,7 +295,7 @@ def write_rows(store: ZarrStore, path: str, rows: range, values: npt.NDArray[Any
 
 def _column_codec(name: str) -> BloscCodec:
     """The smallest of those measured: 29 % of the H.264 file for all columns together, 33 % with plain zstd."""
-    shuffle = "bitshuffle" if name in ("dx", "dy") else "shuffle"
+    shuffle: Literal["bitshuffle", "shuffle"] = "bitshuffle" if name in ("dx", "dy") else "shuffle"
     return BloscCodec(cname="zstd", clevel=3, shuffle=shuffle)
 
 

@@ -1,0 +1,194 @@
+"""A store on an object store (S3 and its like): requests that are retried, and failures as one line.
+
+Credentials, region and endpoint come from the environment (``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``,
+``AWS_REGION``, ``AWS_ENDPOINT_URL`` …, or an instance's role). An object is written by one request, so that it is whole
+or not there and a killed run leaves no upload behind. obstore has threads of its own: a process that is forked after
+its parent has used a store hangs, so start processes by spawning.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Self
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
+from obstore.store import AzureStore, GCSStore, S3Store
+from zarr.abc.store import ByteRequest
+from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.storage import ObjectStore
+
+from data_specs.locations import StoreError, shown, split_url
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, RetryConfig
+
+RETRY_SECONDS = 60.0  # for one request, with growing pauses; MOCROP_RETRY_SECONDS says otherwise
+REQUEST_SECONDS = 300.0  # that one request may take: a shard of frames over a slow line
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+
+AnyStore = S3Store | GCSStore | AzureStore
+
+
+def open_remote(location: str, *, read_only: bool) -> RemoteStore:
+    """The store at an object store's URL; nothing is asked of it yet. ``StoreError`` for a URL that is not one."""
+    scheme, bucket, key = split_url(location)
+    options: dict[str, Any] = {"client_options": _client(), "retry_config": _retries(), "prefix": key}
+    try:
+        if scheme == "s3":
+            store: AnyStore = S3Store(bucket, **options)
+        elif scheme == "gs":
+            store = GCSStore(bucket, **options)
+        else:
+            store = AzureStore(bucket, **options)
+    except (BaseError, ValueError) as error:
+        raise StoreError(f"store {shown(location)!r}: {reason(error)}") from error
+    return RemoteStore(store, read_only=read_only, where=shown(location), bucket=bucket)
+
+
+def _client() -> ClientConfig:
+    plain = any(os.environ.get(name, "").startswith("http://") for name in _ENDPOINTS)
+    wanted: ClientConfig = {"timeout": timedelta(seconds=REQUEST_SECONDS), "connect_timeout": timedelta(seconds=10)}
+    if plain:  # who names such an endpoint wants it: other clients do not ask twice either
+        wanted["allow_http"] = True
+    return wanted
+
+
+def _retries() -> RetryConfig:
+    given = os.environ.get("MOCROP_RETRY_SECONDS", "")
+    try:
+        seconds = float(given or RETRY_SECONDS)
+    except ValueError:
+        raise StoreError(f"MOCROP_RETRY_SECONDS {given!r}: give a number of seconds") from None
+    backoff = {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=10), "base": 2}
+    return {"max_retries": 12, "retry_timeout": timedelta(seconds=seconds), "backoff": backoff}  # type: ignore[typeddict-item]
+
+
+class RemoteStore(ObjectStore[AnyStore]):
+    """zarr's object store, whose failures are ``StoreError`` in one line and whose objects are never half written."""
+
+    def __init__(self, store: AnyStore, *, read_only: bool, where: str, bucket: str) -> None:
+        super().__init__(store, read_only=read_only)
+        self.where, self.bucket = where, bucket
+
+    def with_read_only(self, read_only: bool = False) -> Self:
+        return type(self)(self.store, read_only=read_only, where=self.where, bucket=self.bucket)
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        with self._failures():
+            if byte_range is not None:
+                return await super().get(key, prototype, byte_range)
+            try:
+                found = await obstore.get_async(self.store, key)
+                return prototype.buffer.from_bytes(await found.bytes_async())  # type: ignore[arg-type]
+            except FileNotFoundError as error:
+                self._check_bucket(error)
+                return None
+
+    async def set(self, key: str, value: Buffer) -> None:
+        self._check_writable()
+        with self._failures():
+            await obstore.put_async(self.store, key, value.as_buffer_like(), use_multipart=False)
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        await self.exchange(key, None, value.to_bytes())
+
+    async def delete(self, key: str) -> None:
+        with self._failures():
+            await super().delete(key)
+
+    async def delete_dir(self, prefix: str) -> None:
+        with self._failures():
+            await super().delete_dir(prefix)
+
+    async def exists(self, key: str) -> bool:
+        with self._failures():
+            return await super().exists(key)
+
+    async def getsize(self, key: str) -> int:
+        with self._failures():
+            return await super().getsize(key)
+
+    async def _list(self, prefix: str | None = None) -> AsyncIterator[Any]:  # type: ignore[override]
+        with self._failures():
+            async for item in super()._list(prefix):
+                yield item
+
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:  # type: ignore[override]
+        with self._failures():
+            async for item in super().list_dir(prefix):
+                yield item
+
+    async def exchange(self, key: str, expected: bytes | None, value: bytes | None) -> bool:
+        """Put ``value`` where ``expected`` stands, None meaning nothing; False if something else stands there.
+
+        Of several at once one succeeds. A removal is not so strict: what is put there meanwhile may be lost. A request
+        that failed after it was carried out is told as False, or as an error: read again to know.
+        """
+        self._check_writable()
+        with self._failures():
+            try:
+                if expected is None and value is not None:
+                    await obstore.put_async(self.store, key, value, mode="create")
+                    return True
+                found = await obstore.get_async(self.store, key)
+                if bytes(await found.bytes_async()) != expected:
+                    return False
+                if value is None:
+                    await super().delete(key)
+                else:
+                    mode: Any = {"e_tag": found.meta["e_tag"]}
+                    await obstore.put_async(self.store, key, value, mode=mode, use_multipart=False)
+            except FileNotFoundError as error:
+                self._check_bucket(error)
+                return expected is None
+            except (AlreadyExistsError, PreconditionError):
+                return False
+            return True
+
+    def _check_bucket(self, error: FileNotFoundError) -> None:
+        if "NoSuchBucket" in str(error) or "ContainerNotFound" in str(error):
+            raise StoreError(f"store {self.where!r}: there is no bucket {self.bucket!r}; make it first") from error
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            self._check_bucket(error)
+            raise
+        except (BaseError, PermissionError) as error:
+            if "NoSuchBucket" in str(error):
+                self._check_bucket(FileNotFoundError(str(error)))
+            raise StoreError(f"store {self.where!r}: {reason(error)}") from error
+
+
+def reason(error: Exception) -> str:
+    """What an obstore error says, in one line: its text goes on for a page."""
+    text, _, details = str(error).partition("Debug source")
+    retries = re.search(r"after (\d+) retries", text)
+    tried = f", tried {int(retries[1]) + 1} times" if retries else ""
+    code, message = re.search(r"<Code>([^<]+)</Code>", text), re.search(r"<Message>([^<]+)</Message>", text)
+    status = re.search(r"status code: (\d+ [A-Z][A-Za-z ]+)", text)
+    if code or status:
+        said = message[1].strip() if message else ""
+        answer = " ".join(part for part in (status[1] if status else "", code[1] if code else "", said) if part)
+        hint = "; check the credentials in the environment and the rights on the bucket" if _refused(answer) else ""
+        return f"it answers {answer[:200]}{tried}{hint}"
+    if "169.254." in text or "instance credentials" in text:
+        return "no credentials; put AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY into the environment"
+    causes = re.findall(r'message: "([^"]+)"', details) or re.findall(r"\b(TimedOut|Timeout|BadScheme)\b", details)
+    if causes:
+        host = re.search(r"https?://[^/\s?]+", text)
+        return f"{host[0] if host else 'the object store'} does not answer: {causes[-1]}{tried}; check AWS_ENDPOINT_URL"
+    return " ".join(text.split())[:300] + tried
+
+
+def _refused(answer: str) -> bool:
+    return answer.startswith(("401", "403")) or any(
+        code in answer for code in ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch")
+    )

@@ -1,0 +1,133 @@
+"""What no store needs any more: H.264 files that nothing was made from as it stands, and unfinished parts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_specs import schema
+from data_specs.datasets import Clip
+from data_specs.recipes import Encode
+from data_specs.stored import NoStore, Store, StoreError, is_url, open_store, read_records, shown
+from pipelines.h264 import Folders, target_path
+from pipelines.lock import check_unlocked
+
+STORES = "stores"  # folder in the work folder with one note for each store that uses it
+_UNFINISHED = re.compile(r"\.(part|partial)$|#\d+$")
+
+
+@dataclass(frozen=True, slots=True)
+class Waste:
+    """A file that no store needs: its path, its size in bytes, and why it is not needed."""
+
+    path: Path
+    bytes: int
+    why: str
+
+
+def register(work_dir: str, location: str) -> None:
+    """Note in a work folder that a store uses it, so that what the store needs there is not taken for waste."""
+    note = Path(work_dir, STORES, f"{hashlib.sha256(location.encode()).hexdigest()[:16]}.json")
+    text = json.dumps({"store": location})
+    if not note.is_file() or note.read_text() != text:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        part = note.with_suffix(f".{os.getpid()}.part")
+        part.write_text(text)
+        part.replace(note)
+
+
+def registered(work_dir: str) -> list[str]:
+    """The stores that use a work folder, as far as runs have noted it; some may be gone."""
+    found = []
+    for note in sorted(Path(work_dir, STORES).glob("*.json")):
+        try:
+            found.append(str(json.loads(note.read_text())["store"]))
+        except (ValueError, KeyError, TypeError):
+            raise StoreError(f"{note} is damaged; remove it and start mocrop preprocess for its store again") from None
+    return found
+
+
+def unfinished(folder: Path) -> Iterator[Path]:
+    """Files below a folder that a run which was killed did not finish."""
+    for parent, _, names in os.walk(folder):
+        yield from (Path(parent, name) for name in sorted(names) if _UNFINISHED.search(name))
+
+
+def find_waste(location: str, work_dir: str | None = None) -> list[Waste]:
+    """What neither this store nor another that uses its work folder needs.
+
+    H.264 files are needed if a clip's record, or a clip that is not done yet, stands for them: a new view is made from
+    them. ``StoreError`` if there is no such store, if another one cannot be read, or while a run is writing one.
+    """
+    if work_dir is None and is_url(location):
+        raise StoreError("work_dir: give the folder of the H.264 files, as to mocrop preprocess")
+    location = location if is_url(location) else str(Path(location).resolve())
+    folder = Path(work_dir or f"{location}.work").resolve()
+    stores, gone = [open_store(location)], []
+    for other in registered(str(folder)):
+        if other != location:
+            try:
+                stores.append(open_store(other))
+            except NoStore:
+                gone.append(shown(other))
+    for store in stores:
+        check_unlocked(store.location, "look for what it leaves behind")
+    waste = [] if is_url(location) else [_waste(path, "unfinished") for path in unfinished(Path(location))]
+    waste += [_waste(path, "unfinished") for path in unfinished(folder)]
+    return waste + _stale(folder, stores, gone)
+
+
+def _stale(folder: Path, stores: list[Store], gone: list[str]) -> list[Waste]:
+    """The H.264 files, and the notes beside them, that no store needs."""
+    needed, open_names = set(), set()
+    for store in stores:
+        files, names = _needs(store, str(folder))
+        needed |= files
+        open_names |= names
+    why = "no store needs it"
+    if gone:
+        why += f" (no store is left at {', '.join(gone)})"
+    return [
+        _waste(path, why)
+        for path in sorted((folder / "h264").rglob("*"))
+        if path.suffix in (".mp4", ".json")
+        and path.with_suffix(".mp4") not in needed
+        and str(path.parent / path.stem.rpartition("-")[0]) not in open_names
+    ]
+
+
+def _needs(store: Store, work_dir: str) -> tuple[set[Path], set[str]]:
+    """The files that a store was made from, and names, without fingerprint, of those it may yet be made from."""
+    encode, folders = store.recipe.transcode, Folders("", work_dir)
+    if not isinstance(encode, Encode):
+        return set(), set()
+    files, names = set(), set()
+    records = read_records(store.zarr, "transcode", None, range(store.num_shards))
+    for shard in range(store.num_shards):
+        rows = schema.shard_rows(shard, len(store.ids), store.recipe.shard_clips)
+        known = records[shard].clips if shard in records else {}
+        for id in store.ids[rows.start : rows.stop]:
+            target = target_path(Clip(id, "", 0), known.get(id, {}).get("source", ""), encode, store.build, folders)
+            if "source" in known.get(id, {}):
+                files.add(target)
+            elif shard not in records:
+                names.add(str(target.parent / target.stem.rpartition("-")[0]))
+    return files, names
+
+
+def _waste(path: Path, why: str) -> Waste:
+    return Waste(path, path.lstat().st_size, why)
+
+
+def remove(waste: list[Waste], work_dir: Path) -> None:
+    """Remove files, and the folders of H.264 files that are empty then."""
+    for one in waste:
+        one.path.unlink(missing_ok=True)
+    for folder in sorted((work_dir / "h264").rglob("*"), reverse=True):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
