@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from data_specs.fingerprints import file_fingerprint, fingerprint
 from data_specs.recipes import Encode, Recipe
 from data_specs.stored import Attributes
 from pipelines import ffmpeg
+from pipelines.parts import beside
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
 
@@ -90,7 +90,6 @@ def _transcode(source: Path, target: Path, recipe: Recipe, encode: Encode, build
     settings = ffmpeg.EncodeSettings(preset=encode.preset, crf=encode.crf, gop=encode.gop)
     frames = ffmpeg.transcode(str(source), str(target), settings, tool, recipe.time_limit).frames
     made = {"h264": file_fingerprint(target), "h264_bytes": target.stat().st_size, "frames": frames}
-    note = target.with_suffix(f".json.{os.getpid()}.part")
-    note.write_text(json.dumps(made))
-    note.replace(target.with_suffix(".json"))
+    with beside(target.with_suffix(".json")) as note:
+        note.write_text(json.dumps(made))
     return made
