@@ -23,6 +23,7 @@ from typing import Any, TextIO
 
 from data_specs.datasets import Clip
 from data_specs.recipes import Recipe
+from data_specs.stored import StoreError
 from pipelines.h264 import Folders, RunStopped
 from pipelines.limits import MEMORY, alarm_seconds, bound_memory, deadline
 from pipelines.stages import Around, ShardPlan, ShardReport, process_shard
@@ -64,7 +65,7 @@ def attempt(plan: ShardPlan, recipe: Recipe, work: Callable[[ShardPlan, Recipe],
 def _told(work: Callable[[ShardPlan, Recipe], ShardReport], plan: ShardPlan, recipe: Recipe) -> Attempt:
     try:
         return Attempt(work(plan, recipe))
-    except RunStopped as error:
+    except (RunStopped, StoreError) as error:
         return Attempt(error=str(error), stop=True)
     except Exception as error:  # the text reaches the user when the last attempt has failed
         return Attempt(error=one_line(error))

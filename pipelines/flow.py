@@ -42,8 +42,9 @@ from prefect.states import Completed, Failed
 from prefect.types.entrypoint import EntrypointType
 from pydantic import Field
 
+from data_specs.locations import SAFE
 from data_specs.recipes import Recipe
-from data_specs.stored import is_url
+from data_specs.stored import StoreError, is_url, shown
 from pipelines import outcome, server
 from pipelines.attempts import Attempt, attempt, missing_folders, one_line
 from pipelines.bare_name import DEPLOYMENT, FLOW
@@ -239,14 +240,18 @@ def run_stage(run: Run, stage: str, client: distributed.Client, on_progress: OnP
     progress = _Progress(stage, total - sum(len(plan.clips) for plan in plans), total, on_progress)
     name = f"{stage}: {len(plans)} of {run.num_shards} shards to do"
 
+    def add(report: ShardReport) -> None:
+        run.lease.check()
+        progress.add(report)
+
     @task(name=stage, task_run_name=name, cache_policy=NO_CACHE, persist_result=False)
     def do_shards() -> State[Any]:
         on_progress(stage, progress.done, total, None)
         progress.tell()
         work = partial(attempt, recipe=run.recipe)
         try:
-            failed = map_shards(client, plans, work, progress.add) if plans else {}
-        except RunError as error:
+            failed = map_shards(client, plans, work, add) if plans else {}
+        except (RunError, StoreError) as error:
             return Failed(message=str(error))
         finally:
             run.add_seconds(progress.reports)
@@ -265,13 +270,9 @@ def build(run: Run, client: distributed.Client, on_progress: OnProgress) -> Summ
     logger = get_run_logger()
     for warning in run.warnings:
         logger.warning(warning)
-    logger.info("%d clips of %s into %s", len(run.dataset.clips), run.folders.source, run.location)
-    try:
-        for stage in STAGES:
-            run_stage(run, stage, client, on_progress)
-    except RunError:
-        run.publish()
-        raise
+    logger.info("%d clips of %s into %s", len(run.dataset.clips), run.folders.source, shown(run.location))
+    for stage in STAGES:
+        run_stage(run, stage, client, on_progress)
     summary = run.publish()
     create_table_artifact(outcome.table(summary), f"{FLOW}-result", outcome.in_one_line(summary))
     return summary
@@ -301,7 +302,7 @@ _HERE: ContextVar[_Here | None] = ContextVar("here", default=None)
 @flow(name=FLOW, persist_result=False)
 def preprocess_ucf101(
     source: str,
-    store: str,
+    store: Annotated[str, Field(pattern=SAFE)],
     splits: str | None = None,
     recipe: str | Recipe = "ucf101",
     work_dir: str | None = None,
@@ -338,7 +339,7 @@ def preprocess_ucf101(
         else:
             with opened(options) as (run, client):
                 summary = build(run, client, no_progress)
-    except (RunError, RunStopped, OSError) as error:
+    except (RunError, RunStopped, StoreError, OSError) as error:
         problem: str | None = str(error)
     else:
         problem = outcome.too_many_quarantined(summary, max_quarantined)

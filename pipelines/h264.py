@@ -14,6 +14,7 @@ from data_specs.stored import Attributes
 from pipelines import ffmpeg
 from pipelines.parts import beside
 
+_NOT_THE_CLIPS_FAULT = ("No space left on device", "Disk quota exceeded", "Read-only file system", "Permission denied")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
@@ -88,7 +89,12 @@ def _transcode(source: Path, target: Path, recipe: Recipe, encode: Encode, build
             "set MOCROP_FFMPEG to the former, or make a new store"
         )
     settings = ffmpeg.EncodeSettings(preset=encode.preset, crf=encode.crf, gop=encode.gop)
-    frames = ffmpeg.transcode(str(source), str(target), settings, tool, recipe.time_limit).frames
+    try:
+        frames = ffmpeg.transcode(str(source), str(target), settings, tool, recipe.time_limit).frames
+    except ffmpeg.FfmpegError as error:
+        if any(cause in str(error) for cause in _NOT_THE_CLIPS_FAULT):
+            raise RunStopped(f"{error} ({target.parent}); mend it and start the same command again") from error
+        raise
     made = {"h264": file_fingerprint(target), "h264_bytes": target.stat().st_size, "frames": frames}
     with beside(target.with_suffix(".json")) as note:
         note.write_text(json.dumps(made))

