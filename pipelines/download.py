@@ -7,7 +7,7 @@ import os
 import re
 import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -24,7 +24,7 @@ WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before the second try and on
 LONGEST_WAIT = 120.0  # that a server may ask for
 FURTHER = 2**20  # bytes that count as having got further
 REDIRECTS = 10
-CHUNK = 2**20
+CHUNK = 2**20  # bytes that are written at once
 _TIMEOUT = httpx.Timeout(60.0, connect=30.0)
 _PASSING = frozenset([408, 425, 429, 500, 502, 503, 504])
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
@@ -93,8 +93,6 @@ def download(
     wanted: Wanted,
     on_bytes: OnBytes = lambda done, total: None,
     say: Callable[[str], None] = lambda line: None,
-    *,
-    waits: Sequence[float] = WAITS,
 ) -> None:
     """Download a file to ``wanted.target``, which is there only once it is whole.
 
@@ -110,7 +108,7 @@ def download(
             if wanted.checked and part.size() == wanted.size:
                 break
             try:
-                _persist(client, url, wanted, part, on_bytes, say, waits)
+                _persist(client, url, wanted, part, on_bytes, say)
             except _Refusal as error:
                 reasons.append(f"{shown(url)}: {error}")
                 say(reasons[-1])
@@ -135,7 +133,6 @@ def _persist(
     part: _Part,
     on_bytes: OnBytes,
     say: Callable[[str], None],
-    waits: Sequence[float],
 ) -> None:
     """Try one address until the file is whole; ``_Refusal`` when that is of no use."""
     tries, furthest = 0, part.size()
@@ -148,7 +145,7 @@ def _persist(
             furthest = max(furthest, reached)
             if tries >= TRIES:
                 raise _Refusal(f"{trouble}, {tries} times in a row") from None
-            wait = waits[min(tries, len(waits)) - 1] if trouble.wait is None else min(trouble.wait, LONGEST_WAIT)
+            wait = WAITS[min(tries, len(WAITS)) - 1] if trouble.wait is None else min(trouble.wait, LONGEST_WAIT)
             say(f"{urlsplit(url).netloc}: {trouble}; trying again in {wait:g} s")
             time.sleep(wait)
 
@@ -243,12 +240,12 @@ def _begin(response: httpx.Response, part: _Part, wanted: Wanted, asked: int) ->
 
 
 def _receive(response: httpx.Response, part: _Part, start: int, total: int | None, on_bytes: OnBytes) -> None:
-    with part.path.open("r+b" if part.path.exists() else "wb") as file:
+    with part.path.open("r+b" if part.path.exists() else "wb", CHUNK) as file:
         file.truncate(start)
         file.seek(start)
         done = start
         on_bytes(done, total)
-        for chunk in response.iter_raw(CHUNK):
+        for chunk in response.iter_raw():
             done += len(chunk)
             if total is not None and done > total:
                 raise _Refusal(f"sends more than the {total:,} bytes of the file")

@@ -69,16 +69,20 @@ class Fetch:
         """What would be downloaded, from where, how much, and under which terms, in lines for a person."""
         lines = [f"{self.source.title}", f"page      {self.source.page}", f"terms     {self.source.terms}"]
         for item in self.items:
-            size = "of unknown size" if item.archive.size is None else mebibytes(item.archive.size)
+            size = "of unknown size" if item.archive.size is None else _amount(item.archive.size)
             left = item.left()
             done = ", is there" if left == 0 else ""
             if left and left != item.archive.size:
-                done = f", {mebibytes(left)} to go"
+                done = f", {_amount(left)} to go"
             lines.append(f"download  {item.archive.name} ({size}{done}) from {shown(item.archive.urls[0])}")
             if item.archive.sha256 is None:
                 lines.append("          its SHA-256 is not known: it will be printed, but cannot be compared")
         lines.append(f"into      {self.directory}: {self.source.folder}/ and {self.source.lists_folder}/")
         return lines if self.items else [*lines[:3], f"nothing to download: all is in {self.directory}"]
+
+
+def _amount(size: int) -> str:
+    return f"{size:,} bytes" if size < 2**20 else mebibytes(size)
 
 
 @dataclass(frozen=True, slots=True)
