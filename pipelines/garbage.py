@@ -14,10 +14,12 @@ from data_specs import schema
 from data_specs.datasets import Clip
 from data_specs.recipes import Encode
 from data_specs.stored import NoStore, Store, StoreError, is_url, open_store, read_records, shown
-from pipelines.h264 import Folders, target_path
+from pipelines.h264 import H264, Folders, target_path
 from pipelines.lock import check_unlocked
+from pipelines.parts import beside
 
 STORES = "stores"  # folder in the work folder with one note for each store that uses it
+_MADE = re.compile(r"-[0-9a-f]{16}\.(mp4|json)$")
 _UNFINISHED = re.compile(r"\.(part|partial)$|#\d+$")
 
 
@@ -36,9 +38,8 @@ def register(work_dir: str, location: str) -> None:
     text = json.dumps({"store": location})
     if not note.is_file() or note.read_text() != text:
         note.parent.mkdir(parents=True, exist_ok=True)
-        part = note.with_suffix(f".{os.getpid()}.part")
-        part.write_text(text)
-        part.replace(note)
+        with beside(note) as part:
+            part.write_text(text)
 
 
 def registered(work_dir: str) -> list[str]:
@@ -58,16 +59,21 @@ def unfinished(folder: Path) -> Iterator[Path]:
         yield from (Path(parent, name) for name in sorted(names) if _UNFINISHED.search(name))
 
 
+def work_folder(location: str, work_dir: str | None) -> Path:
+    """The folder of a store's H.264 files; ``StoreError`` if it has to be named."""
+    if work_dir is None and is_url(location):
+        raise StoreError("work_dir: give the folder of the H.264 files, as to mocrop preprocess")
+    return Path(work_dir or f"{location.rstrip('/')}.work").resolve()
+
+
 def find_waste(location: str, work_dir: str | None = None) -> list[Waste]:
     """What neither this store nor another that uses its work folder needs.
 
     H.264 files are needed if a clip's record, or a clip that is not done yet, stands for them: a new view is made from
     them. ``StoreError`` if there is no such store, if another one cannot be read, or while a run is writing one.
     """
-    if work_dir is None and is_url(location):
-        raise StoreError("work_dir: give the folder of the H.264 files, as to mocrop preprocess")
+    folder = work_folder(location, work_dir)
     location = location if is_url(location) else str(Path(location).resolve())
-    folder = Path(work_dir or f"{location}.work").resolve()
     stores, gone = [open_store(location)], []
     for other in registered(str(folder)):
         if other != location:
@@ -78,7 +84,7 @@ def find_waste(location: str, work_dir: str | None = None) -> list[Waste]:
     for store in stores:
         check_unlocked(store.location, "look for what it leaves behind")
     waste = [] if is_url(location) else [_waste(path, "unfinished") for path in unfinished(Path(location))]
-    waste += [_waste(path, "unfinished") for path in unfinished(folder)]
+    waste += [_waste(path, "unfinished") for own in (H264, STORES) for path in unfinished(folder / own)]
     return waste + _stale(folder, stores, gone)
 
 
@@ -94,8 +100,8 @@ def _stale(folder: Path, stores: list[Store], gone: list[str]) -> list[Waste]:
         why += f" (no store is left at {', '.join(gone)})"
     return [
         _waste(path, why)
-        for path in sorted((folder / "h264").rglob("*"))
-        if path.suffix in (".mp4", ".json")
+        for path in sorted((folder / H264).rglob("*"))
+        if _MADE.search(path.name)
         and path.with_suffix(".mp4") not in needed
         and str(path.parent / path.stem.rpartition("-")[0]) not in open_names
     ]
@@ -128,6 +134,6 @@ def remove(waste: list[Waste], work_dir: Path) -> None:
     """Remove files, and the folders of H.264 files that are empty then."""
     for one in waste:
         one.path.unlink(missing_ok=True)
-    for folder in sorted((work_dir / "h264").rglob("*"), reverse=True):
+    for folder in sorted((work_dir / H264).rglob("*"), reverse=True):
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()

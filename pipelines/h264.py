@@ -15,6 +15,7 @@ from pipelines import ffmpeg
 from pipelines.parts import beside
 
 _NOT_THE_CLIPS_FAULT = ("No space left on device", "Disk quota exceeded", "Read-only file system", "Permission denied")
+H264 = "h264"  # folder in the work folder
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
@@ -67,7 +68,7 @@ def target_path(clip: Clip, source: str, encode: Encode, build: str, folders: Fo
     """Where the H.264 file of a clip lies: a readable name and the fingerprint of source, settings and ffmpeg build."""
     key = fingerprint("h264", source, encode.model_dump(), build)
     *folder, stem = (_UNSAFE.sub("_", part)[:80] for part in clip.id.split("/"))
-    return Path(folders.work_dir, "h264", *folder, f"{stem}-{key[:16]}.mp4")
+    return Path(folders.work_dir, H264, *folder, f"{stem}-{key[:16]}.mp4")
 
 
 def _finished(target: Path) -> Attributes | None:
