@@ -294,6 +294,30 @@ def verify(store: StoreArgument, as_json: JsonFlag = False) -> None:
         raise typer.Exit(1)
 
 
+@app.command(epilog="Example: mocrop gc ucf101.zarr, and with --yes once the list is right.")
+def gc(
+    store: StoreArgument,
+    work_dir: WorkDir = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """List what no store needs any more: stale H.264 files in the work folder, unfinished parts; --yes removes them."""
+    from pipelines.garbage import find_waste, remove, work_folder
+    from pipelines.space import mebibytes
+
+    waste = find_waste(store, work_dir)
+    if as_json:
+        _print_json([{"path": str(one.path), "bytes": one.bytes, "why": one.why} for one in waste])
+    else:
+        for one in waste:
+            print(f"{one.path}: {one.bytes:,} bytes, {one.why}")
+    if yes:
+        remove(waste, work_folder(store, work_dir))
+    if not as_json:
+        done = "removed" if yes else "to remove; --yes does it" if waste else "to remove"
+        print(f"{len(waste)} files, {mebibytes(sum(one.bytes for one in waste))}, {done}")
+
+
 @app.command(epilog="Example: mocrop boxes ucf101.zarr --view mocrop --csv > boxes.csv")
 def boxes(
     store: StoreArgument,
