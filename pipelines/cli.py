@@ -235,11 +235,16 @@ def preprocess(
 
 def _run(options: Options, verbose: bool) -> Any:
     from pipelines.flow import run_here
-    from pipelines.preprocess import read_request
+    from pipelines.preprocess import new_views, read_request
     from pipelines.screen import stage_progress
 
-    for warning in read_request(options)[0].warnings:
+    dataset, recipe = read_request(options)
+    for warning in dataset.warnings:
         print(f"warning: {warning}", file=sys.stderr)
+    if new := new_views(options, recipe):
+        print(
+            f"new in the store: {', '.join(new)}; from the stored vectors, nothing is transcoded again", file=sys.stderr
+        )
     with stage_progress() as show:
         return run_here(options, show, verbose=verbose)
 

@@ -75,6 +75,7 @@ def _plain_stages() -> StageProgress:
             told = now
             rate = (done - first) / (now - start) if now > start and done > first else 0.0
             left = f", {rate:.1f} clips/s, {(total - done) / rate:.0f} s left" if rate else ""
+            left = ", nothing to do" if report is None and done == total else left
             _line(f"{stage}: {done} of {total} clips{left}")
 
     return show
