@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import Coroutine, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -129,7 +129,7 @@ class Record:
 
     ``inputs`` is the fingerprint of all that decides the result; ``clips`` has, for each clip id, what is known of it
     after the stage, or ``{"reason": …}`` if it was quarantined there; ``objects`` the SHA-256 of every object that the
-    task wrote into the store, by its key.
+    task wrote into the store, by its key; ``sizes`` their bytes, by which a file that was cut short is told at once.
     """
 
     stage: str
@@ -138,6 +138,7 @@ class Record:
     inputs: str
     clips: Mapping[str, Attributes]
     objects: Mapping[str, str]
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def path(self) -> str:
@@ -155,7 +156,13 @@ class Record:
 
     def as_attributes(self) -> Attributes:
         """The record as the attributes of its group."""
-        return {"inputs": self.inputs, "output": self.output, "clips": self.clips, "objects": self.objects}
+        return {
+            "inputs": self.inputs,
+            "output": self.output,
+            "clips": self.clips,
+            "objects": self.objects,
+            "sizes": self.sizes,
+        }
 
 
 def read_records(
@@ -179,7 +186,7 @@ def read_records(
 
 def _record(stage: str, view: str | None, shard: int, values: Attributes) -> Record | None:
     try:
-        record = Record(stage, view, shard, values["inputs"], values["clips"], values["objects"])
+        record = Record(stage, view, shard, *(values[name] for name in ("inputs", "clips", "objects", "sizes")))
         return record if values["output"] == record.output else None
     except (KeyError, TypeError, ValueError):
         return None

@@ -19,6 +19,7 @@ from pipelines.garbage import register, unfinished
 from pipelines.h264 import Folders
 from pipelines.identity import is_made, make_or_reopen
 from pipelines.lock import Lease, locked
+from pipelines.parts import sweep
 from pipelines.progress import Progress, Summary, publish, summarise
 from pipelines.space import SPARE, free_bytes, least_bytes, mebibytes
 from pipelines.stages import ShardPlan, ShardReport
@@ -166,10 +167,12 @@ def open_run(options: Options) -> Iterator[Run]:
         with locked(location) as lease:
             make_or_reopen(location, dataset, recipe)
             _sweep(location)
+            sweep(Path(folders.work_dir))
             run = Run(options, dataset, recipe, lease)
             if isinstance(recipe.transcode, Encode):
                 register(folders.work_dir, location)
             _forget_damaged(run)
+            _forget_cut_short(run)
             if options.retry_quarantined:
                 _forget_quarantined(run)
             try:
@@ -206,6 +209,24 @@ def _forget_damaged(run: Run) -> None:
     for record in damaged_records(run.zarr):
         writing.remove_attributes(run.zarr, record)
     writing.remove_attributes(run.zarr, DAMAGED)
+
+
+def _forget_cut_short(run: Run) -> None:
+    """Remove the records of what a loss of power left missing or of another size in a local store."""
+    if is_url(run.location):
+        return
+    progress = Progress(run.zarr, run.recipe, run.num_shards)
+    for shard in range(run.num_shards):
+        for record in progress.records_of(shard):
+            if any(_size(Path(run.location, key)) != size for key, size in record.sizes.items()):
+                writing.remove_attributes(run.zarr, record.path)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return -1
 
 
 def _forget_quarantined(run: Run) -> None:

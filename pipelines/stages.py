@@ -104,6 +104,7 @@ def process_shard(plan: ShardPlan, recipe: Recipe, around: Around = nullcontext)
     store = HashingStore(zarr_store(plan.store, read_only=False))
     try:
         records = _STAGE[plan.stage](plan, recipe, store, partial(_each_clip, plan, around))
+        store.settle()
         for record in records:
             write_record(store, record)
     except OSError as error:
@@ -194,7 +195,7 @@ def _motion(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: _Each) -
 
     rows = each(before, work)
     writer.close([0, *np.cumsum(counts).tolist()], scales)
-    return [Record("motion", None, plan.shard, motion_inputs(before), rows, dict(store.objects))]
+    return [Record("motion", None, plan.shard, motion_inputs(before), rows, *store.taken())]
 
 
 @contextmanager
@@ -236,12 +237,11 @@ def _boxes(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: _Each) ->
     failed = {id: row for id, row in each(before, work).items() if "reason" in row}
     records = []
     for view in views:
-        store.objects.clear()
         if view.name in density:
             write_rows(store, f"views/{view.name}/density", plan.rows, density[view.name])
         rows = {clip.id: failed.get(clip.id) or found[view.name][clip.id] for clip in plan.clips}
         inputs = boxes_inputs(before, recipe, view)
-        records.append(Record("boxes", view.name, plan.shard, inputs, rows, dict(store.objects)))
+        records.append(Record("boxes", view.name, plan.shard, inputs, rows, *store.taken()))
     return records
 
 
@@ -296,10 +296,9 @@ def _clips(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: _Each) ->
     rows = each(before, work)
     records = []
     for name, pictures in frames.items():
-        store.objects.clear()
         write_rows(store, f"views/{name}/frames", plan.rows, pictures)
         inputs = clips_inputs(motion, boxes[name], recipe)
-        records.append(Record("clips", name, plan.shard, inputs, rows, dict(store.objects)))
+        records.append(Record("clips", name, plan.shard, inputs, rows, *store.taken()))
     return records
 
 

@@ -34,20 +34,43 @@ VECTOR_CHUNK = 1 << 17  # vectors in a chunk of a motion column: 256 kB of int16
 
 
 class HashingStore(WrapperStore[ZarrStore]):
-    """A store that remembers the SHA-256 of every object written through it, but for records."""
+    """A store that remembers the SHA-256 and the size of every object written through it, but for records."""
 
     def __init__(self, store: ZarrStore) -> None:
         super().__init__(store)
-        self.objects: dict[str, str] = {}
+        self._objects: dict[str, str] = {}
+        self._sizes: dict[str, int] = {}
+        self._unsettled: set[str] = set()
 
     async def set(self, key: str, value: Buffer) -> None:
         await self._store.set(key, value)
         if not key.startswith("progress/"):
-            self.objects[key] = hashlib.sha256(value.as_buffer_like()).hexdigest()[:LENGTH]
+            self._objects[key] = hashlib.sha256(value.as_buffer_like()).hexdigest()[:LENGTH]
+            self._sizes[key] = len(value)
+            self._unsettled.add(key)
 
     async def delete(self, key: str) -> None:
         await self._store.delete(key)
-        self.objects.pop(key, None)
+        self._objects.pop(key, None)
+        self._sizes.pop(key, None)
+
+    def taken(self) -> tuple[dict[str, str], dict[str, int]]:
+        """The hashes and sizes of what was written since they were last taken, by key."""
+        objects, sizes = self._objects, self._sizes
+        self._objects, self._sizes = {}, {}
+        return objects, sizes
+
+    def settle(self) -> None:
+        """Have all that was written reach the disk, so that no loss of power leaves a record without its objects."""
+        if isinstance(self._store, LocalStore):
+            files = {self._store.root / key for key in self._unsettled}
+            for path in sorted(path for path in files | {file.parent for file in files} if path.exists()):
+                place = os.open(path, os.O_RDONLY)
+                try:
+                    os.fsync(place)
+                finally:
+                    os.close(place)
+        self._unsettled.clear()
 
 
 def put_attributes(store: ZarrStore, path: str, values: Mapping[str, Any]) -> None:
@@ -338,7 +361,10 @@ class VectorWriter:
         return self._flushed, list(self._waiting), self._num_waiting
 
     def rollback(self, mark: tuple[int, list[npt.NDArray[Any]], int]) -> None:
-        """Go back to a place: what was appended since is forgotten."""
+        """Go back to a place: what was appended since is forgotten, and removed if it was written already."""
+        if self._flushed != mark[0]:
+            for column in self._columns.values():
+                column.resize((mark[0],))
         self._flushed, self._waiting, self._num_waiting = mark[0], list(mark[1]), mark[2]
 
     def append(self, block: npt.NDArray[Any]) -> None:
