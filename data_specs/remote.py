@@ -8,12 +8,13 @@ its parent has used a store hangs, so start processes by spawning.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
@@ -25,12 +26,15 @@ from zarr.storage import ObjectStore
 from data_specs.locations import StoreError, shown, split_url
 
 if TYPE_CHECKING:
+    from obstore import ObjectMeta
     from obstore.store import ClientConfig, RetryConfig
 
 RETRY_SECONDS = 60.0  # for one request, with growing pauses; MOCROP_RETRY_SECONDS says otherwise
 REQUEST_SECONDS = 300.0  # that one request may take: a shard of frames over a slow line
+PAUSES = (0.1, 0.4, 1.6, 6.4)  # before a request whose answer was cut is sent again
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 
+T = TypeVar("T")
 AnyStore = S3Store | GCSStore | AzureStore
 
 
@@ -79,49 +83,50 @@ class RemoteStore(ObjectStore[AnyStore]):
         return type(self)(self.store, read_only=read_only, where=self.where, bucket=self.bucket)
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
-        with self._failures():
+        async def request() -> Buffer | None:
             if byte_range is not None:
-                return await super().get(key, prototype, byte_range)
+                return await ObjectStore.get(self, key, prototype, byte_range)
             try:
                 found = await obstore.get_async(self.store, key)
-                return prototype.buffer.from_bytes(await found.bytes_async())  # type: ignore[arg-type]
             except FileNotFoundError as error:
                 self._check_bucket(error)
                 return None
+            return prototype.buffer.from_bytes(await found.bytes_async())  # type: ignore[arg-type]
+
+        return await self._steadily(request)
 
     async def set(self, key: str, value: Buffer) -> None:
         self._check_writable()
-        with self._failures():
-            await obstore.put_async(self.store, key, value.as_buffer_like(), use_multipart=False)
+        content = value.as_buffer_like()
+        await self._steadily(lambda: obstore.put_async(self.store, key, content, use_multipart=False))
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
-        await self.exchange(key, None, value.to_bytes())
+        await self._steadily(lambda: self.exchange(key, None, value.to_bytes()))
 
     async def delete(self, key: str) -> None:
-        with self._failures():
-            await super().delete(key)
-
-    async def delete_dir(self, prefix: str) -> None:
-        with self._failures():
-            await super().delete_dir(prefix)
+        await self._steadily(lambda: ObjectStore.delete(self, key))
 
     async def exists(self, key: str) -> bool:
-        with self._failures():
-            return await super().exists(key)
+        return await self._steadily(lambda: ObjectStore.exists(self, key))
 
     async def getsize(self, key: str) -> int:
-        with self._failures():
-            return await super().getsize(key)
+        return await self._steadily(lambda: ObjectStore.getsize(self, key))
 
-    async def _list(self, prefix: str | None = None) -> AsyncIterator[Any]:  # type: ignore[override]
-        with self._failures():
-            async for item in super()._list(prefix):
-                yield item
+    async def delete_dir(self, prefix: str) -> None:
+        self._check_writable()
+        async for item in self._list(f"{prefix.rstrip('/')}/"):
+            await self.delete(item["path"])
 
-    async def list_dir(self, prefix: str) -> AsyncIterator[str]:  # type: ignore[override]
-        with self._failures():
-            async for item in super().list_dir(prefix):
-                yield item
+    async def _list(self, prefix: str | None = None) -> AsyncGenerator[ObjectMeta, None]:
+        for item in await self._steadily(lambda: obstore.list(self.store, prefix).collect_async()):
+            yield item
+
+    async def list_dir(self, prefix: str) -> AsyncGenerator[str, None]:
+        async def request() -> list[str]:
+            return [name async for name in ObjectStore.list_dir(self, prefix)]
+
+        for name in await self._steadily(request):
+            yield name
 
     async def exchange(self, key: str, expected: bytes | None, value: bytes | None) -> bool:
         """Put ``value`` where ``expected`` stands, None meaning nothing; False if something else stands there.
@@ -139,7 +144,7 @@ class RemoteStore(ObjectStore[AnyStore]):
                 if bytes(await found.bytes_async()) != expected:
                     return False
                 if value is None:
-                    await super().delete(key)
+                    await self.delete(key)
                 else:
                     mode: Any = {"e_tag": found.meta["e_tag"]}
                     await obstore.put_async(self.store, key, value, mode=mode, use_multipart=False)
@@ -153,6 +158,19 @@ class RemoteStore(ObjectStore[AnyStore]):
     def _check_bucket(self, error: FileNotFoundError) -> None:
         if "NoSuchBucket" in str(error) or "ContainerNotFound" in str(error):
             raise StoreError(f"store {self.where!r}: there is no bucket {self.bucket!r}; make it first") from error
+
+    async def _steadily(self, request: Callable[[], Awaitable[T]]) -> T:
+        """What a request that may be repeated answers. obstore repeats most of them, but none whose answer was cut."""
+        for pause in PAUSES:
+            try:
+                with self._failures():
+                    return await request()
+            except StoreError as error:
+                if "body error" not in str(error.__cause__):
+                    raise
+            await asyncio.sleep(pause)
+        with self._failures():
+            return await request()
 
     @contextmanager
     def _failures(self) -> Iterator[None]:
