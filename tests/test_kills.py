@@ -1,0 +1,123 @@
+"""Runs that are killed: whatever dies and whenever, the same command completes the store with the same bytes."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import distributed
+import pytest
+
+from data_specs.stored import open_store
+from pipelines.preprocess import Options
+from pipelines.stages import STAGES
+from tests.conftest import run_stages
+from tests.saboteurs import (
+    SMALL,
+    contents,
+    copy_clips,
+    do_on_dask,
+    ffmpegs,
+    killing,
+    records,
+    start_stages,
+    workers_of,
+)
+
+pytestmark = pytest.mark.xdist_group("dask")
+STAGE_OF = {"density": "boxes", "frames": "clips"}
+MOMENTS = 14  # of the flow; those of workers and of ffmpeg come on top
+
+
+@dataclass(frozen=True)
+class Unbroken:
+    """What was asked for, the store that an unbroken run made of it, and how long it took."""
+
+    options: Options
+    contents: dict[str, bytes]
+    seconds: float
+
+
+@pytest.fixture(scope="module")
+def unbroken(ucf_clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Unbroken:
+    folder = tmp_path_factory.mktemp("unbroken")
+    options = Options(str(copy_clips(ucf_clips, folder / "source")), str(folder / "store.zarr"), recipe=SMALL)
+    begun = time.monotonic()
+    run = start_stages(options, folder / "done")
+    run.join()
+    seconds = time.monotonic() - begun
+    assert open_store(options.store).table("state").tolist() == [1] * 6
+    return Unbroken(options, contents(Path(options.store)), seconds)
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[distributed.Client]:
+    from pipelines.flow import dask_client
+
+    with dask_client(workers=2) as client:
+        yield client
+
+
+def leave_half_a_shard(store: Path, expected: dict[str, bytes], rng: random.Random) -> str:
+    """Leave what a loss of power leaves: half of a file of a shard, done or not, and unfinished files; its record."""
+    name = rng.choice(sorted(key for key in expected if "/c/" in key and key.startswith(("motion/", "views/"))))
+    (store / name).parent.mkdir(parents=True, exist_ok=True)
+    (store / name).write_bytes(expected[name][: len(expected[name]) // 2])
+    (store / f"{name}.0123456789abcdef.partial").write_bytes(b"half")
+    work = Path(f"{store}.work/h264")
+    work.mkdir(parents=True, exist_ok=True)
+    (work / ".0123456789abcdef.part").write_bytes(b"half")
+    kind, place, *rest = name.split("/")  # motion/00002/dx/c/0 or views/full/frames/c/2/0/0/0/0
+    return f"motion/{place}" if kind == "motion" else f"{STAGE_OF[rest[0]]}/{place}/{int(rest[2]):05}"
+
+
+@pytest.mark.parametrize("moment", range(MOMENTS))
+def test_a_run_killed_at_any_moment_is_completed_and_no_finished_shard_is_done_again(
+    moment: int, unbroken: Unbroken, tmp_path: Path
+) -> None:
+    rng = random.Random(moment)
+    expected = unbroken.contents
+    options = replace(unbroken.options, store=str(tmp_path / "store.zarr"))
+    store, done = Path(options.store), tmp_path / "done"
+
+    first = start_stages(options, done)
+    time.sleep(rng.uniform(0, unbroken.seconds))
+    first.kill()
+    first.join()
+    finished = records(store)
+    damaged_record = leave_half_a_shard(store, expected, rng) if (store / "zarr.json").is_file() and moment % 2 else ""
+
+    done.write_text("")
+    again = start_stages(options, done)
+    again.join(120)
+    assert again.exitcode == 0
+    assert contents(store) == expected
+    assert not [*Path(f"{store}.work").rglob("*.part"), *store.rglob("*.partial")]
+    kept = {name for name, file in records(store).items() if finished.get(name) == file}
+    assert finished.keys() - kept == ({damaged_record} & finished.keys()), "a finished shard was written again"
+    executions = done.read_text().splitlines()
+    assert sorted([*executions, *kept]) == sorted(records(store)), "each is done once, before the kill or after it"
+    assert run_stages(options)[1] == []
+
+
+def test_workers_and_ffmpegs_killed_at_random_moments_change_no_byte(
+    client: distributed.Client, unbroken: Unbroken, tmp_path: Path
+) -> None:
+    expected = unbroken.contents
+    killed: list[str] = []
+    for number, (victims, pause) in enumerate(
+        [(lambda: workers_of(client), (0.3, 1.5)), (ffmpegs, (0.02, 0.2)), (lambda: workers_of(client), (0.1, 0.8))]
+    ):
+        options = replace(unbroken.options, store=str(tmp_path / f"{number}.zarr"))
+        with killing(victims, random.Random(number), pause, most=3) as found:
+            reports = do_on_dask(options, client)
+        killed += found
+        assert contents(Path(options.store)) == expected
+        assert sorted((report.stage, report.shard) for report in reports) == sorted(
+            (stage, shard) for stage in STAGES for shard in range(3)
+        )
+        assert not any(report.quarantined for report in reports)
+    assert len(killed) >= 6
