@@ -23,10 +23,11 @@ THUMBNAIL = (240, 3000)  # longest side in px, bytes at most
 STRIP = (320, 4000)
 CROP = (192, 3000)
 STRIP_FRAMES = 8
-ARROWS = 160  # vectors drawn in one frame
+ARROWS = 120  # vectors drawn in one frame
 TIME_BINS = 48
-CLIP_BYTES = 4_600  # what a clip's row and thumbnail take in a page at most, in base64
-DETAIL_BYTES = 64_000  # what its detail takes with four views
+ROW_BYTES = 200  # what a clip's row takes in a page for each view, about
+CLIP_BYTES = 4_010  # what its thumbnail takes at most, in base64
+DETAIL_BYTES = (62_000, 4_200)  # what its detail takes at most, without its crops and for each of them
 
 
 def text(data: bytes) -> str:
@@ -86,7 +87,7 @@ def sample(reader: ClipReader, count: int, wanted: Iterable[int], actor_order: S
     """The rows to have pictures of: ``wanted``, then the worst, then clips spread evenly over the rest.
 
     Worst are the lowest scores of each motion view and the first of ``actor_order``, and fallbacks: a sixth of the
-    sample each at most. Clips of which no view has a cached frame are passed over, unless wanted. Returns sorted rows.
+    sample each at most. Clips without a cached frame come last, those without a box not at all. Returns sorted rows.
     """
     cached = np.any(
         [reader.tables[f"views/{view.name}/frame_index"][:, 0] >= 0 for view in reader.recipe.views], axis=0
@@ -101,9 +102,12 @@ def sample(reader: ClipReader, count: int, wanted: Iterable[int], actor_order: S
         orders += [by_score.tolist(), np.flatnonzero(source == 3).tolist()]
     for order in orders:
         chosen |= dict.fromkeys([row for row in order if row in there][:part])
-    rest = sorted(there - set(chosen))
-    room = max(0, count - len(chosen))
-    return sorted([*chosen, *(rest[i] for i in spread(len(rest), room))] if room and rest else chosen)
+    boxed = np.any([reader.tables[f"views/{view.name}/source"] > 0 for view in reader.recipe.views], axis=0)
+    for some in (there, set(np.flatnonzero(boxed).tolist())):
+        rest, room = sorted(some - set(chosen)), max(0, count - len(chosen))
+        if rest and room:
+            chosen |= dict.fromkeys(rest[i] for i in spread(len(rest), room))
+    return sorted(chosen)
 
 
 class Gallery:

@@ -81,10 +81,11 @@ def _check(store: Store, out: Path, clips: int, everything: bool) -> None:
     if out.is_dir() or not out.parent.is_dir():
         what = "is a folder; name a file" if out.is_dir() else f"there is no folder {str(out.parent)!r}; make it first"
         raise ReportError(f"--out {str(out)!r}: {what}")
-    detailed = min(clips, len(store.ids))
-    might = len(store.ids) * 250 + detailed * (gallery.CLIP_BYTES + gallery.DETAIL_BYTES)
+    rows = len(store.ids) * gallery.ROW_BYTES * len(store.views)
+    with_picture = gallery.CLIP_BYTES + gallery.DETAIL_BYTES[0] + gallery.DETAIL_BYTES[1] * len(store.views)
+    might = rows + min(clips, len(store.ids)) * with_picture
     if might > LARGEST and not everything:
-        fit = max(0, (LARGEST - len(store.ids) * 250) // (gallery.CLIP_BYTES + gallery.DETAIL_BYTES))
+        fit = max(0, (LARGEST - rows) // with_picture)
         raise ReportError(
             f"--clips {clips}: the page of {len(store.ids)} clips might take {might / 1e6:.0f} MB, more than "
             f"{LARGEST / 1e6:.0f}; give --clips {fit}, or --all for a page of any size"

@@ -16,7 +16,7 @@ function openClip(id) {
   showDetail();
   if (!dialog.open) dialog.showModal();
   if (isNew) dialog.scrollTop = 0;
-  if (!dialog.contains(document.activeElement) || document.activeElement.dataset.key === undefined) byId("detail-title").focus({ preventScroll: true });
+  if (isNew) byId("detail-title").focus({ preventScroll: true });
 }
 
 function closeClip() {
@@ -50,13 +50,15 @@ function showDetail() {
   const button = (key, text, by) => h("button", { type: "button", "data-key": key, disabled: shown[place + by] === undefined || place < 0, onclick: () => step(by) }, text);
   const dialog = byId("detail");
   dialog.replaceChildren(
-    h("header", {}, h("div", {}, h("h2", { id: "detail-title", tabindex: -1 }, className(row)), h("p", { class: "quiet" }, rows.id[row])),
+    h("header", {}, h("div", {}, h("h2", { id: "detail-title", tabindex: -1, "data-key": "title" }, className(row)), h("p", { class: "quiet" }, rows.id[row])),
       h("div", { class: "buttons" }, button("previous", "← Previous", -1), button("next", "Next →", 1),
         h("button", { type: "button", "data-key": "close", onclick: () => dialog.close() }, "Close"))),
     h("div", { class: "columns" },
       h("div", {}, viewer(row), layerSwitches(row), stripOf(row), timeChart(row)),
       h("div", {}, h("h3", {}, "Every view"), viewList(row), factsOf(row))));
-  if (focused) dialog.querySelector(`[data-key="${focused}"]`)?.focus({ preventScroll: true });
+  if (!focused) return;
+  const same = [...dialog.querySelectorAll("[data-key]")].find((element) => element.dataset.key === focused && !element.disabled);
+  (same ?? byId("detail-title")).focus({ preventScroll: true });
 }
 
 function viewer(row) {
@@ -90,7 +92,7 @@ function layerSwitches(row) {
 
 function stripOf(row) {
   const strip = details[row]?.strip;
-  if (!strip?.length) return h("p", { class: "quiet" }, details[row] ? "No frames of this clip are cached." : `The strip and the vectors are in the page for ${plural(Object.keys(details).length, "clip")} only; mocrop report --clip ${rows.id[row]} puts this one in.`);
+  if (!strip?.length) return h("p", { class: "quiet" }, details[row] ? "No frames of this clip are cached." : `Strip and vectors are in the page for ${plural(Object.keys(details).length, "clip")} only; mocrop report --clip ${rows.id[row]} puts this one in.`);
   const size = sizeOf(row);
   return h("div", { class: "strip", role: "group", "aria-label": "Frames, ← and → move" }, strip.map((one, i) => {
     const picture = one.picture ? `data:image/webp;base64,${one.picture}` : null;

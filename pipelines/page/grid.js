@@ -32,7 +32,8 @@ function fillFilters() {
   const pictured = new Set(Object.values(thumbnails).flatMap((byRow) => Object.keys(byRow))).size;
   byId("pictured-label").hidden = !pictured || pictured === rows.id.length;
   byId("pictured").checked = !byId("pictured-label").hidden;
-  byId("filters").addEventListener("input", () => showGrid(true));
+  byId("find").addEventListener("input", () => showGrid(true));
+  byId("filters").addEventListener("change", (event) => event.target !== byId("find") && showGrid(true));
   byId("filters").addEventListener("submit", (event) => event.preventDefault());
 }
 

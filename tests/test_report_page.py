@@ -1,0 +1,393 @@
+"""The report's page in a real browser: Chromium without a window, opened from disk."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import Select, WebDriverWait
+
+from data_specs.stored import open_store
+from pipelines.ffmpeg import write_video
+from pipelines.preprocess import Options
+from pipelines.report import render, write_report
+from tests.system_packages import needed
+from tests.test_report_file import document_of, report_of, stopped_after
+
+pytestmark = pytest.mark.xdist_group("browser")
+
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+DETAILED = ["ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01", "Basketball/v_Basketball_g01_c01"]
+WIDE, NARROW = (1280, 900), (390, 844)
+Browser = webdriver.Chrome
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    needed("chromium", "chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = "/usr/bin/chromium"
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService("/usr/bin/chromedriver"))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def page(ucf_store: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("page") / "report.html"
+    known = data / "annotations" / "ucf101_24.json"
+    write_report(str(ucf_store), out, annotations=known, clips=3, everything=True, wanted=DETAILED)
+    return out
+
+
+def show(chromium: Browser, page: Path, size: tuple[int, int] = WIDE, scheme: str = "light", at: str = "") -> None:
+    """Open a page anew at a size and in a colour scheme."""
+    width, height = size
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+    features = [
+        {"name": "prefers-color-scheme", "value": scheme},
+        {"name": "prefers-reduced-motion", "value": "reduce"},
+    ]
+    chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    chromium.get("about:blank")
+    chromium.get_log("browser")  # what is there is of the page before
+    chromium.get(page.as_uri() + at)
+
+
+def soon(chromium: Browser, holds: Callable[[], object]) -> None:
+    # an element may be drawn anew between its finding and its reading
+    wait = WebDriverWait(chromium, 10, poll_frequency=0.05, ignored_exceptions=[StaleElementReferenceException])
+    wait.until(lambda _: holds())
+
+
+def all_of(chromium: Browser, css: str) -> list[Any]:
+    return chromium.find_elements(By.CSS_SELECTOR, css)
+
+
+def one(chromium: Browser, css: str) -> Any:
+    return chromium.find_element(By.CSS_SELECTOR, css)
+
+
+def names(chromium: Browser) -> list[str]:
+    """The ids of the clips in the grid."""
+    script = (
+        "return [...document.querySelectorAll('#grid a')].map(a => decodeURIComponent(a.hash.slice('#clip/'.length)))"
+    )
+    found: list[str] = chromium.execute_script(script)
+    return found
+
+
+def press(chromium: Browser, *keys: str) -> None:
+    for key in keys:
+        webdriver.ActionChains(chromium).send_keys(key).perform()
+
+
+@pytest.mark.parametrize("size", [WIDE, NARROW])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_loads_without_a_complaint_and_fits(
+    chromium: Browser, page: Path, size: tuple[int, int], scheme: str
+) -> None:
+    show(chromium, page, size, scheme)
+    assert chromium.get_log("browser") == []
+    assert len(names(chromium)) == 15
+    width, of = chromium.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
+    assert width <= of == size[0]
+    paper = chromium.execute_script("return getComputedStyle(document.body).backgroundColor")
+    assert (max(map(int, paper[4:-1].split(","))) < 60) == (scheme == "dark")
+    one(chromium, "#grid a").click()
+    soon(chromium, lambda: one(chromium, "dialog").is_displayed())
+    dialog = one(chromium, "dialog").rect
+    assert dialog["x"] >= 0
+    assert dialog["x"] + dialog["width"] <= size[0]
+    wider = chromium.execute_script("const d = document.querySelector('dialog'); return d.scrollWidth - d.clientWidth")
+    assert wider <= 0
+    assert chromium.get_log("browser") == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_words_stand_out_from_their_ground(chromium: Browser, page: Path, scheme: str) -> None:
+    show(chromium, page, WIDE, scheme)
+    ratios = chromium.execute_script(
+        """
+        const probe = document.createElement("i");
+        document.body.append(probe);
+        const style = getComputedStyle(document.documentElement);
+        const light = (name) => {
+          probe.style.color = style.getPropertyValue(name);
+          const parts = getComputedStyle(probe).color.match(/\\d+/g).map((part) => part / 255);
+          const linear = parts.map((part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4));
+          return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2];
+        };
+        const found = {};
+        for (const ink of ["--ink", "--quiet", "--accent", "--bad", "--warn"]) {
+          for (const ground of ["--paper", "--card", "--soft"]) {
+            const [a, b] = [light(ink), light(ground)].sort((x, y) => y - x);
+            found[ink + " on " + ground] = (a + 0.05) / (b + 0.05);
+          }
+        }
+        return found;
+        """
+    )
+    assert len(ratios) == 15
+    assert {pair: ratio for pair, ratio in ratios.items() if ratio < 4.5} == {}
+
+
+def test_it_asks_for_nothing(chromium: Browser, page: Path) -> None:
+    show(chromium, page)
+    asked = chromium.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
+    assert [name for name in asked if not name.startswith("data:")] == []
+
+
+def test_every_picture_has_a_text_and_every_heading_its_level(chromium: Browser, page: Path) -> None:
+    show(chromium, page, at="#clip/Basketball%2Fv_Basketball_g01_c01")
+    soon(chromium, lambda: one(chromium, "dialog").is_displayed())
+    script = """
+        const pictures = [...document.querySelectorAll("svg, img, canvas")];
+        const drawn = (e) => e.getAttribute("role") === "img" && e.getAttribute("aria-label");
+        const text = (e) => e.tagName === "IMG" ? e.alt : drawn(e);
+        return [pictures.length, pictures.filter(e => !text(e)).map(e => e.outerHTML.slice(0, 100))];
+    """
+    count, without = chromium.execute_script(script)
+    assert count > 30
+    assert without == []
+    levels = [heading.tag_name for heading in all_of(chromium, "main h1, main h2")]
+    assert levels == ["h1", *["h2"] * (len(levels) - 1)]
+    unnamed = chromium.execute_script(
+        "return [...document.querySelectorAll('button, a, input, select')].filter(e => !(e.textContent.trim()"
+        " || e.getAttribute('aria-label') || e.labels?.length)).map(e => e.outerHTML)"
+    )
+    assert unnamed == []
+
+
+def test_it_filters_by_class_split_state_and_words(chromium: Browser, page: Path, ucf_store: Path) -> None:
+    store = open_store(ucf_store)
+    show(chromium, page)
+    Select(one(chromium, "#class")).select_by_visible_text("ApplyEyeMakeup")
+    assert names(chromium) == store.ids[:2]
+    assert one(chromium, "#count").text == "2 of 15 clips"
+    Select(one(chromium, "#class")).select_by_index(0)
+    for part, value in (("train", 1), ("test", 2)):
+        expected = [id for id, row in zip(store.ids, store.table("split"), strict=True) if row[0] == value]
+        option = next(o for o in Select(one(chromium, "#split")).options if o.text.startswith(f"split 1 {part}"))
+        option.click()
+        assert names(chromium) == expected
+    Select(one(chromium, "#split")).select_by_index(0)
+    Select(one(chromium, "#state")).select_by_visible_text("quarantined")
+    assert names(chromium) == []
+    assert "No clip fits" in one(chromium, "#grid").text
+    Select(one(chromium, "#state")).select_by_index(0)
+    one(chromium, "#find").send_keys("BASKET")
+    assert names(chromium) == ["Basketball/v_Basketball_g01_c01"]
+
+
+def test_it_sorts_by_what_the_store_says(chromium: Browser, page: Path, ucf_store: Path) -> None:
+    store = open_store(ucf_store)
+    score, box = store.view("mocrop").table("score"), store.view("mocrop").table("box")
+    size = store.table("frame_size")
+    area = (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1]) / size.prod(axis=1)
+    offset = ((box[:, 0] + box[:, 2] - size[:, 1]) ** 2 + (box[:, 1] + box[:, 3] - size[:, 0]) ** 2) ** 0.5
+    offset = offset / (size**2).sum(axis=1) ** 0.5
+    show(chromium, page)
+    for option, values, down in (
+        ("motion kept, least first", score.round(4), False),
+        ("motion kept, most first", score.round(4), True),
+        ("area, smallest first", area, False),
+        ("distance from the centre, farthest first", offset, True),
+    ):
+        Select(one(chromium, "#sort")).select_by_visible_text(option)
+        shown = [float(values[store.row(id)]) for id in names(chromium)]
+        assert len(shown) == 15
+        assert shown == sorted(shown, reverse=down)
+    Select(one(chromium, "#sort")).select_by_visible_text("actor kept, least first")
+    assert names(chromium)[0].startswith(("Fencing", "Biking"))
+
+
+def test_another_view_changes_head_grid_and_tables(chromium: Browser, page: Path) -> None:
+    show(chromium, page)
+    before = one(chromium, "#grid .pair svg").get_attribute("aria-label")
+    assert "of the motion" in one(chromium, "#lead").text
+    Select(one(chromium, "#view")).select_by_visible_text("centre")
+    assert one(chromium, "#lead").text == "centre is a box at the centre: 75 % of the picture."
+    assert one(chromium, "#grid .pair svg").get_attribute("aria-label") != before
+    assert "Motion kept" not in one(chromium, "#class-table").text
+
+
+def test_a_clip_opens_moves_and_closes_by_keyboard_alone(chromium: Browser, page: Path) -> None:
+    show(chromium, page)
+    press(chromium, Keys.TAB)
+    assert chromium.switch_to.active_element.text == "Skip to the clips"
+    chromium.execute_script("document.querySelector('#density').focus()")
+    press(chromium, Keys.TAB)
+    card = chromium.switch_to.active_element
+    assert card.get_attribute("class") == "card"
+    assert chromium.execute_script("return getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    press(chromium, Keys.ENTER)
+    soon(chromium, lambda: one(chromium, "dialog").is_displayed())
+    assert one(chromium, "#detail-title").text == "ApplyEyeMakeup"
+    pressed = lambda: one(chromium, ".strip [aria-pressed=true]").text  # noqa: E731
+    first = int(pressed())
+    press(chromium, Keys.ARROW_RIGHT)
+    assert int(pressed()) > first
+    press(chromium, Keys.ARROW_LEFT, Keys.ARROW_LEFT)
+    assert int(pressed()) < first
+    press(chromium, Keys.PAGE_DOWN)
+    soon(chromium, lambda: "g19_c03" in one(chromium, "dialog header").text)
+    press(chromium, Keys.PAGE_UP)
+    soon(chromium, lambda: "g01_c01" in one(chromium, "dialog header").text)
+    press(chromium, Keys.ESCAPE)
+    soon(chromium, lambda: not one(chromium, "dialog").is_displayed())
+    assert chromium.switch_to.active_element == card
+    assert "#clip" not in chromium.current_url
+
+
+def test_a_detail_has_arrows_time_and_every_view(chromium: Browser, page: Path) -> None:
+    show(chromium, page, at="#clip/Basketball%2Fv_Basketball_g01_c01")
+    soon(chromium, lambda: one(chromium, "dialog").is_displayed())
+    assert len(all_of(chromium, ".views li")) == 4
+    assert len(all_of(chromium, ".strip button")) == 8
+    assert one(chromium, ".viewer .arrows .line").get_attribute("d").startswith("M")
+    assert len(all_of(chromium, ".viewer .box.actor")) == 1
+    assert "of the" in one(chromium, ".time figcaption").text
+    for name, gone in (("vectors", ".viewer .arrows"), ("density", ".viewer .density"), ("actors", ".viewer .actor")):
+        assert all_of(chromium, gone)
+        next(label for label in all_of(chromium, ".switches label") if label.text == name).click()
+        assert not all_of(chromium, gone)
+    all_of(chromium, ".views button")[1].click()
+    assert "box of centre" in one(chromium, ".viewer svg").get_attribute("aria-label")
+    loaded = chromium.execute_script(
+        "return Promise.all([...document.images].map(i => i.decode().then(() => true, () => false)))"
+    )
+    assert loaded
+    assert all(loaded)
+
+
+def test_an_address_that_names_no_clip_opens_nothing(chromium: Browser, page: Path) -> None:
+    for at in ("#clip/None%2Fsuch", "#clip/%E0%A4%A"):
+        show(chromium, page, at=at)
+        assert not one(chromium, "dialog").is_displayed()
+        assert chromium.get_log("browser") == []
+
+
+def test_headings_sort_their_table(chromium: Browser, page: Path) -> None:
+    show(chromium, page)
+    column = lambda: [row.text.split("\n")[0] for row in all_of(chromium, "#class-table tbody tr td:nth-child(5)")]  # noqa: E731
+    heading = all_of(chromium, "#class-table thead button")[4]
+    assert heading.text == "Motion kept"
+    heading.send_keys(Keys.ENTER)
+    assert one(chromium, "#class-table th[aria-sort]").get_attribute("aria-sort") == "descending"
+    kept = [float(text.rstrip(" %")) for text in column()]
+    assert len(kept) == 14
+    assert kept == sorted(kept, reverse=True)
+    all_of(chromium, "#class-table thead button")[4].send_keys(Keys.ENTER)
+    assert [float(text.rstrip(" %")) for text in column()] == sorted(kept)
+
+
+def test_actors_stand_by_box_class_and_clip_the_worst_first(chromium: Browser, page: Path) -> None:
+    show(chromium, page)
+    tables = all_of(chromium, "#actor-tables table")
+    assert len(tables) == 3
+    assert "best for mocrop" in tables[0].text
+    actors = document_of(page)["actors"]
+    mean = next(one["clips"] for one in actors["series"] if one["name"] == "mocrop")
+    rows = document_of(page)["rows"]["id"]
+    worst = [rows[row] for _, row in sorted(zip(mean, actors["rows"], strict=True))]
+    listed = [link.text for link in all_of(chromium, "#actor-tables table:last-of-type a")]
+    assert listed[:2] == worst[:2]
+    assert "All annotations match" in one(chromium, "#actor-tables").text
+
+
+def test_thirteen_thousand_clips_stay_usable(chromium: Browser, page: Path, tmp_path: Path) -> None:
+    document = document_of(page)
+    times = 888
+    for name, column in document["rows"].items():
+        if name != "reason":
+            document["rows"][name] = column * times
+    document["rows"]["id"] = [f"{id}_{i}" for i, id in enumerate(document["rows"]["id"])]
+    for view in document["boxes"].values():
+        for name in ("box", "score", "source", "density"):
+            view[name] = view[name] and view[name] * times
+    large = tmp_path / "large.html"
+    large.write_bytes(render(document))
+    began = time.monotonic()
+    show(chromium, large)
+    assert time.monotonic() - began < 15
+    assert one(chromium, "#count").text == "15 of 13\u202f320 clips"
+    one(chromium, "#pictured").click()
+    assert one(chromium, "#count").text == "13\u202f320 clips"
+    assert len(names(chromium)) == 24
+    assert one(chromium, "#pages").text.endswith("Next →")
+    first = names(chromium)[0]
+    all_of(chromium, "#pages button")[1].click()
+    assert one(chromium, "#pages input").get_attribute("value") == "2"
+    assert names(chromium)[0] != first
+    began = time.monotonic()
+    Select(one(chromium, "#sort")).select_by_visible_text("motion kept, least first")
+    assert time.monotonic() - began < 5
+    assert one(chromium, "#pages input").get_attribute("value") == "1"
+    assert chromium.get_log("browser") == []
+
+
+def test_names_and_reasons_are_text_and_never_markup(chromium: Browser, tmp_path: Path) -> None:
+    import numpy as np
+
+    evil = tmp_path / "UCF-101" / "<img src=x onerror=alert(1)><"
+    evil.mkdir(parents=True)
+    frames = [np.full((32, 48, 3), 8 * i, np.uint8) for i in range(6)]
+    write_video(evil / "script>alert(2)<!--.avi", frames, 25)
+    (evil / "<script>alert(3)<.avi").write_bytes(b"none")
+    store = tmp_path / "<b onclick=alert(4)>.zarr"
+    stopped_after(Options(str(tmp_path / "UCF-101"), str(store), None, "smoke"), "clips")
+    wrong = {"</script><script>alert(5)</script>": {"num_frames": 1, "tubes": []}}
+    (tmp_path / "actors.json").write_text(json.dumps(wrong))
+    document = report_of(store, tmp_path, annotations=tmp_path / "actors.json")
+    assert document["rows"]["id"][1] == "<img src=x onerror=alert(1)></script>alert(2)<!--"
+    show(chromium, tmp_path / "report.html")
+    assert chromium.get_log("browser") == []
+    assert len(names(chromium)) == 2
+    assert "<b onclick=alert(4)>" in one(chromium, "h1").text
+    assert "<script>alert(3)<" in one(chromium, "#quarantine-table").text
+    assert "<script>alert(5)" in one(chromium, "#actor-tables").text
+    all_of(chromium, "#grid a")[1].click()
+    soon(chromium, lambda: one(chromium, "dialog").is_displayed())
+    assert "</script>alert(2)<!--" in one(chromium, "dialog header").text
+    assert chromium.execute_script("return document.scripts.length") == 2
+    assert (
+        chromium.execute_script("return document.querySelectorAll('main script, main b[onclick], [onerror]').length")
+        == 0
+    )
+
+
+def test_an_unfinished_store_is_told_on_the_page(chromium: Browser, synth_data: Path, tmp_path: Path) -> None:
+    store = tmp_path / "s.zarr"
+    stopped_after(Options(str(synth_data / "UCF-101"), str(store), None, "smoke", limit=4), "boxes")
+    report_of(store, tmp_path)
+    show(chromium, tmp_path / "report.html")
+    assert chromium.get_log("browser") == []
+    assert "No clip is done yet" in one(chromium, "#notices").text
+    assert len(names(chromium)) == 4
+    one(chromium, "#grid a").click()
+    soon(chromium, lambda: one(chromium, "dialog").is_displayed())
+    assert "No frames of this clip are cached" in one(chromium, "dialog").text
+    assert chromium.get_log("browser") == []
