@@ -12,7 +12,7 @@ to tell are those few scored as defined.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -27,6 +27,7 @@ Sizes = tuple[tuple[int, int], ...]
 
 _CORNER_SIGNS = np.array([1.0, -1.0, -1.0, 1.0])
 _LARGEST_MASKS = 2**15  # cells times rectangles; beyond, an integral image is faster
+_MOST_RECTANGLES = 2**12  # made once for a grid; beyond, each when it is found
 _TINY = sys.float_info.min  # covers products that underflow
 _SCORES_AT_ONCE = 2**18  # bounds the memory of a batch
 
@@ -116,9 +117,12 @@ def best_rectangle(
         raise _bad_cell(flat)
     scores = search.scores(flat)
     best = int(scores.argmax())
-    close = (scores >= scores.item(best) - search.rounding * (high + _TINY)).nonzero()[0]
-    if len(close) > 1 and not _sums_exactly(flat):
-        best = search.first_best(cells, close)
+    best_score = scores.item(best)
+    least = best_score - search.rounding * (high + _TINY)
+    scores[best] = -1.0
+    if scores.item(scores.argmax()) >= least and not _sums_exactly(flat):
+        scores[best] = best_score
+        best = search.first_best(cells, (scores >= least).nonzero()[0])
     return search.rectangle(best)
 
 
@@ -143,16 +147,19 @@ def best_rectangles(
     step = max(1, _SCORES_AT_ONCE // max(search.size, len(search.areas)))
     for start in range(0, len(maps), step):
         flat = np.asarray(maps[start : start + step], dtype=np.float64).reshape(-1, search.size)
-        high = flat.max(axis=1)
-        if not (flat.min() >= 0 and high.max() <= search.highest):
+        ordered = flat.ravel()
+        low, high = ordered.item(ordered.argmin()), ordered.item(ordered.argmax())
+        if not (low >= 0 and high <= search.highest):
             raise _bad_cell(flat)
         scores = search.scores(flat)
         best[start : start + step] = scores.argmax(axis=1)
-        close = scores >= (scores.max(axis=1) - search.rounding * (high + _TINY))[:, None]
-        ties = np.flatnonzero(np.count_nonzero(close, axis=1) > 1)
-        for i in ties[~_sums_exactly(flat[ties])]:
-            cells = np.asarray(maps[start + i], dtype=np.float64)
-            best[start + i] = search.first_best(cells, close[i].nonzero()[0])
+        highest = scores.max(axis=1)
+        if np.count_nonzero(scores >= (highest - search.rounding * (high + _TINY))[:, None]) > len(flat):
+            close = scores >= (highest - search.rounding * (flat.max(axis=1) + _TINY))[:, None]
+            ties = np.flatnonzero(np.count_nonzero(close, axis=1) > 1)
+            for i in ties[~_sums_exactly(flat[ties])]:
+                cells = np.asarray(maps[start + i], dtype=np.float64)
+                best[start + i] = search.first_best(cells, close[i].nonzero()[0])
     return search.bounds(best)
 
 
@@ -161,15 +168,21 @@ class _Search:
     """The n rectangles to try on a grid, in visiting order, and how they are scored.
 
     corners: (4, n) flat indices into an integral image of (rows + 1, columns + 1): upper left, upper right,
-    lower left, lower right. areas: (n,) in cells. masks: (cells, n) of 0 and 1, or None where those would be
-    large. size: cells of the grid. highest: the highest cell whose scores cannot overflow. rounding: how far,
-    in units of the highest cell, two scores may lie apart that are equal as defined.
+    lower left, lower right. areas: (n,) in cells. table: (n, 4) row0, col0, row1, col1, and rectangles: the same;
+    both empty where there are too many. masks: (cells, n) of 0 and 1, or None where those would be large. down,
+    across: what a map is multiplied with from the left and the right to give its integral image. size: cells of the
+    grid. highest: the highest cell whose scores cannot overflow. rounding: how far, in units of the highest cell, two
+    scores may lie apart that are equal as defined.
     """
 
     grid: tuple[int, int]
-    corners: npt.NDArray[np.int32]
+    corners: npt.NDArray[np.intp] | npt.NDArray[np.int32]
     areas: npt.NDArray[np.int32]
+    table: Integers
+    rectangles: tuple[Rectangle, ...]
     masks: Floats | None
+    down: Floats
+    across: Floats
     sum_weight: float
     mean_weight: float
     size: int
@@ -178,7 +191,7 @@ class _Search:
 
     def scores(self, flat: Floats) -> Floats:
         """Score every rectangle on maps (..., cells): (..., n)."""
-        sums: Floats = self._integral_sums(flat) if self.masks is None else flat @ self.masks
+        sums: Floats = self._integral_sums(flat) if self.masks is None else flat.dot(self.masks)
         return sums if self.sum_weight == 1 and self.mean_weight == 0 else self._score(sums, self.areas)
 
     def first_best(self, cells: Floats, close: npt.NDArray[np.intp]) -> int:
@@ -193,32 +206,29 @@ class _Search:
 
     def rectangle(self, i: int) -> Rectangle:
         """Return rectangle i."""
-        row0, col0 = divmod(self.corners.item(0, i), self.grid[1] + 1)
-        row1, col1 = divmod(self.corners.item(3, i), self.grid[1] + 1)
-        return Rectangle(row0, col0, row1, col1)
+        return self.rectangles[i] if self.rectangles else Rectangle(*self.bounds(np.array([i]))[0].tolist())
 
     def bounds(self, chosen: Integers) -> Integers:
         """Return row0, col0, row1, col1 of the chosen rectangles (m,): (m, 4)."""
-        rows, columns = np.divmod(self.corners[::3, chosen].astype(np.int64), self.grid[1] + 1)
-        return np.stack([rows[0], columns[0], rows[1], columns[1]], axis=1)
+        return self.table.take(chosen, axis=0) if len(self.table) else _bounds(self.grid, self.corners[:, chosen])
 
     def _score(self, sums: Any, areas: Any) -> Any:
         return self.sum_weight * sums + self.mean_weight * (sums / areas)
 
     def _integral_sums(self, flat: Floats) -> Floats:
-        many, (rows, columns) = flat.shape[:-1], self.grid
-        integral = np.zeros((*many, rows + 1, columns + 1))
-        inner = integral[..., 1:, 1:]
-        np.add.accumulate(flat.reshape(*many, rows, columns), axis=-2, out=inner)
-        np.add.accumulate(inner, axis=-1, out=inner)
-        sums: Floats = _CORNER_SIGNS @ integral.reshape(*many, -1).take(self.corners, axis=-1)
+        corners: Floats
+        if flat.ndim == 1:  # the same with less to set up
+            integral = self.down.dot(flat.reshape(self.grid)).dot(self.across)
+            corners = integral.take(self.corners, mode="clip")  # none is outside
+        else:
+            integrals = self.down @ flat.reshape(-1, *self.grid) @ self.across
+            corners = integrals.reshape(len(flat), -1).take(self.corners, axis=-1, mode="clip")
+        sums: Floats = _CORNER_SIGNS @ corners
         return sums
 
 
 @lru_cache(maxsize=8)
-def _search(
-    grid: tuple[int, int], ratio: float, tolerance: float, sum_weight: float, mean_weight: float
-) -> _Search:
+def _search(grid: tuple[int, int], ratio: float, tolerance: float, sum_weight: float, mean_weight: float) -> _Search:
     check_weights(sum_weight, mean_weight)
     (rows, columns), stride = grid, grid[1] + 1
     corners, areas = [], []
@@ -226,20 +236,31 @@ def _search(
         upper_left = np.add.outer(np.arange(rows - h + 1) * stride, np.arange(columns - w + 1)).ravel()
         corners.append(np.add.outer([0, w, h * stride, h * stride + w], upper_left).astype(np.int32))
         areas.append(np.full(len(upper_left), h * w, dtype=np.int32))
+    every = np.hstack(corners)
+    known = every.shape[1] <= _MOST_RECTANGLES
+    table = _bounds(grid, every) if known else np.empty((0, 4), np.int64)
     size, weight = rows * columns, max(1.0, sum_weight + mean_weight)
-    search = _Search(
+    return _Search(
         grid,
-        np.hstack(corners),
+        every.astype(np.intp) if known else every,
         np.hstack(areas),
-        masks=None,
+        table,
+        tuple(Rectangle(*bounds) for bounds in table.tolist()),
+        masks=_masks(grid, table) if known and size * every.shape[1] <= _LARGEST_MASKS else None,
+        down=np.tri(rows + 1, rows, -1),
+        across=np.tri(columns + 1, columns, -1).T.copy(),
         sum_weight=float(sum_weight),
         mean_weight=float(mean_weight),
         size=size,
         highest=sys.float_info.max / (32 * size * weight),
         rounding=_rounding(size) * weight,
     )
-    few = size * len(search.areas) <= _LARGEST_MASKS
-    return replace(search, masks=_masks(grid, search.bounds(np.arange(len(search.areas))))) if few else search
+
+
+def _bounds(grid: tuple[int, int], corners: npt.NDArray[Any]) -> Integers:
+    """Return row0, col0, row1, col1 of rectangles whose corners are (4, n): (n, 4)."""
+    rows, columns = np.divmod(corners[::3].astype(np.int64), grid[1] + 1)
+    return np.stack([rows[0], columns[0], rows[1], columns[1]], axis=1)
 
 
 def _rounding(size: int) -> float:
