@@ -203,6 +203,8 @@ def _one_line(error: Any) -> str:
     key = ".".join(str(part) for part in error["loc"] if part not in unions) or "recipe"
     if error["type"] == "extra_forbidden":
         return f"unknown key {key!r}"
+    if error["type"].startswith("union_tag"):
+        return f"{key}: kind {error['input'].get('kind')!r}; give full, centre, random or motion"
     message = error["msg"].removeprefix("Value error, ")
     return message if error["type"] == "value_error" else f"{key} = {error['input']!r}: {message}"
 
