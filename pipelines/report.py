@@ -85,10 +85,10 @@ def _check(store: Store, out: Path, clips: int, everything: bool) -> None:
     with_picture = gallery.CLIP_BYTES + gallery.DETAIL_BYTES[0] + gallery.DETAIL_BYTES[1] * len(store.views)
     might = rows + min(clips, len(store.ids)) * with_picture
     if might > LARGEST and not everything:
-        fit = max(0, (LARGEST - rows) // with_picture)
+        fewer = f"--clips {(LARGEST - rows) // with_picture}, or " if rows < LARGEST else ""
         raise ReportError(
             f"--clips {clips}: the page of {len(store.ids)} clips might take {might / 1e6:.0f} MB, more than "
-            f"{LARGEST / 1e6:.0f}; give --clips {fit}, or --all for a page of any size"
+            f"{LARGEST / 1e6:.0f}; give {fewer}--all for a page of any size"
         )
 
 

@@ -9,10 +9,12 @@ function meter(value, digits = 0, strong = false) {
 
 const clipLink = (row) => h("a", { href: `#clip/${encodeURIComponent(rows.id[row])}` }, rows.id[row]);
 
-// A table sorted by its headings. Columns: { name, of(row) → value to sort by, show(row) → content, number }.
+const kindOf = (column) => (column.number ? "number" : column.wordy ? "wordy" : null);
+
+// A table sorted by its headings. Columns: { name, of(row) → value to sort by, show(row) → content, number, wordy }.
 function table(caption, columns, items, { by = 0, down = false, tall = false } = {}) {
   const body = h("tbody");
-  const heads = columns.map((column, i) => h("th", { scope: "col", class: column.number && "number" },
+  const heads = columns.map((column, i) => h("th", { scope: "col", class: kindOf(column) },
     h("button", { type: "button", onclick: () => order(i) }, column.name)));
   function order(column, start) {
     down = start ?? (column === by ? !down : Boolean(columns[column].number));
@@ -26,11 +28,11 @@ function table(caption, columns, items, { by = 0, down = false, tall = false } =
       return down ? -sign : sign;
     });
     body.replaceChildren(...sorted.map((item) => h("tr", {}, columns.map((column, i) =>
-      h(i ? "td" : "th", { scope: i ? null : "row", class: column.number && "number" }, column.show ? column.show(item) : String(column.of(item)))))));
+      h(i ? "td" : "th", { scope: i ? null : "row", class: kindOf(column) }, column.show ? column.show(item) : String(column.of(item)))))));
   }
   order(by, down);
   return h("div", { class: tall ? "scroll tall" : "scroll", tabindex: 0, role: "region", "aria-label": caption },
-    h("table", {}, h("caption", {}, caption), h("thead", {}, h("tr", {}, heads)), body));
+    h("table", {}, h("caption", {}, h("span", {}, caption)), h("thead", {}, h("tr", {}, heads)), body));
 }
 
 function showClasses(view) {
@@ -61,11 +63,11 @@ function showActors() {
   byId("actors").hidden = byId("to-actors").hidden = false;
   const series = table("How much of the actors is inside the box, all annotated clips", [
     { name: "Box", of: (one) => one.name },
-    { name: "What it is", of: aboutSeries },
     { name: "Area", of: (one) => one.area, show: (one) => meter(one.area, 1), number: true },
     { name: "Actor kept", of: (one) => one.mean, show: (one) => meter(one.mean, 1, isMain(one)), number: true },
     { name: "≥ 90 % kept", of: (one) => one.mostly, show: (one) => meter(one.mostly, 1, isMain(one)), number: true },
-  ], actors.series, { by: 3, down: true });
+    { name: "What it is", of: aboutSeries, wordy: true },
+  ], actors.series, { by: 2, down: true });
   const value = (one, key, i) => ({ name: one.name, of: (item) => one[key][item[i]], show: (item) => meter(one[key][item[i]], 1, isMain(one)), number: true });
   const classes = table("Actor kept by class: each clip counts the same", [
     { name: "Class", of: (item) => head.classes[item[1]] ?? "no class" },
@@ -79,7 +81,7 @@ function showActors() {
     ...actors.series.map((one) => value(one, "clips", 0)),
   ], actors.rows.map((row, i) => [i, row]), { by: 2 + main, tall: actors.rows.length > 15 });
   byId("actor-tables").replaceChildren(
-    h("p", { class: "quiet" }, `${plural(actors.rows.length, "clip")} with ${plural(actors.boxes.reduce((sum, count) => sum + count, 0), "actor box", "actor boxes")}. Kept is the share of an actor's box inside the crop, meant over a clip's boxes (an actor in a frame is one) and then over clips. “≥ 90 % kept” is the share of those boxes of which at least nine tenths are inside. Each best row looks at the actor boxes: it tries every rectangle that the view's grid and tolerance allow, so no one box a clip can do better there.`),
+    h("p", { class: "quiet" }, `${plural(actors.rows.length, "clip")} with ${plural(actors.boxes.reduce((sum, count) => sum + count, 0), "actor box", "actor boxes")}. Kept is the share of an actor's box inside the crop, meant over a clip's boxes (an actor in a frame is one) and then over clips. “≥ 90 % kept” is the share of those boxes of which at least nine tenths are inside. Each best row looks at the actor boxes: it tries every rectangle that the view's grid and tolerance allow, so no single box for a clip can keep more on that grid.`),
     series, classes, clips, ...mismatches());
 }
 
@@ -96,7 +98,7 @@ function mismatches() {
   if (!actors.problems.length) return [h("p", { class: "quiet" }, "All annotations match the store.")];
   const columns = [
     { name: "Annotated clip", of: (item) => item[0] },
-    { name: "What does not match", of: (item) => item.slice(1).join("; ") },
+    { name: "What does not match", of: (item) => item.slice(1).join("; "), wordy: true },
   ];
   return [h("h3", {}, `${plural(actors.problems.length, "annotation")} that ${actors.problems.length === 1 ? "does" : "do"} not match`),
     table("Annotations that do not match the store", columns, actors.problems, { tall: actors.problems.length > 15 })];
@@ -111,7 +113,7 @@ function showQuarantined() {
     { name: "Clip", of: (row) => rows.id[row], show: clipLink },
     { name: "Class", of: className },
     { name: "Stage", of: (row) => part(row, 0) },
-    { name: "Reason", of: (row) => part(row, 1) },
+    { name: "Reason", of: (row) => part(row, 1), wordy: true },
   ], bad, { tall: bad.length > 15 }));
 }
 
