@@ -16,7 +16,7 @@ from data_specs.stored import StoreError, attributes, check_location, is_url, op
 from pipelines import store as writing
 from pipelines.ffmpeg import FfmpegError
 from pipelines.garbage import register, unfinished
-from pipelines.h264 import Folders
+from pipelines.h264 import H264, Folders
 from pipelines.identity import is_made, make_or_reopen
 from pipelines.lock import Lease, locked
 from pipelines.parts import sweep
@@ -167,7 +167,7 @@ def open_run(options: Options) -> Iterator[Run]:
         with locked(location) as lease:
             make_or_reopen(location, dataset, recipe)
             _sweep(location)
-            sweep(Path(folders.work_dir))
+            sweep(Path(folders.work_dir, H264))  # never a folder that others use too
             run = Run(options, dataset, recipe, lease)
             if isinstance(recipe.transcode, Encode):
                 register(folders.work_dir, location)

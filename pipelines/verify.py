@@ -30,6 +30,7 @@ from pipelines.lock import check_unlocked
 from pipelines.progress import Progress, expected_tables
 from pipelines.store import put_attributes, stored_fingerprint, wrong_documents
 
+ROOT = "zarr.json"
 DAMAGED = "progress/damaged"
 """Group whose attribute ``records`` names what ``mocrop preprocess`` has to do again."""
 
@@ -55,17 +56,19 @@ def verify(location: str, on_record: Callable[[int, int], None] | None = None) -
     store = open_store(location)
     check_unlocked(location, "verify it")
     faults = _root_faults(store)
+    doubtful = any(fault.where == ROOT for fault in faults)  # then what follows from the recipe cannot be told yet
     if not any(fault.where == "id" for fault in faults):  # without the ids nothing below can be told
         progress = Progress(store.zarr, store.recipe, store.num_shards)
         faults += [Fault(path, "the record is damaged", path) for path in progress.damaged]
         records = [record for shard in range(store.num_shards) for record in progress.records_of(shard)]
         for number, record in enumerate(records, 1):
-            faults += _chain_faults(store, progress, record)
+            if not doubtful:
+                faults += _chain_faults(store, progress, record)
             faults += _object_faults(store, record)
             faults += _row_faults(store, progress, record)
             if on_record:
                 on_record(number, len(records))
-        faults += _table_faults(store, progress)
+        faults += [fault for fault in _table_faults(store, progress) if not (doubtful and fault.where == "state")]
     _note(location, faults)
     return faults
 
@@ -94,19 +97,19 @@ def damaged_records(store: ZarrStore) -> list[str]:
 def _root_faults(store: Store) -> list[Fault]:
     """What is wrong with the tables that name the clips, the store's fingerprint and the arrays' descriptions."""
     faults = []
+    lengths = {}
     for name in ("id", "label", "split"):
         try:
-            found = store.table(name)
-            if len(found) != len(store.table("id")):
-                faults.append(Fault(name, f"the table has {len(found)} rows"))
+            lengths[name] = len(store.table(name))
         except Damaged as error:
             faults.append(Fault(name, f"the table cannot be read: {error.__cause__}"))
+    if "id" not in lengths:
+        return faults
+    faults += [Fault(name, f"the table has {rows} rows") for name, rows in lengths.items() if rows != lengths["id"]]
     if not faults and store.fingerprint != stored_fingerprint(store):
-        faults.append(Fault("zarr.json", "its fingerprint does not follow from its clips, classes and recipe"))
-    if not any(fault.where == "id" for fault in faults):
-        wrong = wrong_documents(store.zarr, store.recipe, len(store.ids))
-        faults += [Fault(key, "it is missing, damaged or does not follow from the recipe") for key in wrong]
-    return faults
+        return [Fault(ROOT, "its fingerprint does not follow from its clips, classes and recipe")]
+    wrong = wrong_documents(store.zarr, store.recipe, lengths["id"])
+    return faults + [Fault(key, "it is missing, damaged or does not follow from the recipe") for key in wrong]
 
 
 def _chain_faults(store: Store, progress: Progress, record: Record) -> Iterator[Fault]:
