@@ -25,7 +25,7 @@ lint: $(READY)  ## ruff and mypy
 	$(BIN)/mypy
 
 test: lint  ## lint, types and every test
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 bench: $(READY)  ## the benchmarks: ratios measured in one run
 	$(BIN)/python -m tests.benchmarks
