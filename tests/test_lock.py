@@ -1,0 +1,191 @@
+"""One run a store: who holds the lock, who may take it over, and that of several at once one gets it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from data_specs.stored import zarr_store
+from pipelines import lock
+from pipelines.lock import LOCK, Holder, StoreLocked, locked, read_holder
+from pipelines.preprocess import Options, RunError, open_run
+from pipelines.store import exchange, group_document, put_attributes
+from tests.conftest import run_stages
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> str:
+    """Where a store may be made."""
+    return str(tmp_path / "store.zarr")
+
+
+def holder(**values: str | int) -> Holder:
+    """A holder on this machine whose process is gone; others by ``values``."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    known = {"token": "t", "host": "h", "place": lock._place(), "pid": 2**22 + 1, "started": "1"}
+    return Holder(**{**known, "since": now, "seen": now, **values})  # type: ignore[arg-type]
+
+
+def left(place: str, by: Holder) -> None:
+    """Put a lock into a store."""
+    put_attributes(zarr_store(place, read_only=False), LOCK, asdict(by))
+
+
+def take_together(place: str, count: int) -> list[str]:
+    """Have so many ask for the lock at once; who got it keeps it until all have asked."""
+    together, done = threading.Barrier(count), threading.Barrier(count)
+
+    def ask(_: int) -> str:
+        together.wait()
+        try:
+            with locked(place):
+                done.wait(60)
+                return "held"
+        except StoreLocked as error:
+            done.wait(60)
+            return str(error)
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(ask, range(count)))
+
+
+def test_of_many_that_ask_at_once_one_gets_the_lock(place: str) -> None:
+    for round in range(10):
+        if round % 2:  # a dead process has left it: all see that, and all would take it over
+            left(place, holder())
+        found = take_together(place, 8)
+        assert found.count("held") == 1, found
+        refused = f"is being written by process {os.getpid()} on {socket.gethostname()} since 20"
+        assert all(refused in answer for answer in found if answer != "held")
+        assert read_holder(zarr_store(place, read_only=True)) is None
+
+
+def test_of_many_exchanges_of_the_same_value_one_succeeds(place: str) -> None:
+    store = zarr_store(place, read_only=False)
+    expected = None
+    for round in range(5):
+        values = [{"round": round, "writer": writer} for writer in range(8)]
+        with ThreadPoolExecutor(8) as pool:
+            won = list(pool.map(partial(exchange, store, "progress/x", expected), values))
+        assert won.count(True) == 1
+        expected = group_document(values[won.index(True)])
+    assert not exchange(store, "progress/x", b"other", None)
+    assert exchange(store, "progress/x", expected, None)
+
+
+def test_a_second_command_is_refused_while_the_first_runs(place: str, synth_data: Path) -> None:
+    hold = "with locked(sys.argv[1]): print('held', flush=True); time.sleep(60)"
+    code = f"import sys, time; from pipelines.lock import locked\n{hold}"
+    with subprocess.Popen([sys.executable, "-c", code, place], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        options = Options(str(synth_data / "UCF-101"), place, recipe="smoke")
+        message = (
+            rf"^store '.*' is being written by process {process.pid} on .+ since 20.+; wait for it, or stop it first$"
+        )
+        with pytest.raises(RunError, match=message):
+            run_stages(options)
+        process.kill()
+    with locked(place):
+        pass
+
+
+def test_a_process_number_that_was_given_again_is_not_mistaken_for_the_holder(place: str) -> None:
+    left(place, holder(pid=os.getpid(), started="1"))
+    with locked(place):
+        assert read_holder(zarr_store(place, read_only=True)).pid == os.getpid()  # type: ignore[union-attr]
+
+
+def test_a_process_number_in_another_container_means_nothing(place: str) -> None:
+    other = holder(place="another boot or container", host=socket.gethostname())
+    left(place, other)  # no process of that number runs here
+    with pytest.raises(StoreLocked, match=r"since 20.* \(last seen 20"), locked(place):
+        pass
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hearts beat ten times a second."""
+    monkeypatch.setattr(lock, "BEAT", timedelta(seconds=0.1))
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("hours", [-1, 1], ids=["long ago", "in the future, by a clock that is wrong"])
+def test_the_lock_of_a_dead_process_elsewhere_is_taken_over_when_it_stays_silent(place: str, hours: int) -> None:
+    seen = (datetime.now(UTC) + timedelta(hours=hours)).isoformat(timespec="seconds")
+    left(place, holder(place="elsewhere", seen=seen))
+    with locked(place):
+        assert read_holder(zarr_store(place, read_only=True)).pid == os.getpid()  # type: ignore[union-attr]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_live_process_elsewhere_whose_clock_is_wrong_keeps_its_lock(place: str) -> None:
+    seen = datetime.now(UTC) - timedelta(hours=3)
+    other = holder(place="elsewhere", seen=seen.isoformat(timespec="seconds"))
+    left(place, other)
+    stop = threading.Event()
+
+    def beat() -> None:
+        for seconds in range(1000):
+            left(place, replace(other, seen=(seen + timedelta(seconds=seconds)).isoformat(timespec="seconds")))
+            if stop.wait(0.05):
+                return
+
+    beating = threading.Thread(target=beat)
+    beating.start()
+    try:
+        with pytest.raises(StoreLocked, match="is being written by process"), locked(place):
+            pass
+    finally:
+        stop.set()
+        beating.join()
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_holder_says_that_it_lives(place: str) -> None:
+    store = zarr_store(place, read_only=True)
+    with locked(place) as lease:
+        before = lease.holder
+        old = replace(before, seen="2020-01-01T00:00:00+00:00")
+        deadline = time.monotonic() + 30
+        while read_holder(store) in (before, old):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        lease.check()
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_run_whose_lock_was_taken_over_ends_and_leaves_the_others_lock(place: str, synth_data: Path) -> None:
+    options = Options(str(synth_data / "UCF-101"), place, recipe="smoke", limit=2)
+    other = holder(place="elsewhere")
+
+    def lose() -> None:
+        with open_run(options) as run:
+            left(place, other)
+            assert run.lease.lost.wait(30)
+            run.pending("transcode")
+
+    with pytest.raises(RunError, match=r"was taken over by another run .*; this one ends, what is done is kept"):
+        lose()
+    assert read_holder(zarr_store(place, read_only=True)) == other
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b'{"zarr_format": 3, "node_type": "group", "attributes": {"pid": 1}}'])
+def test_a_lock_cut_short_by_a_loss_of_power_is_taken_over(place: str, text: bytes) -> None:
+    file = Path(place, LOCK, "zarr.json")
+    file.parent.mkdir(parents=True)
+    file.write_bytes(text)
+    with locked(place):
+        assert read_holder(zarr_store(place, read_only=True)) is not None
+    assert not file.exists()
