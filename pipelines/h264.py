@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,12 +38,12 @@ class Folders:
 
 def source_path(clip: Clip, folders: Folders) -> Path:
     """The clip's file; ``ClipError`` if it is gone or a symbolic link leads out of the source folder."""
-    root = Path(folders.source).resolve()
+    root = Path(os.path.realpath(folders.source))
     path = root / clip.path
-    if not path.resolve().is_relative_to(root):
+    if not Path(os.path.realpath(path)).is_relative_to(root):
         raise ClipError("a symbolic link leads out of the source folder")
     if not path.is_file():
-        raise ClipError("the source file is gone")
+        raise ClipError("it is not a file, nor a link to one" if os.path.lexists(path) else "the source file is gone")
     if path.stat().st_size == 0:
         raise ClipError("the source file is empty (0 bytes)")
     return path

@@ -138,16 +138,20 @@ def _each_clip(plan: ShardPlan, around: Around, before: Record | None, work: _Wo
         except MemoryError:
             rows[clip.id] = {"reason": f"{plan.stage}: it needs more memory than a worker may have"}
         except (ClipError, FfmpegError, VideoError) as error:
-            rows[clip.id] = {"reason": f"{plan.stage}: {_one_line(error)}"}
+            rows[clip.id] = {"reason": f"{plan.stage}: {_one_line(error, plan)}"}
         except Exception as error:  # whatever it is, it belongs to this clip: it is recorded, and shown by status
             if isinstance(error, OSError):
                 _stop_if_not_the_clips_fault(error)
-            rows[clip.id] = {"reason": f"{plan.stage}: {type(error).__name__}: {_one_line(error)}"}
+            rows[clip.id] = {"reason": f"{plan.stage}: {type(error).__name__}: {_one_line(error, plan)}"}
     return rows
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+def _one_line(error: Exception, plan: ShardPlan) -> str:
+    """What an error says, without the folders of this run: the same clip has the same reason wherever they are."""
+    text = str((isinstance(error, OSError) and error.strerror) or error)
+    for folder in (plan.folders.source, plan.folders.work_dir, plan.store):
+        text = text.replace(folder, "…")
+    return " ".join(text.split())[:300] or type(error).__name__
 
 
 def _upstream(store: ZarrStore, stage: str, shard: int, view: str | None = None) -> Record:
