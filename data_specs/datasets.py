@@ -15,6 +15,7 @@ VIDEO_SUFFIXES = frozenset(
 )  # fmt: skip
 NUM_SPLITS = 3
 NEITHER, TRAIN, TEST = 0, 1, 2
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 class DatasetError(ValueError):
@@ -86,13 +87,13 @@ def read_dataset(source: Path | str, splits: Path | str | None = None, *, strict
     source = _class_root(source)
     files = _unique_ids(_video_files(source), source)
     if splits is None:
-        names = sorted({path.parts[0] for path in files.values() if len(path.parts) > 1})
+        names = sorted({printable(path.parts[0]) for path in files.values() if len(path.parts) > 1})
         if loose := [id for id, path in files.items() if len(path.parts) == 1]:
             raise DatasetError(
                 f"source {str(source)!r}: {len(loose)} videos lie beside the class folders ({loose[0]!r} first); "
                 "move them into a class folder or give --splits with a list of labels"
             )
-        clips = [Clip(id, str(path), names.index(path.parts[0])) for id, path in files.items()]
+        clips = [Clip(id, str(path), names.index(printable(path.parts[0]))) for id, path in files.items()]
         return Dataset(source.name, source, tuple(names), tuple(clips))
     return _with_lists(source, files, Path(splits), strict=strict)
 
@@ -122,8 +123,18 @@ def _is_video(entry: os.DirEntry[str]) -> bool:
 
 
 def printable(name: str) -> str:
-    """The name with bytes that are not UTF-8 written as ``\\xNN``, so that any store and terminal takes it."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    """The name as one line that any store and terminal takes.
+
+    Bytes that are not UTF-8, control characters, line ends and marks that turn the direction of writing are written
+    as ``\\xNN`` or ``\\uNNNN``.
+    """
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return _CONTROL.sub(_escaped, text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
 def _unique_ids(paths: Iterator[PurePosixPath], source: Path) -> dict[str, PurePosixPath]:
@@ -238,7 +249,7 @@ def _names_of_labels(files: dict[str, PurePosixPath], labels: dict[str, int]) ->
     """A label's class is the one folder that its clips lie in, else ``class_<label>``."""
     folders: dict[int, set[str]] = {}
     for id, label in labels.items():
-        folders.setdefault(label, set()).add(files[id].parts[0] if len(files[id].parts) > 1 else "")
+        folders.setdefault(label, set()).add(printable(files[id].parts[0]) if len(files[id].parts) > 1 else "")
     count = max(folders, default=-1) + 1
     names = []
     for label in range(count):
