@@ -22,7 +22,7 @@ from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideData
 from av.video.reformatter import VideoReformatter
 
-from pipelines.containers import FORMATS, MAX_PIXELS, PROTOCOLS, fault, url
+from pipelines.containers import FORMATS, MAX_PIXELS, PROTOCOLS, fault, too_large, url
 
 PACKED = np.dtype(
     [("frame", "<i4"), ("x", "<i2"), ("y", "<i2"), ("w", "u1"), ("h", "u1"), ("dx", "<i2"), ("dy", "<i2")]
@@ -203,7 +203,7 @@ def _stands_alone(frame: av.VideoFrame) -> bool:
 def _opened(path: str | os.PathLike[str], max_pixels: int) -> Iterator[tuple[InputContainer, av.VideoStream]]:
     """The file and its first video stream, refused before any frame is set up if its header claims too large
     a one."""
-    if problem := fault(path):
+    if problem := fault(path, max_pixels):
         raise VideoError(problem)
     # max_pixels is here for the decoders that opening a file may start to learn the pixel format
     options = {"protocol_whitelist": PROTOCOLS, "format_whitelist": FORMATS, "max_pixels": str(max_pixels)}
@@ -221,7 +221,7 @@ def _opened(path: str | os.PathLike[str], max_pixels: int) -> Iterator[tuple[Inp
             raise VideoError("there is no decoder for its video stream")
         width, height = stream.codec_context.width, stream.codec_context.height
         if width * height > max_pixels:
-            raise VideoError(f"a frame of {width}x{height} px is more than the {max_pixels} px that are decoded")
+            raise VideoError(too_large(width, height, max_pixels))
         try:
             yield container, stream
         except MemoryError:
