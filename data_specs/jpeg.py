@@ -71,9 +71,7 @@ class JpegCodec(ArrayBytesCodec):
         if data.get("name") != CODEC_NAME:
             raise ValueError(f"the codec's name must be {CODEC_NAME!r}, got {data.get('name')!r}")
         if not isinstance(configuration, dict) or set(configuration) != {"quality"}:
-            raise ValueError(
-                f'{CODEC_NAME}: configuration must be {{"quality": 1..100}}, got {configuration!r}'
-            )
+            raise ValueError(f'{CODEC_NAME}: configuration must be {{"quality": 1..100}}, got {configuration!r}')
         return cls(quality=configuration["quality"])
 
     def to_dict(self) -> dict[str, JSON]:

@@ -177,9 +177,7 @@ def choose_box(v: Vectors, frame_size: tuple[int, int], method: Method, rng: np.
     return choose_box_from(denoise([v], method, len(v)), frame_size, method, rng)
 
 
-def choose_box_from(
-    denoised: Vectors, frame_size: tuple[int, int], method: Method, rng: np.random.Generator
-) -> Choice:
+def choose_box_from(denoised: Vectors, frame_size: tuple[int, int], method: Method, rng: np.random.Generator) -> Choice:
     """Choose the box of a clip from the vectors that `denoise` kept.
 
     denoised: `VECTOR` (n,). The rest is as `choose_box`: with the denoised vectors of a whole clip, the same

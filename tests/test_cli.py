@@ -151,7 +151,7 @@ def test_a_flag_that_cannot_be_ends_with_status_2() -> None:
 
 def test_an_ffmpeg_without_libx264_is_refused(data: Path, tmp_path: Path) -> None:
     fake = tmp_path / "ffmpeg"
-    without = "case \"$*\" in *libx264*) echo \"Unknown encoder 'libx264'\" >&2; exit 1;; esac"
+    without = 'case "$*" in *libx264*) echo "Unknown encoder \'libx264\'" >&2; exit 1;; esac'
     fake.write_text(f"#!/bin/sh\n{without}\necho 'ffmpeg version 7.1'\n")
     fake.chmod(0o755)
     result = mocrop("preprocess", "--source", data / "UCF-101", "--store", tmp_path / "s.zarr",

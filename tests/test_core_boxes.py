@@ -86,9 +86,7 @@ def test_a_pixel_boxs_sides_are_less_than_a_pixel_off_their_cells_share(case, fr
 
 @many
 @given(grids, sizes, st.floats(0.05, 1), st.data())
-def test_a_candidates_area_in_pixels_is_within_the_tolerance_and_a_pixel_a_side(
-    grid, frame_size, ratio, data
-):
+def test_a_candidates_area_in_pixels_is_within_the_tolerance_and_a_pixel_a_side(grid, frame_size, ratio, data):
     """Bound: (0.9 or 1.1) * ratio of the frame's pixels, plus or minus height + width + 1 px."""
     assume(grid[0] <= frame_size[0] and grid[1] <= frame_size[1] and within_tolerance(grid, ratio))
     h, w = data.draw(st.sampled_from(candidate_sizes(grid, ratio)))

@@ -69,9 +69,7 @@ def searches(draw, most_rows=10, most_columns=12):
 @given(searches())
 def test_search_gives_the_loops_rectangle(case):
     density, ratio, tolerance, sum_weight, mean_weight = case
-    found = best_rectangle(
-        density, ratio, tolerance=tolerance, sum_weight=sum_weight, mean_weight=mean_weight
-    )
+    found = best_rectangle(density, ratio, tolerance=tolerance, sum_weight=sum_weight, mean_weight=mean_weight)
     assert found == literal(*case)
 
 
@@ -89,9 +87,7 @@ def test_integral_images_give_the_loops_rectangle_on_small_grids_too(case):
 
 
 @pytest.mark.parametrize("content", sorted(CONTENTS))
-@pytest.mark.parametrize(
-    ("grid", "ratio"), [((6, 8), 0.75), ((9, 16), 0.75), ((17, 23), 0.4), ((30, 40), 0.75)]
-)
+@pytest.mark.parametrize(("grid", "ratio"), [((6, 8), 0.75), ((9, 16), 0.75), ((17, 23), 0.4), ((30, 40), 0.75)])
 def test_search_gives_the_loops_rectangle_for_every_kind_of_map(content, grid, ratio):
     density = CONTENTS[content](np.random.default_rng(3), grid)
     assert best_rectangle(density, ratio) == literal(density, ratio)

@@ -89,9 +89,7 @@ def test_a_uniform_sample_is_a_subset_in_order_and_depends_on_the_stream_alone(d
 
 @many
 @given(quarters, fractions, st.sampled_from([0, 0.5, 1, 4, 50]), st.integers(0, 2**32))
-def test_a_sample_by_speed_is_a_subset_in_order_and_depends_on_the_stream_alone(
-    displacements, fraction, power, seed
-):
+def test_a_sample_by_speed_is_a_subset_in_order_and_depends_on_the_stream_alone(displacements, fraction, power, seed):
     v = moving(displacements)
     drawn, again = (sample_by_speed(v, fraction, power, np.random.default_rng(seed)) for _ in range(2))
     assert len(drawn) == share_of(len(v), fraction)

@@ -141,14 +141,10 @@ def test_a_chunk_that_is_no_frame_of_the_array_raises(tmp_path: Path, damage: st
     array[...] = clips(1, 1)[0]
     chunk = tmp_path / "a" / "c/0/0/0/0"
     small = io.BytesIO()
-    image = Image.fromarray(
-        photograph(0, SIDE // 2, SIDE // 2) if damage == "another size" else photograph(0)
-    )
+    image = Image.fromarray(photograph(0, SIDE // 2, SIDE // 2) if damage == "another size" else photograph(0))
     (image.convert("L") if damage == "grey" else image).save(small, "JPEG")
     whole = chunk.read_bytes()
-    chunk.write_bytes(
-        {"cut": whole[: len(whole) // 2], "no image": b"\0" * 100}.get(damage, small.getvalue())
-    )
+    chunk.write_bytes({"cut": whole[: len(whole) // 2], "no image": b"\0" * 100}.get(damage, small.getvalue()))
     with pytest.raises(ValueError, match=r"mocrop\.jpeg: the chunk"):
         array[...]
 
@@ -223,9 +219,7 @@ def test_zarr_finds_the_codec_by_its_name_and_by_the_entry_point() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(height=st.integers(1, 40), width=st.integers(1, 40), level=st.integers(0, 255), axes=st.integers(0, 3))
-def test_a_flat_frame_of_any_size_comes_back_within_one_level(
-    height: int, width: int, level: int, axes: int
-) -> None:
+def test_a_flat_frame_of_any_size_comes_back_within_one_level(height: int, width: int, level: int, axes: int) -> None:
     shape = (1,) * axes + (height, width, 3)
     values = np.full(shape, level, np.uint8)
     array = zarr.create_array(

@@ -267,9 +267,7 @@ def cell(values: dict[str, float] | None) -> str:
 def table(result: dict[str, Any]) -> str:
     """The result as text, one line a codec."""
     heads = ("kB/clip", "share", "write MB/s", "3 frames, zarr, ms", "3 frames, tensorstore, ms", "error")
-    lines = [
-        f"{'codec':26}{heads[0]:>9}{heads[1]:>8}{heads[2]:>22}{heads[3]:>22}{heads[4]:>28}{heads[5]:>12}"
-    ]
+    lines = [f"{'codec':26}{heads[0]:>9}{heads[1]:>8}{heads[2]:>22}{heads[3]:>22}{heads[4]:>28}{heads[5]:>12}"]
     for name, row in result["codecs"].items():
         error = "0" if row["largest_error"] == 0 else f"{row['mean_error']}"
         lines.append(
