@@ -1,0 +1,51 @@
+# syntax=docker/dockerfile:1
+# The pipeline on a CPU: mocrop's commands, the Prefect server, Dask's scheduler and workers, the served deployment.
+#
+#     docker build --file docker/pipeline.Dockerfile --tag mocrop-pipeline:0.1.0 .
+#     docker run --rm --volume "$PWD/data:/data" mocrop-pipeline:0.1.0 mocrop doctor
+#
+# Every version is in constraints.txt. The ffmpeg with libx264 is imageio-ffmpeg's, so it is pinned with the rest and
+# nothing of the distribution has to be installed. There is no program for RAR in it: mocrop fetch ucf101 DIR --zip.
+# Where you keep digests of base images, give one: --build-arg PYTHON_IMAGE=python@sha256:…
+
+ARG PYTHON_IMAGE=python:3.11.14-slim-bookworm
+
+FROM ${PYTHON_IMAGE} AS build
+WORKDIR /src
+RUN python -m venv /opt/mocrop
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY mocrop_core mocrop_core
+COPY data_specs data_specs
+COPY pipelines pipelines
+COPY training training
+RUN --mount=type=cache,target=/root/.cache/pip \
+    /opt/mocrop/bin/pip install --disable-pip-version-check --constraint constraints.txt . \
+    && /opt/mocrop/bin/pip uninstall --yes pip
+
+FROM ${PYTHON_IMAGE}
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="mocrop pipeline" \
+      org.opencontainers.image.description="Motion-guided crops: from videos to a store of boxes and cached crops" \
+      org.opencontainers.image.licenses="MIT" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.base.name="docker.io/library/python:3.11.14-slim-bookworm"
+RUN groupadd --gid 1000 mocrop \
+    && useradd --uid 1000 --gid 1000 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin mocrop \
+    && install --directory --owner 1000 --group 1000 /data
+COPY --from=build /opt/mocrop /opt/mocrop
+COPY docker/health.py /opt/mocrop/health.py
+# Only /tmp and /data are written to, so that any user id and a read-only root will do.
+ENV PATH=/opt/mocrop/bin:$PATH \
+    HOME=/tmp \
+    PREFECT_HOME=/tmp/prefect \
+    PREFECT_SERVER_UI_STATIC_DIRECTORY=/tmp/prefect-page \
+    PREFECT_SERVER_ANALYTICS_ENABLED=false \
+    DO_NOT_TRACK=1 \
+    PYTHONUNBUFFERED=1
+WORKDIR /data
+USER 1000:1000
+HEALTHCHECK --interval=15s --timeout=10s --start-period=90s --retries=4 \
+    CMD ["python", "/opt/mocrop/health.py", "deployment"]
+CMD ["mocrop", "serve"]
