@@ -20,6 +20,7 @@ from pipelines.store import exchange, group_document
 
 LOCK = "progress/lock"
 BEAT = timedelta(seconds=15)
+_HELD: set[str] = set()  # by this process, which may have lost sight of the store when it was to give a lock back
 STALE = timedelta(seconds=90)  # without a beat, after which the lock of another machine is looked at more closely
 
 
@@ -49,6 +50,8 @@ class Holder:
 
     def alive(self) -> bool:
         """Whether the holder seems to run: here by its process, elsewhere by its last sign of life."""
+        if self.here and self.pid == os.getpid():
+            return self.token in _HELD
         if self.here:
             return _process_start(self.pid) == self.started
         return abs(datetime.now(UTC) - datetime.fromisoformat(self.seen)) < STALE
@@ -79,18 +82,18 @@ def locked(location: str) -> Iterator[Lease]:
     """Hold the lock of a store; ``StoreLocked`` if a live process has it. A dead one's lock is taken over."""
     store = zarr_store(location, read_only=False)
     lease = Lease(location, _me())
-    _take(store, lease)
-    stop = Event()
-    beat = Thread(target=_beat, args=(store, lease, stop), daemon=True)
-    beat.start()
+    _HELD.add(lease.holder.token)
     try:
-        yield lease
+        _take(store, lease)
+        try:
+            with _beating(store, lease):
+                yield lease
+        finally:
+            if not lease.lost.is_set():
+                with suppress(OSError, StoreError):  # what is left is seen to be nobody's
+                    exchange(store, LOCK, group_document(asdict(lease.holder)), None)
     finally:
-        stop.set()
-        beat.join()
-        if not lease.lost.is_set():
-            with suppress(OSError, StoreError):  # it is seen to be a dead process's by then
-                exchange(store, LOCK, group_document(asdict(lease.holder)), None)
+        _HELD.discard(lease.holder.token)
 
 
 def _take(store: ZarrStore, lease: Lease) -> None:
@@ -157,6 +160,18 @@ def _me() -> Holder:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@contextmanager
+def _beating(store: ZarrStore, lease: Lease) -> Iterator[None]:
+    stop = Event()
+    beat = Thread(target=_beat, args=(store, lease, stop), daemon=True)
+    beat.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        beat.join()
 
 
 def _beat(store: ZarrStore, lease: Lease, stop: Event) -> None:

@@ -1,0 +1,356 @@
+"""Stores on S3: the whole chain by the real command, the same bytes as on a disk, failures as one line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_specs.locations import SAFE, shown, split_url
+from data_specs.recipes import Recipe, parse_recipe
+from data_specs.remote import open_remote
+from data_specs.stored import StoreError, open_store, zarr_store
+from pipelines import cli
+from pipelines.listing import box_rows, export_npy
+from pipelines.lock import StoreLocked, locked
+from pipelines.preprocess import Options, RunError
+from pipelines.store import exchange, group_document
+from pipelines.verify import verify
+from tests import test_store
+from tests.conftest import run_stages
+from tests.listening import is_loopback, watch
+from tests.object_store import KEY, SECRET, Fault, contents, environment, faulty, make_bucket, s3_server
+
+pytestmark = pytest.mark.xdist_group("s3")
+MOCROP = [sys.executable, "-c", "from pipelines.cli import main; main()"]
+TINY = {"name": "tiny", "shard_clips": 2, "transcode": {"preset": "ultrafast"}, "frames": {"slots": 2, "size": 16}}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """A real S3 server with a bucket."""
+    with s3_server() as address:
+        make_bucket(address, "bucket")
+        yield address
+
+
+@pytest.fixture
+def s3(server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The server, with this process's environment set for it."""
+    for name, value in {**environment(server), "MOCROP_RETRY_SECONDS": "20"}.items():
+        monkeypatch.setenv(name, value)
+    return server
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A run of ``mocrop preprocess``: its store, one like it on a disk, what it printed, its Prefect home and what it
+    listened on."""
+
+    store: str
+    twin: Path
+    said: str
+    home: Path
+    listened: set[str]
+
+
+@pytest.fixture(scope="module")
+def command(server: str, synth_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Command:
+    """The real command, with Prefect and two Dask workers, from the synthetic videos to a store on S3."""
+    import os
+
+    folder = tmp_path_factory.mktemp("s3")
+    store, said, home = "s3://bucket/runs of mine/ü%20.zarr", folder / "said.txt", folder / "prefect"
+    words = ["--source", str(synth_data / "UCF-101"), "--splits", str(synth_data / "ucfTrainTestlist")]
+    words += [
+        "--recipe",
+        "smoke",
+        "--store",
+        store,
+        "--work-dir",
+        str(folder / "work"),
+        "--workers",
+        "2",
+        "--verbose",
+        "--limit",
+        "5",
+    ]
+    known = {**os.environ, **environment(server), "PREFECT_HOME": str(home)}
+    known.pop("PREFECT_API_URL", None)
+    with said.open("w") as out:
+        process = subprocess.Popen(
+            [*MOCROP, "preprocess", *words], cwd=folder, env=known, stdout=out, stderr=out, text=True
+        )
+        listened = watch(process, lambda: False)
+    assert process.returncode == 0, said.read_text()
+    twin = Options(words[1], str(folder / "twin.zarr"), words[3], "smoke", limit=5)
+    run_stages(twin)
+    return Command(store, Path(twin.store), said.read_text(), home, listened)
+
+
+def test_the_store_on_s3_has_the_same_bytes_as_one_on_a_disk(server: str, command: Command) -> None:
+    there, here = contents(server, command.store), test_store.contents(command.twin)
+    assert there.keys() == here.keys()
+    assert [key for key in here if there[key] != here[key]] == []
+    assert len(here) > 100
+
+
+@pytest.mark.usefixtures("s3")
+def test_status_verify_boxes_and_export_read_from_s3(
+    command: Command,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert said(monkeypatch, capsys, "status", command.store, "--json")[1].startswith('{\n "store": "s3://bucket/')
+    assert json.loads(said(monkeypatch, capsys, "status", command.store, "--json")[1])["done"] == 5
+    assert said(monkeypatch, capsys, "verify", command.store)[:2] == (0, "all is as it was written\n")
+    assert box_rows(open_store(command.store)) == box_rows(open_store(command.twin))
+    assert said(monkeypatch, capsys, "boxes", command.store, "--csv")[1].count("\n") == 5 * 4 + 1
+    there, here = (
+        export_npy(open_store(store), tmp_path / name) for name, store in (("a", command.store), ("b", command.twin))
+    )
+    assert [path.read_bytes() for path in there] == [path.read_bytes() for path in here]
+    assert len(here) == 5
+
+
+@pytest.mark.usefixtures("s3")
+def test_frames_for_training_are_read_from_s3(command: Command) -> None:
+    there, here = open_store(command.store).view("mocrop"), open_store(command.twin).view("mocrop")
+    assert (np.asarray(there.array("frames")[:]) == np.asarray(here.array("frames")[:])).all()
+
+
+def test_all_that_a_run_listens_on_is_loopback(command: Command) -> None:
+    assert len(command.listened) >= 4  # Prefect's server, Dask's scheduler, its two workers
+    assert [place for place in command.listened if not is_loopback(place)] == []
+
+
+def test_no_secret_is_printed_or_kept(server: str, command: Command) -> None:
+    kept = [path for path in command.home.rglob("*") if path.is_file()]
+    assert any(path.suffix == ".db" for path in kept)
+    for secret in (SECRET, KEY):
+        assert secret not in command.said
+        assert [path for path in kept if secret.encode() in path.read_bytes()] == []
+        assert [key for key, value in contents(server, command.store).items() if secret.encode() in value] == []
+
+
+@pytest.fixture
+def options(synth_data: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Options:
+    """A run of four clips in two shards; each test has a store of its own."""
+    recipe = parse_recipe({**TINY, "views": [{"kind": "full"}, {"kind": "motion"}]}, "tiny")
+    store = f"s3://bucket/{request.node.name.partition('[')[0]}.zarr"
+    return Options(str(synth_data / "UCF-101"), store, recipe=recipe, work_dir=str(tmp_path / "work"), limit=4)
+
+
+@pytest.fixture
+def local(options: Options, tmp_path: Path) -> dict[str, bytes]:
+    """The same store on a disk."""
+    store = str(tmp_path / "local.zarr")
+    run_stages(replace(options, store=store))
+    return test_store.contents(Path(store))
+
+
+def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    """The exit status of a command and what it printed."""
+    monkeypatch.setattr(sys, "argv", ["mocrop", *words])
+    capsys.readouterr()
+    try:
+        cli.main()
+        status = 0
+    except SystemExit as end:
+        status = int(end.code or 0)
+    return status, *capsys.readouterr()
+
+
+def test_requests_that_fail_now_and_then_are_sent_again(
+    s3: str, options: Options, local: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fault(number: int, method: str) -> Fault:
+        return (("error", "reset", "cut")[number // 7 % 3]) if number % 7 == 0 else ""  # type: ignore[return-value]
+
+    with faulty(s3, fault) as (address, proxy):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        summary, done = run_stages(options)
+        assert (summary.done, summary.quarantined, len(done)) == (4, {}, 8)
+        assert verify(options.store) == []
+        assert {(kind, method) for kind, method in proxy.failed} >= {
+            (kind, method) for kind in ("error", "reset", "cut") for method in ("GET", "PUT")
+        }
+    assert contents(s3, options.store) == local
+
+
+@pytest.mark.parametrize("kind", ["error", "reset"])
+def test_a_run_whose_object_store_fails_for_good_ends_in_one_line_and_is_completed_later(
+    s3: str, options: Options, local: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, kind: Fault
+) -> None:
+    options = replace(options, store=options.store.replace(".zarr", f"-{kind}.zarr"))
+    monkeypatch.setenv("MOCROP_RETRY_SECONDS", "0.5")
+    monkeypatch.setattr("data_specs.remote.PAUSES", (0.01,))
+    with faulty(s3, lambda number, _: kind if number > 230 else "") as (address, proxy):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        with pytest.raises((RunError, StoreError)) as failed:
+            run_stages(options)
+        assert len(proxy.failed) > 2
+    assert str(failed.value).startswith(f"store {options.store!r}: ")
+    assert "\n" not in str(failed.value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3)
+    monkeypatch.setenv("MOCROP_RETRY_SECONDS", "20")
+    begun = len(contents(s3, options.store))
+    assert begun < len(local)
+    summary, done = run_stages(options)
+    assert (summary.done, summary.quarantined) == (4, {})
+    assert 0 < len(done) < 8, "what was done before must not be done again"
+    assert contents(s3, options.store) == local
+
+
+WRONG = [
+    ("s3://nowhere/x.zarr", {}, "there is no bucket 'nowhere'; make it first"),
+    ("s3://bucket/none.zarr", {}, "there is none; mocrop preprocess makes it"),
+    (
+        "s3://bucket/x.zarr",
+        {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"},
+        "127.0.0.1:9 does not answer: Connection refused",
+    ),
+    (f"s3://{KEY}:{SECRET}@bucket/x.zarr", {}, "a URL with credentials in it is refused"),
+    ("s3://bucket", {}, "give a folder or a URL like s3://bucket/name.zarr"),
+    (f"s3://bucket/x.zarr?key={SECRET}", {}, "give a folder or a URL like s3://bucket/name.zarr"),
+    ("ftp://bucket/x.zarr", {}, "give a folder or a URL like s3://bucket/name.zarr"),
+    ("s3://bucket/x.zarr", {"MOCROP_RETRY_SECONDS": "soon"}, "MOCROP_RETRY_SECONDS 'soon': give a number of seconds"),
+]
+
+
+@pytest.mark.usefixtures("s3")
+@pytest.mark.parametrize(("store", "known", "line"), WRONG)
+def test_what_cannot_be_reached_or_asked_for_is_one_line(
+    store: str,
+    known: dict[str, str],
+    line: str,
+    synth_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in {"MOCROP_RETRY_SECONDS": "0.2", **known}.items():
+        monkeypatch.setenv(name, value)
+    for command in ("status", "verify", "boxes"):
+        status, out, err = said(monkeypatch, capsys, command, store)
+        assert (status, out) == (1, "")
+        assert err.startswith("mocrop: ")
+        assert line in err
+        assert err.count("\n") == 1 or command == "verify"
+        assert SECRET not in err
+    if "there is none" not in line:
+        options = Options(str(synth_data / "UCF-101"), store, recipe="smoke", work_dir=str(tmp_path))
+        with pytest.raises((RunError, StoreError)) as refused:
+            run_stages(options)
+        assert line in str(refused.value)
+        assert SECRET not in str(refused.value)
+
+
+def test_rights_that_are_missing_are_one_line(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from data_specs.remote import reason
+
+    text = (
+        "Error performing GET http://h/b/k in 3ms - Server returned non-2xx status code: 403 Forbidden: <?xml?><Error>"
+        "<Code>AccessDenied</Code><Message>Access Denied</Message></Error>\n\nDebug source:\nPermissionDenied {}"
+    )
+    assert reason(Exception(text)) == (
+        "it answers 403 Forbidden AccessDenied Access Denied; "
+        "check the credentials in the environment and the rights on the bucket"
+    )
+
+
+def test_keys_are_taken_as_they_stand(s3: str) -> None:
+    assert split_url("s3://bucket/a b/ü%20.zarr/") == ("s3", "bucket", "a b/ü%20.zarr")
+    assert shown("s3://key:secret@bucket/x?token=1#y") == "s3://bucket/x"
+    store = open_remote("s3://bucket/a b/ü%20é.zarr", read_only=False)
+    assert exchange(store, "progress/x", None, {"a": 1})
+    assert list(contents(s3, "s3://bucket/a b/ü%20é.zarr")) == ["progress/x/zarr.json"]
+
+
+def test_locations_with_credentials_do_not_fit_the_flows_schema() -> None:
+    from typing import Annotated
+
+    from pydantic import Field, TypeAdapter, ValidationError
+
+    location = TypeAdapter(Annotated[str, Field(pattern=SAFE)])
+    for good in (
+        "x.zarr",
+        "/a/b@c/x.zarr",
+        "C:/x.zarr",
+        "s3://bucket/x.zarr",
+        "s3://bucket/a@b.zarr",
+        "a:b/c:/d",
+        "s3:",
+    ):
+        assert location.validate_python(good) == good
+    for bad in ("s3://key:secret@bucket/x.zarr", "https://k@host", "s3://k:s@bucket"):
+        with pytest.raises(ValidationError):
+            location.validate_python(bad)
+
+
+def test_a_local_work_folder_has_to_be_named(options: Options) -> None:
+    with pytest.raises(RunError, match="work_dir: give a local folder"):
+        run_stages(replace(options, work_dir=None))
+
+
+def test_verify_finds_damage_on_s3_and_the_next_run_mends_it(
+    s3: str, options: Options, local: dict[str, bytes]
+) -> None:
+    import boto3
+
+    run_stages(options)
+    client = boto3.client("s3")
+    key = options.store.removeprefix("s3://bucket/")
+    flipped = bytearray(local["motion/00001/dx/c/0"])
+    flipped[5] ^= 1
+    client.put_object(Bucket="bucket", Key=f"{key}/motion/00001/dx/c/0", Body=bytes(flipped))
+    client.delete_object(Bucket="bucket", Key=f"{key}/views/full/frames/c/0/0/0/0/0")
+    client.put_object(Bucket="bucket", Key=f"{key}/progress/boxes/mocrop/00000/zarr.json", Body=b"")
+    assert sorted(fault.where for fault in verify(options.store) if fault.record) == [
+        "motion/00001/dx/c/0",
+        "progress/boxes/mocrop/00000",
+        "views/full/frames/c/0/0/0/0/0",
+    ]
+    summary, done = run_stages(options)
+    assert summary.done == 4
+    assert sorted(done) == ["boxes", "clips", "motion"]
+    assert contents(s3, options.store) == local
+
+
+def test_one_run_a_store_on_s3(s3: str, options: Options) -> None:
+    with locked(options.store), pytest.raises(RunError, match=r"is being written by process \d+ on .+ since 20"):
+        run_stages(options)
+    code = f"import os; from pipelines.lock import locked\nwith locked({options.store!r}): os._exit(1)"
+    subprocess.run([sys.executable, "-c", code], check=False, timeout=60)
+    assert list(contents(s3, options.store)) == ["progress/lock/zarr.json"]
+    with locked(options.store), pytest.raises(StoreLocked), locked(options.store):
+        pass
+    assert contents(s3, options.store) == {}
+
+
+@pytest.mark.usefixtures("s3")
+def test_of_many_exchanges_of_the_same_object_one_succeeds(options: Options) -> None:
+    store, expected = zarr_store(options.store, read_only=False), None
+    for round in range(3):
+        values = [{"round": round, "writer": writer} for writer in range(6)]
+        with ThreadPoolExecutor(6) as pool:
+            won = list(pool.map(partial(exchange, store, "progress/x", expected), values))
+        assert won.count(True) == 1
+        expected = group_document(values[won.index(True)])
+
+
+def test_a_recipe_may_not_differ_on_s3_either(s3: str, options: Options) -> None:
+    assert isinstance(options.recipe, Recipe)
+    run_stages(replace(options, limit=1))
+    other = options.recipe.model_copy(update={"seed": 3})
+    with pytest.raises(RunError, match=r"was made otherwise: seed is 0 in the store, 3 asked for"):
+        run_stages(replace(options, limit=1, recipe=other))
