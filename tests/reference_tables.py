@@ -1,0 +1,266 @@
+"""The tables of docs/reference that follow from the code: ``python -m tests.reference_tables`` writes them anew.
+
+A table stands in its document between ``<!-- table: NAME -->`` and ``<!-- end of table -->``. ``test_docs`` fails
+where one is not what the code says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import typer.main
+from pydantic import BaseModel
+
+from data_specs import recipes, schema
+from mocrop_core.method import PRESETS, Method
+from pipelines.cli import app
+
+REFERENCE = Path(__file__).parents[1] / "docs" / "reference"
+_STATED = re.compile(r" \[default: (.+?)\]")
+_PLACE = re.compile(r"(<!-- table: ([^>]+?) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+_NAME = "letters, digits, `_` `.` `-`; at most 64 of them"
+
+_KEYS = {
+    "kind": "which of the four ways to choose the box this is",
+    "preset": "a version of the method: its numbers are below",
+    "transcode": "",
+    "frames": "which frames are cached, and as what",
+    "codec": "how a cached frame is kept",
+    "grid": "rows and columns of the density map",
+    "crop_ratio": "area of the box as a share of the grid's",
+}
+"""What keys mean whose model does not say it."""
+
+_SECTIONS = {"Encode": "transcode", "Frames": "frames", "FrameCodec": "framescodec"}
+"""The headings of docs/reference/recipes.md that these models stand under, as links have them."""
+
+_NUMBERS = {
+    "grid": "rows and columns of the density map",
+    "crop_ratio": "wanted share of the grid's cells, above 0, at most 1",
+    "keep": '`["threshold", px]`: vectors strictly longer; `["fastest", share]`: the longest, that share of all',
+    "sample": '`["uniform", count]`, or `["speed", share, power]`: odds proportional to length ** power',
+    "tolerance": "how far the rectangle's area may be off, relative to the wanted one",
+    "sum_weight": "what the sum of a rectangle's cells counts for in its score",
+    "mean_weight": "what their mean counts for",
+    "arithmetic": '`"exact"`: the pixels of the chosen cells; `"reference"`: the public code\'s rounding and fallback',
+}
+"""What the numbers of the method mean: the fields of mocrop_core.method.Method."""
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [heads, ["---"] * len(heads), *([plain(cell).replace("|", r"\|") for cell in row] for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def plain(text: str) -> str:
+    """Text whose ``<words>`` Markdown does not take for tags; those in backticks need no help."""
+    return re.sub(r"`[^`]*`|<", lambda found: "&lt;" if found[0] == "<" else found[0], text)
+
+
+def recipe_keys(model: type[BaseModel]) -> str:
+    """The keys of a part of a recipe: values that they may have, default, meaning."""
+    whole = model.model_json_schema()
+    needed = set(whole.get("required", ()))
+    rows = []
+    for key, field in whole["properties"].items():
+        own = _without_null(field)
+        about = field.get("description") or own.get("description") or _KEYS[key]
+        rows.append([f"`{key}`", _values(own), _default(key, field, needed), about])
+    return table(("key", "values", "default", "what"), rows)
+
+
+def _without_null(field: dict[str, Any]) -> dict[str, Any]:
+    branches = [branch for branch in field.get("anyOf", ()) if branch.get("type") != "null"]
+    return branches[0] if len(branches) == 1 else field
+
+
+def _values(field: dict[str, Any]) -> str:
+    if "anyOf" in field:
+        return " or ".join(map(_values, field["anyOf"]))
+    if "$ref" in field:
+        return f"a table, [below](#{_SECTIONS[field['$ref'].rpartition('/')[2]]})"
+    if "const" in field:
+        return f'`"{field["const"]}"`'
+    if "enum" in field:
+        return ", ".join(f'`"{value}"`' for value in field["enum"])
+    if "pattern" in field:
+        return _NAME
+    match field["type"]:
+        case "array" if "prefixItems" in field:
+            return f"two of: {_values(field['prefixItems'][0])}"
+        case "array":
+            return "one table or more, [below](#views)"
+        case "object":
+            return "a table, [below](#the-numbers-of-the-method)"
+        case kind:
+            return f"{'whole number' if kind == 'integer' else 'number'} {_range(field)}"
+
+
+def _range(field: dict[str, Any]) -> str:
+    most = f"{field['maximum']:,}" if "maximum" in field else ""
+    if "exclusiveMaximum" in field:
+        most = f"2**{field['exclusiveMaximum'].bit_length() - 1} - 1"
+    if "exclusiveMinimum" in field:
+        return f"above {field['exclusiveMinimum']}" + (f", at most {most}" if most else "")
+    return f"{field['minimum']} to {most}" if most else f"from {field['minimum']} on"
+
+
+def _default(key: str, field: dict[str, Any], needed: set[str]) -> str:
+    if key == "kind":  # it tells the tables apart
+        return "must be given"
+    if key == "overrides":
+        return "-"
+    if key in ("grid", "crop_ratio") and field.get("default") is None and "anyOf" in field:
+        return "the preset's"
+    if key == "views":
+        return "a `full` view and a `motion` view"
+    if "default" in field:
+        return "-" if field["default"] is None else f"`{_toml(field['default'])}`"
+    if key == "name":
+        return "the `kind`"
+    return "must be given" if key in needed else "all its defaults" if "properties" not in field else "-"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, str):
+        return f'"{value}"'
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(map(_toml, value))}]"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def method_numbers() -> str:
+    """The numbers of the method in each preset, by their names in ``overrides``."""
+    rows = [
+        [f"`{field.name}`", *(f"`{_toml(getattr(method, field.name))}`" for method in PRESETS.values()), about]
+        for field, about in zip(dataclasses.fields(Method), _in_order(Method), strict=True)
+    ]
+    return table(("number", *(f"`{name}`" for name in PRESETS), "what"), rows)
+
+
+def _in_order(method: type[Method]) -> list[str]:
+    return [_NUMBERS[field.name] for field in dataclasses.fields(method)]
+
+
+def arrays() -> str:
+    """The arrays of a store with one motion view called ``<view>``."""
+    known = {7919: "clips", 13: "slots", 251: "size", 5: "shard_clips", 211: "rows", 223: "cols"}
+    specs = schema.all_arrays(7919, 13, 251, 5, [("<view>", (211, 223))])
+
+    def lengths(values: Iterable[int]) -> str:
+        return " × ".join(known.get(value, str(value)) for value in values)
+
+    return table(
+        ("array", "type", "dimensions", "shape", "chunk", "shard", "fill", "what"),
+        [
+            [f"`{spec.path}`", spec.dtype, ", ".join(spec.dims), lengths(spec.shape), lengths(spec.chunks),
+             lengths(spec.shards or ()), "empty" if spec.fill == "" else f"{spec.fill:g}", spec.about]  # type: ignore[str-format]
+            for spec in specs
+        ],
+    )  # fmt: skip
+
+
+def motion_columns() -> str:
+    """The columns of ``motion/<shard>``."""
+    rows = [[f"`{name}`", dtype, about] for name, (dtype, about) in schema.MOTION_COLUMNS.items()]
+    return table(("column", "type", "what"), rows)
+
+
+def commands() -> str:
+    """Every command of ``mocrop`` with its arguments and flags."""
+    group = typer.main.get_command(app)
+    return "\n".join(_command(name, command) for name, command in group.commands.items())  # type: ignore[attr-defined]
+
+
+def _command(name: str, command: Any) -> str:
+    arguments = [one for one in command.params if not one.opts[0].startswith("-")]
+    words = " ".join(["mocrop", name, *(one.metavar for one in arguments)])
+    rows = [
+        [
+            f"`{', '.join(one.opts)}`" if one.opts[0].startswith("-") else f"`{one.metavar}`",
+            _flag_default(one),
+            _STATED.sub("", one.help or ""),
+        ]
+        for one in command.params
+    ]
+    flags = table(("flag", "default", "what"), rows) if rows else ""
+    return f"### `{words}`\n\n{plain(command.help)}\n\n{flags}\n{plain(command.epilog or '')}\n"
+
+
+def _flag_default(one: Any) -> str:
+    if one.required:
+        return "must be given"
+    if stated := _STATED.search(one.help or ""):
+        return stated[1]
+    return "-" if one.default is None or getattr(one, "is_flag", False) else f"`{one.default}`"
+
+
+def script(parser: Callable[[], argparse.ArgumentParser]) -> str:
+    """The flags of a script of ``training``."""
+    made = parser()
+    rows = []
+    for action in made._actions:
+        if not isinstance(action, argparse._HelpAction):
+            flags = ", ".join(action.option_strings) or str(action.metavar)
+            rows.append([f"`{flags}`", _script_default(action), str(action.help or "")])
+    return table(("flag", "default", "what"), rows)
+
+
+def _script_default(action: argparse.Action) -> str:
+    if action.required:
+        return "must be given"
+    if action.default is None or action.default is False:
+        return "-"
+    value = " ".join(map(str, action.default)) if isinstance(action.default, list) else action.default
+    return f"`{value}`"
+
+
+def _script(name: str) -> Callable[[], str]:
+    def made() -> str:
+        from importlib import import_module
+
+        return script(import_module(f"training.{name}").parser)
+
+    return made
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "Recipe": lambda: recipe_keys(recipes.Recipe),
+    "Encode": lambda: recipe_keys(recipes.Encode),
+    "Frames": lambda: recipe_keys(recipes.Frames),
+    "FrameCodec": lambda: recipe_keys(recipes.FrameCodec),
+    "FullView": lambda: recipe_keys(recipes.FullView),
+    "FixedView": lambda: recipe_keys(recipes.FixedView),
+    "MotionView": lambda: recipe_keys(recipes.MotionView),
+    "numbers of the method": method_numbers,
+    "arrays": arrays,
+    "motion columns": motion_columns,
+    "commands": commands,
+    **{f"training.{name}": _script(name) for name in ("train", "test", "results", "flops", "demo")},
+}
+
+
+def with_tables(text: str) -> str:
+    """A document with its tables as the code has them."""
+    return _PLACE.sub(lambda place: f"{place[1]}{TABLES[place[2]]()}{place[3]}", text)
+
+
+def main() -> int:
+    """Write the tables anew; the documents that changed."""
+    for document in sorted(REFERENCE.glob("*.md")):
+        text = document.read_text(encoding="utf-8")
+        if (made := with_tables(text)) != text:
+            document.write_text(made, encoding="utf-8")
+            print(document)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
