@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -274,6 +275,25 @@ def _external_track(file: str) -> bytes:
     header = box(b"mvhd", bytes(12), struct.pack(">II", 1000, 360), bytes(80))
     track = box(b"trak", box(b"tkhd", bytes(12), struct.pack(">I", 1), bytes(68)), media)
     return box(b"ftyp", b"qt  ", bytes(4), b"qt  ") + box(b"moov", header, track) + box(b"mdat", bytes(64))
+
+
+def claims(motion_jpeg: bytes) -> dict[str, bytes]:
+    """Files whose own stream claims 30,000 × 30,000 px, by file name; from a small AVI of Motion JPEG."""
+    sized = struct.pack(">HH", 30_000, 30_000)
+    jpeg = re.sub(rb"(\xff\xc0\x00\x11\x08)....", lambda found: found[1] + sized, motion_jpeg, flags=re.DOTALL)
+    sides = _exp_golomb(30_000 // 16 - 1) * 2
+    # profile 66, level 5.1; set 0, 4-bit frame numbers, order by them, one reference, no gaps; progressive, no crop
+    bits = "01000010" + "0" * 8 + "00110011" + "1" + "1" + "011" + "010" + "0" + sides + "1" + "1" + "0" + "0" + "1"
+    bits += "0" * (-len(bits) % 8)
+    parameters = b"\0\0\0\1\x67" + int(bits, 2).to_bytes(len(bits) // 8, "big")
+    picture = b"\0\0\0\1\x68\xce\x38\x80" + b"\0\0\1\x65\x88\x84" + bytes(range(1, 200))
+    return {"motion-jpeg.avi": jpeg, "h264.ts": (parameters + picture) * 20}
+
+
+def _exp_golomb(value: int) -> str:
+    """The bits of an unsigned number as H.264 writes it."""
+    bits = f"{value + 1:b}"
+    return "0" * (len(bits) - 1) + bits
 
 
 NAMES = (

@@ -11,6 +11,7 @@ import socket
 import struct
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,9 +26,10 @@ from pipelines.ffmpeg import write_video
 from pipelines.flow import dask_client
 from pipelines.preprocess import Options
 from pipelines.progress import Summary, summarise
-from tests.mutations import KINDS, NAMES, mutants, references
+from tests.mutations import KINDS, NAMES, claims, mutants, references
 from tests.saboteurs import SMALL, contents, do_on_dask
-from tests.test_run import noise_frames
+from tests.soak import record
+from tests.test_run import ffmpeg, noise_frames
 
 pytestmark = pytest.mark.xdist_group("dask")
 QUICK, WHOLE = 50, 550  # mutants in `make test` and in `make soak`
@@ -112,6 +114,10 @@ def make_source(source: Path, clips: list[Path], outside: Outside, count: int) -
     for name, data in references(outside.video, outside.port).items():
         (source / "references").mkdir(exist_ok=True)
         (source / "references" / name).write_bytes(data)
+    (source / "claims").mkdir()
+    ffmpeg(f"-i {clips[0]} -frames:v 9 -an -c:v mjpeg {outside.folder.parent}/mjpeg.avi")
+    for name, data in claims((outside.folder.parent / "mjpeg.avi").read_bytes()).items():
+        (source / "claims" / name).write_bytes(data)
     whole = min(clips, key=lambda clip: clip.stat().st_size)
     names = os.fsencode(source / "na-mes %d")
     os.mkdir(names)
@@ -148,8 +154,10 @@ def peak_megabytes() -> tuple[float, float]:
     return own / 1024, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
 
 
-def run_and_check(options: Options, whole: set[str], outside: Outside, folder: Path, workers: int) -> Summary:
-    """Do a run in an empty folder and check all that must hold whatever the files are."""
+def run_and_check(
+    options: Options, whole: set[str], outside: Outside, folder: Path, workers: int
+) -> tuple[Summary, dict[str, object]]:
+    """Do a run in an empty folder and check all that must hold whatever the files are; what was measured."""
     before = tree(Path(options.source), outside.folder, folder)
     with dask_client(workers=workers) as client:
         begun = time.monotonic()
@@ -169,17 +177,25 @@ def run_and_check(options: Options, whole: set[str], outside: Outside, folder: P
         assert str(outside.folder.parent) not in reason
     assert whole.isdisjoint(summary.quarantined), {id: summary.quarantined.get(id) for id in whole}
     for id in open_store(options.store).ids:
-        if id.startswith(("references/", "linked-class/", "zero_length/", "enormous_size/")):
+        if id.startswith(("references/", "linked-class/", "zero_length/", "enormous_size/", "claims/")):
             assert id in summary.quarantined, id
     sizes = {reason for id, reason in summary.quarantined.items() if id.startswith("enormous_size/")}
-    assert any(re.search(r"a frame of (30000|30001|65000)x", reason) for reason in sizes), sizes
+    sizes |= {reason for id, reason in summary.quarantined.items() if id.startswith("claims/")}
+    assert all(re.search(r"a frame of (30000|30001|65000)x\d+ px is more than", reason) for reason in sizes), sizes
     text = b"".join(contents(Path(options.store)).values())
     assert b"CANARY-CONTENT" not in text
-    own, ffmpeg = (max(peak) for peak in zip(*peaks, strict=True))
-    print(f"{summary.clips} files, {summary.done} done, {seconds:.0f} s, worker {own:.0f} MB, ffmpeg {ffmpeg:.0f} MB")
+    own, ffmpeg_peak = (max(peak) for peak in zip(*peaks, strict=True))
     assert own < WORKER_MB
-    assert ffmpeg < FFMPEG_MB
-    return summary
+    assert ffmpeg_peak < FFMPEG_MB
+    stages = Counter(reason.split(":")[0] for reason in summary.quarantined.values())
+    return summary, {
+        "files": summary.clips,
+        "done": summary.done,
+        "quarantined": dict(stages),
+        "seconds": round(seconds),
+        "worker MB": round(own),
+        "ffmpeg MB": round(ffmpeg_peak),
+    }
 
 
 @pytest.fixture
@@ -196,7 +212,7 @@ def test_hostile_files_are_done_or_quarantined_and_nothing_outside_is_touched(
     clips = sorted(ucf_clips.glob("*/*.avi"), key=lambda clip: clip.stat().st_size)[:5]
     whole = make_source(tmp_path / "source", clips, outside, QUICK)
     options = Options(str(tmp_path / "source"), str(tmp_path / "store.zarr"), recipe=RECIPE)
-    summary = run_and_check(options, whole, outside, folder, workers=2)
+    summary, _ = run_and_check(options, whole, outside, folder, workers=2)
     assert summary.clips >= QUICK + 50
     assert summary.done >= len(whole) + QUICK // 4
 
@@ -208,9 +224,10 @@ def test_hundreds_of_mutations_end_the_same_whatever_the_workers(
     clips = sorted(ucf_clips.glob("*/*.avi"))
     whole = make_source(tmp_path / "source", clips, outside, WHOLE)
     options = Options(str(tmp_path / "source"), str(tmp_path / "store.zarr"), recipe=RECIPE)
-    summary = run_and_check(options, whole, outside, folder, workers=2)
+    summary, facts = run_and_check(options, whole, outside, folder, workers=2)
     assert summary.clips >= WHOLE + 50
     assert len({id.split("/")[0] for id in open_store(options.store).ids}) >= len(KINDS) + 4
     other = replace(options, store=str(tmp_path / "other.zarr"))
-    assert run_and_check(other, whole, outside, folder, workers=1).quarantined == summary.quarantined
+    assert run_and_check(other, whole, outside, folder, workers=1)[0].quarantined == summary.quarantined
     assert contents(Path(other.store)) == contents(Path(options.store))
+    record("hostile files", mutations=WHOLE, kinds=len(KINDS), **facts)

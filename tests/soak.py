@@ -1,0 +1,21 @@
+"""The record of the long tests: what each measured when it last passed, on which machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+
+RESULTS = Path(__file__).with_name("soak_results.json")
+COMMAND = "make soak"
+
+
+def record(test: str, **facts: object) -> None:
+    """Write down what a long test found, in place of what it found before."""
+    known = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    results = known.get("tests", {}) | {test: {"passed": f"{datetime.now(UTC):%Y-%m-%d}", **facts}}
+    about = {"cores": os.cpu_count(), "python": platform.python_version(), "system": platform.machine()}
+    document = {"command": COMMAND, "machine": about, "tests": dict(sorted(results.items()))}
+    RESULTS.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
