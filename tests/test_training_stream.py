@@ -1,0 +1,241 @@
+"""Batches of cached frames: the bytes, the order, who reads what, and damage on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+import zarr
+from torch.utils.data import DataLoader
+from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ZstdCodec
+from zarr.storage import LocalStore
+
+from data_specs import stored
+from data_specs.jpeg import JpegCodec
+from data_specs.stored import StoreError, open_store
+from mocrop_core.frames import test_segments as centre_frames
+from training import shards
+from training.clips import Clips, read_clips
+from training.options import Failed, Refused
+from training.shards import FrameReader
+from training.stream import (
+    ClipStream,
+    batches_of_test,
+    batches_of_training,
+    plan_of_test,
+    plan_of_training,
+)
+
+CODECS: dict[str, dict[str, Any]] = {
+    "raw": {"serializer": BytesCodec(), "compressors": (Crc32cCodec(),)},
+    "lz4": {"serializer": BytesCodec(), "compressors": (BloscCodec(cname="lz4"), Crc32cCodec())},
+    "zstd": {"serializer": BytesCodec(), "compressors": (ZstdCodec(level=1), Crc32cCodec())},
+    "jpeg": {"serializer": JpegCodec(quality=90), "compressors": (Crc32cCodec(),)},
+}
+
+
+def frames_of(store: Path, view: str = "full") -> Any:
+    """A view's frames as zarr reads them."""
+    return np.asarray(cast("zarr.Array[Any]", zarr.open_group(store, mode="r")[f"views/{view}/frames"])[:])
+
+
+def recode(store: Path, codec: dict[str, Any], view: str = "full") -> None:
+    """Keep a view's frames in another way."""
+    frames = frames_of(store, view)
+    size = frames.shape[2]
+    array = zarr.create_array(
+        store,
+        name=f"views/{view}/frames",
+        shape=frames.shape,
+        dtype="uint8",
+        chunks=(1, 1, size, size, 3),
+        shards=(4, frames.shape[1], size, size, 3),
+        overwrite=True,
+        **codec,
+    )
+    array[:] = frames
+
+
+def shard_file(store: Path, shard: int, view: str = "full") -> Path:
+    return store / "views" / view / "frames" / "c" / str(shard) / "0" / "0" / "0" / "0"
+
+
+def stream_of(clips: Clips, batch_size: int = 4, segments: int = 5) -> ClipStream:
+    stream = ClipStream(clips, threads=2)
+    stream.plan = plan_of_test(clips, segments)
+    stream.batches = batches_of_test(stream.plan.order, batch_size, 0, 1)
+    return stream
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_batches_hold_the_frames_that_zarr_reads(own_ucf_store: Path, codec: str) -> None:
+    recode(own_ucf_store, CODECS[codec])
+    frames = frames_of(own_ucf_store)
+    clips = read_clips(str(own_ucf_store), "full", 1, "test")
+    seen = 0
+    for batch in stream_of(clips):
+        for position, label, got in zip(batch.positions.tolist(), batch.labels.tolist(), batch.frames, strict=True):
+            slots = centre_frames(int(clips.frames[position]), 5)
+            assert (got.numpy() == frames[clips.rows[position], slots]).all()
+            assert label == clips.labels[position]
+            seen += 1
+    assert seen == len(clips) == 10
+
+
+def test_a_store_behind_a_url_gives_the_same_frames(ucf_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def opened(location: str, *, read_only: bool) -> LocalStore:
+        return LocalStore(ucf_store if location == "s3://bucket/ucf.zarr" else Path(location), read_only=read_only)
+
+    here = read_clips(str(ucf_store), "mocrop", 1, "test")
+    monkeypatch.setattr(stored, "zarr_store", opened)
+    monkeypatch.setattr(shards, "zarr_store", opened)
+    there = read_clips("s3://bucket/ucf.zarr", "mocrop", 1, "test")
+    pairs = list(zip(stream_of(here), stream_of(there), strict=True))
+    assert len(pairs) == 3
+    for mine, theirs in pairs:
+        assert torch.equal(mine.frames, theirs.frames)
+
+
+def test_frames_that_nobody_wrote_because_they_are_black_are_black(own_ucf_store: Path) -> None:
+    array = cast("zarr.Array[Any]", zarr.open_group(own_ucf_store, mode="r+")["views/full/frames"])
+    array[4:8] = np.concatenate([np.zeros_like(array[4:5]), np.asarray(array[5:8])])
+    clips = read_clips(str(own_ucf_store), "full", 2, "test")
+    assert clips.rows[0] == 4
+    (batch,) = stream_of(clips)
+    assert not batch.frames[0].any()
+
+
+def test_only_the_frames_that_are_needed_are_read(ucf_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clips = read_clips(str(ucf_store), "full", 1, "train")
+    read: list[int] = []
+    inner = FrameReader.read
+
+    def counted(self: FrameReader, positions: Any, slots: Any, out: Any) -> None:
+        read.append(len(slots))
+        inner(self, positions, slots, out)
+
+    monkeypatch.setattr(FrameReader, "read", counted)
+    stream = ClipStream(clips)
+    stream.plan = plan_of_training(clips, 3, seed=0, epoch=0)
+    stream.batches = batches_of_training(stream.plan.order, 2)
+    assert [tuple(batch.frames.shape) for batch in stream] == [(2, 3, 96, 96, 3)] * 2
+    assert sum(read) == 4 * 3
+
+
+def test_order_frames_and_draws_are_a_function_of_seed_and_epoch(ucf_store: Path) -> None:
+    clips = read_clips(str(ucf_store), "mocrop", 1, "test")
+
+    def fixed(seed: int, epoch: int) -> list[Any]:
+        plan = plan_of_training(clips, 3, seed, epoch)
+        assert plan.draws is not None
+        return [
+            part.tolist() for part in (plan.order, plan.slots, plan.draws.windows, plan.draws.flips, plan.draws.colours)
+        ]
+
+    assert fixed(1, 2) == fixed(1, 2)
+    for other in ((1, 3), (2, 2)):
+        assert all(mine != theirs for mine, theirs in zip(fixed(1, 2), fixed(*other), strict=True))
+
+
+def test_drawn_frames_are_cached_ones_in_order(ucf_store: Path) -> None:
+    clips = read_clips(str(ucf_store), "full", 1, "test")
+    for epoch in range(20):
+        slots = plan_of_training(clips, 3, 0, epoch).slots
+        assert (slots >= 0).all()
+        assert (slots < clips.frames[:, None]).all()
+        assert (np.diff(slots, axis=1) >= 0).all()
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+def test_processes_share_a_training_step_evenly_and_without_overlap(world: int) -> None:
+    order = np.random.default_rng(0).permutation(50)
+    shares = [batches_of_training(order, 4, rank, world) for rank in range(world)]
+    assert {len(mine) for mine in shares} == {50 // (4 * world)}
+    steps = [np.concatenate(step) for step in zip(*shares, strict=True)]
+    assert np.concatenate(steps).tolist() == order[: len(steps) * 4 * world].tolist()
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 7, 60])
+def test_processes_test_every_clip_once_and_none_to_fill_up(world: int) -> None:
+    order = np.arange(50)
+    found = [
+        clip for rank in range(world) for batch in batches_of_test(order, 4, rank, world) for clip in batch.tolist()
+    ]
+    assert sorted(found) == order.tolist()
+
+
+def test_a_batch_larger_than_the_train_list_is_refused() -> None:
+    with pytest.raises(Refused, match=r"--batch-size 6: 2 x 6 clips a step, the train list has 10; give at most 5"):
+        batches_of_training(np.arange(10), 6, 0, 2)
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_worker_processes_give_the_same_batches_in_the_same_order(ucf_store: Path, start: str) -> None:
+    stream = stream_of(read_clips(str(ucf_store), "full", 1, "test"), batch_size=3)
+    here = list(stream)  # the parent has read before its children do
+    loader = DataLoader(stream, batch_size=None, num_workers=2, multiprocessing_context=start)
+    there = list(loader)
+    assert len(here) == len(there) == 4
+    for mine, theirs in zip(here, there, strict=True):
+        assert mine.positions.tolist() == theirs.positions.tolist()
+        assert torch.equal(mine.frames, theirs.frames)
+
+
+def flip_a_byte(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[200] ^= 1
+    file.write_bytes(content)
+
+
+def spoil_the_index(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-20] ^= 1
+    file.write_bytes(content)
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (flip_a_byte, "frame 0: its checksum does not fit"),
+        (spoil_the_index, "index of .*: its checksum does not fit"),
+        (cut, "its checksum does not fit"),
+        (Path.unlink, "its shard is missing"),
+        (lambda file: file.write_bytes(b""), "its shard is cut short"),
+    ],
+)
+def test_damage_in_the_middle_of_an_epoch_names_the_clip_and_the_way_out(
+    own_ucf_store: Path, damage: Callable[[Path], object], reason: str
+) -> None:
+    clips = read_clips(str(own_ucf_store), "full", 1, "test")
+    second = clips.ids[int(np.flatnonzero(clips.rows == 8)[0])]
+    stream = stream_of(clips, batch_size=1, segments=8)
+    iterator = iter(stream)
+    assert next(iterator).positions.tolist() == [0]
+    damage(shard_file(own_ucf_store, 2))
+    fresh = iter(stream_of(clips, batch_size=1, segments=8))
+    with pytest.raises(Failed, match=rf"clip '{second}', view 'full', .*{reason}.*mocrop verify .*mocrop preprocess"):
+        list(fresh)
+
+
+def test_frames_kept_in_an_unknown_way_are_refused(own_ucf_store: Path) -> None:
+    recode(own_ucf_store, {"serializer": BytesCodec(), "compressors": (ZstdCodec(level=1),)})  # no checksum
+    clips = read_clips(str(own_ucf_store), "full", 1, "test")
+    with pytest.raises(StoreError, match="cannot read how the frames of view 'full' are kept"):
+        list(stream_of(clips))
+
+
+def test_the_store_is_opened_by_the_process_that_reads(ucf_store: Path) -> None:
+    stream = stream_of(read_clips(str(ucf_store), "full", 1, "test"))
+    assert stream._opened is None
+    assert len(list(stream)) == 3
+    assert stream._opened is not None
+    assert stream.__getstate__()["_opened"] is None
+    assert open_store(ucf_store).views == ["full", "centre", "random", "mocrop"]

@@ -1,0 +1,121 @@
+"""The clips of a split in a view: which rows of the store, their labels, and how many frames of each are cached."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from data_specs.datasets import TEST, TRAIN
+from data_specs.schema import State
+from data_specs.stored import Store, StoreError, open_store, shown
+
+Part = Literal["train", "test"]
+_GROUP = re.compile(r"(.+_g\d+)_c\d+$")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Clips:
+    """The n clips of one list of a split, in the order of the store's rows; small: it travels between processes.
+
+    ``rows``, ``labels`` and ``frames`` are int64 (n,): the row in the store, the 0-based label and the number of
+    cached frames, >= 1, that fill the first slots. ``box_sizes`` is int64 (n, 2): width and height of the box, px.
+    ``size`` is the side of a cached frame, px.
+    """
+
+    location: str
+    view: str
+    split: int
+    part: Part
+    rows: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64]
+    ids: tuple[str, ...]
+    frames: npt.NDArray[np.int64]
+    box_sizes: npt.NDArray[np.int64]
+    class_names: tuple[str, ...]
+    size: int
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def read_clips(location: str, view: str, split: int, part: Part) -> Clips:
+    """The train or the test list of split 1, 2 or 3, of clips that are done.
+
+    ``StoreError`` in one line for a store that is missing, of another format, unfinished, without the view or the list,
+    whose train and test lists share a group, or whose labels do not fit its class names.
+    """
+    store = open_store(location)
+    where = f"store {shown(location)!r}"
+    cached = store.view(view)
+    _check_finished(store, where)
+    lists = store.table("split")[:, split - 1]
+    done = store.table("state") == State.DONE
+    rows = np.flatnonzero(done & (lists == (TRAIN if part == "train" else TEST)))
+    if not len(rows):
+        raise StoreError(f"{where}: no clip in the {part} list of split {split}{_other_splits(store, part)}")
+    _check_groups(store, lists, split, where)
+    labels = store.table("label").astype(np.int64)
+    _check_labels(store, labels, where)
+    frames = (cached.table("frame_index") >= 0).sum(axis=1)
+    if not frames[rows].all():
+        empty = store.ids[rows[int(frames[rows].argmin())]]
+        raise StoreError(f"{where}: clip {empty!r} has no cached frame in view {view!r}; run mocrop verify")
+    x0, y0, x1, y1 = cached.table("box")[rows].T.astype(np.int64)
+    return Clips(
+        location=location,
+        view=view,
+        split=split,
+        part=part,
+        rows=rows,
+        labels=labels[rows],
+        ids=tuple(store.ids[row] for row in rows),
+        frames=frames[rows],
+        box_sizes=np.stack([x1 - x0, y1 - y0], axis=1),
+        class_names=tuple(store.class_names),
+        size=store.recipe.frames.size,
+    )
+
+
+def _check_finished(store: Store, where: str) -> None:
+    pending = int((store.table("state") == State.PENDING).sum())
+    if pending:
+        raise StoreError(
+            f"{where}: {pending} of {len(store.ids)} clips are pending; finish it with the mocrop preprocess "
+            f"--source … --store {shown(store.location)} that began it"
+        )
+
+
+def _other_splits(store: Store, part: Part) -> str:
+    lists = store.table("split") == (TRAIN if part == "train" else TEST)
+    if there := [str(split) for split in (1, 2, 3) if lists[:, split - 1].any()]:
+        return f"; split {', '.join(there)} has one"
+    return "; give mocrop preprocess the lists with --splits"
+
+
+def _check_groups(store: Store, lists: npt.NDArray[np.uint8], split: int, where: str) -> None:
+    """Clips of one group (``v_Class_gNN``) are cut from one video: none may be on both sides."""
+    sides: dict[int, set[str]] = {TRAIN: set(), TEST: set()}
+    for id, side in zip(store.ids, lists.tolist(), strict=True):
+        if side in sides and (group := _GROUP.match(id)):
+            sides[side].add(group[1])
+    if shared := sorted(sides[TRAIN] & sides[TEST]):
+        raise StoreError(
+            f"{where}: train and test of split {split} share {len(shared)} groups of clips ({shared[0]!r} first); "
+            "use lists that keep a group together"
+        )
+
+
+def _check_labels(store: Store, labels: npt.NDArray[np.int64], where: str) -> None:
+    by_name = {name.casefold(): label for label, name in enumerate(store.class_names)}
+    for id, label in zip(store.ids, labels.tolist(), strict=True):
+        expected = by_name.get(id.split("/")[0].casefold(), label)
+        if not 0 <= label < len(store.class_names) or label != expected:
+            names = store.class_names
+            named = repr(names[label]) if 0 <= label < len(names) else f"none of its {len(names)} classes"
+            raise StoreError(
+                f"{where}: the label {label} of clip {id!r} is {named}; labels and class names disagree, make it again"
+            )

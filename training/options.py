@@ -1,0 +1,151 @@
+"""The command line that the scripts share: flags, their checks, and one line for what cannot be done."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from data_specs.stored import StoreError, View, open_store
+
+VIEW_OF_MODE = {"normal": "full", "mocrop": "mocrop"}
+
+
+class Refused(Exception):
+    """A call that cannot be right: names the argument, the value and what would be right. Exit status 2."""
+
+
+class Failed(Exception):
+    """Work that went wrong on the way: one line that says what and how to mend it. Exit status 1."""
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, whose help shows every default, without abbreviations."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=_Help, allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong in one line and exit with status 2."""
+        self.exit(2, f"error: {message.removeprefix('argument ')}; see {self.prog} --help\n")
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Help with the defaults, and the examples as they stand."""
+
+
+def exit_status(work: Callable[[], object]) -> int:
+    """Do the work; a refusal or failure becomes one line on stderr and the exit status 2 or 1."""
+    try:
+        work()
+    except (Refused, StoreError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Failed as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # whoever read the output has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def whole(least: int) -> Callable[[str], int]:
+    """The type of an argument that is a whole number, ``least`` or more."""
+
+    def parse(text: str) -> int:
+        if not text.lstrip("-").isdigit() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} on")
+        return int(text)
+
+    return parse
+
+
+def share(low: float, high: float) -> Callable[[str], float]:
+    """The type of an argument that is a number from ``low`` to ``high``."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low:g} to {high:g}")
+        return value
+
+    return parse
+
+
+def add_data_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags about the store that training and testing share."""
+    data = parser.add_argument_group("data")
+    data.add_argument("--store", required=True, help="the store that mocrop preprocess made: a folder or s3://…")
+    data.add_argument("--split", type=int, choices=(1, 2, 3), default=1, help="split of the data set")
+    data.add_argument(
+        "--crop-ratio", type=share(0, 1), help="checked against the view: share of the frame that its box has"
+    )
+    data.add_argument("--mv-h", type=whole(1), help="checked against the view: rows of its density map")
+    data.add_argument("--mv-w", type=whole(1), help="checked against the view: columns of its density map")
+    data.add_argument("-j", "--workers", type=whole(1), default=4, help="threads that read and decode ahead")
+
+
+def add_machine_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags about the machine that training and testing share."""
+    machine = parser.add_argument_group("machine")
+    machine.add_argument("--amp", action="store_true", help="bf16 mixed precision, on a GPU")
+    machine.add_argument("--cpu", action="store_true", help="stay on the CPU even where there is a GPU")
+    machine.add_argument(
+        "--channels-last",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="memory format of images and convolutions",
+    )
+    machine.add_argument("--compile", action="store_true", help="torch.compile the model")
+
+
+def chosen_view(mode: str | None, view: str | None, flag: str) -> str:
+    """The view that ``--train-mode`` or ``--test-mode`` and ``--view`` ask for; `Refused` if they disagree."""
+    if view is None:
+        return VIEW_OF_MODE[mode or "normal"]
+    if mode is not None and VIEW_OF_MODE[mode] != view:
+        raise Refused(f"{flag} {mode} is the view {VIEW_OF_MODE[mode]!r}, but --view is {view!r}; give one of them")
+    return view
+
+
+def check_view(store: str, name: str, crop_ratio: float | None, mv_h: int | None, mv_w: int | None) -> None:
+    """Compare the reference's flags, where given, with the view; `Refused` shows both sides of a mismatch."""
+    view: View = open_store(store).view(name)
+    rows, columns = view.params.get("grid") or (None, None)
+    ratio = view.params.get("crop_ratio", 1.0)
+    for flag, asked, stored in (
+        ("--crop-ratio", crop_ratio or (None if crop_ratio is None else 1.0), ratio),  # 0: no crop
+        ("--mv-h", mv_h, rows),
+        ("--mv-w", mv_w, columns),
+    ):
+        if asked is not None and asked != stored:
+            has = "no density map" if stored is None else f"{stored:g}"
+            given = crop_ratio if flag == "--crop-ratio" else asked
+            raise Refused(
+                f"{flag} {given:g}: view {name!r} of this store has {has}; leave the flag out or name another --view"
+            )
+
+
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments, after the checks that need no store."""
+    args = parser.parse_args(argv)
+    if args.amp:
+        check_amp(cpu=args.cpu)
+    return args
+
+
+def check_amp(*, cpu: bool) -> None:
+    """`Refused` where mixed precision is asked for without a GPU."""
+    import torch
+
+    if cpu or not torch.cuda.is_available():
+        raise Refused("--amp: bf16 needs a GPU and there is none here; leave --amp out")

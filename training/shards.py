@@ -1,0 +1,219 @@
+"""Reading single frames out of a store's shards: index, checksum and codec, straight into the batch's memory.
+
+A shard is a file (or an object) of frames that are encoded one by one, and of an index at its end: for each frame its
+offset and length, then a checksum (Zarr v3, ``sharding_indexed``). zarr-python and tensorstore read it too, but spend
+1.5 to 3 times the processor time on it (``python -m tests.benchmarks.loader``), and tensorstore must not be forked.
+Every call here reads a list of frames; calls from several threads run side by side, as codecs and files let go of the
+interpreter's lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import numpy.typing as npt
+from numcodecs import blosc, zstd
+from PIL import Image
+from zarr.abc.store import ByteRequest, RangeByteRequest, SuffixByteRequest
+from zarr.core.buffer import default_buffer_prototype
+
+from data_specs.stored import StoreError, is_url, open_store, run, shown, zarr_store
+from training.clips import Clips
+from training.options import Failed
+
+Frames = npt.NDArray[np.uint8]
+Decoder = Callable[[memoryview, Frames], object]
+Request = tuple[str, ByteRequest]
+Fetcher = Callable[[Sequence[Request]], list[bytes | None]]
+
+_CHECKSUM = 4  # bytes of a crc32c
+_ABSENT = 2**64 - 1  # offset in the index of a frame that was not written: it is black
+
+
+class Damaged(Exception):
+    """Bytes that are not what was written: why."""
+
+
+def _decode_raw(payload: memoryview, out: Frames) -> None:
+    np.copyto(out, np.frombuffer(payload, np.uint8).reshape(out.shape))
+
+
+def _decode_jpeg(payload: memoryview, out: Frames) -> None:
+    with Image.open(io.BytesIO(payload), formats=("JPEG",)) as image:
+        np.copyto(out, np.asarray(image))
+
+
+DECODERS: dict[str, Decoder] = {
+    "": _decode_raw,
+    "zstd": lambda payload, out: zstd.decompress(payload, out),
+    "blosc": lambda payload, out: blosc.decompress(payload, out),
+    "mocrop.jpeg": _decode_jpeg,
+}
+"""How a frame's bytes become pixels, by the codec's name in Zarr; the first is for frames as they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where frames lie: the array's path, clips a shard, slots a clip, the side of a frame in px, and the codec."""
+
+    path: str
+    shard_clips: int
+    slots: int
+    size: int
+    decode: Decoder
+
+    @property
+    def index_length(self) -> int:
+        """Bytes of a shard's index with its checksum."""
+        return 16 * self.shard_clips * self.slots + _CHECKSUM
+
+    def key(self, shard: int) -> str:
+        """The name of a shard in the store."""
+        return f"{self.path}/c/{shard}/0/0/0/0"
+
+
+def read_layout(location: str, view: str) -> Layout:
+    """The layout of a view's frames; ``StoreError`` for one that no version of this package writes."""
+    array = open_store(location).view(view).array("frames")
+    metadata: Any = array.metadata.to_dict()
+    _, slots, size, _, _ = array.shape
+    try:
+        (sharding,) = metadata["codecs"]
+        chain = sharding["configuration"]
+        names = [codec["name"] for codec in chain["codecs"]]
+        known = (
+            sharding["name"] == "sharding_indexed"
+            and tuple(chain["chunk_shape"]) == (1, 1, size, size, 3)
+            and chain["index_location"] == "end"
+            and [codec["name"] for codec in chain["index_codecs"]] == ["bytes", "crc32c"]
+            and names[-1] == "crc32c"
+            and metadata["data_type"] == "uint8"
+        )
+        inner = [name for name in names[:-1] if name != "bytes"]
+        decode = DECODERS["".join(inner)] if known else None
+    except (KeyError, ValueError, IndexError):
+        decode = None
+    if decode is None or array.shards is None:
+        raise StoreError(
+            f"store {shown(location)!r}: this version cannot read how the frames of view {view!r} are kept"
+        )
+    return Layout(f"views/{view}/frames", array.shards[0], slots, size, decode)
+
+
+class FrameReader:
+    """Reads frames of a view, whole requests at a time. For one process: make it where it is used."""
+
+    def __init__(self, clips: Clips) -> None:
+        self._clips = clips
+        self._layout = read_layout(clips.location, clips.view)
+        self._fetch = _object_fetcher(clips.location) if is_url(clips.location) else _file_fetcher(clips.location)
+        self._indexes: dict[int, npt.NDArray[np.uint64]] = {}
+
+    def read(self, positions: npt.NDArray[np.int64], slots: npt.NDArray[np.int64], out: Frames) -> None:
+        """Read the frame in ``slots[i]`` of clip ``positions[i]`` (both (n,)) into ``out[i]`` ((n, size, size, 3)).
+
+        `Failed` names the clip whose bytes are damaged or missing, and the commands that mend it; or it says what an
+        object store answered.
+        """
+        try:
+            self._read(positions, slots, out)
+        except StoreError as error:
+            raise Failed(str(error)) from error
+
+    def _read(self, positions: npt.NDArray[np.int64], slots: npt.NDArray[np.int64], out: Frames) -> None:
+        rows = self._clips.rows[positions]
+        shards, within = np.divmod(rows, self._layout.shard_clips)
+        self._read_indexes(positions, shards)
+        requests: list[Request] = []
+        wanted = []
+        for i, (shard, clip, slot) in enumerate(zip(shards.tolist(), within.tolist(), slots.tolist(), strict=True)):
+            start, length = self._indexes[shard][clip, slot].tolist()
+            if start == _ABSENT:
+                out[i] = 0
+            else:
+                wanted.append(i)
+                requests.append((self._layout.key(shard), RangeByteRequest(start, start + length)))
+        for i, found in zip(wanted, self._fetch(requests), strict=True):
+            try:
+                self._layout.decode(checked(found), out[i])
+            except (Damaged, ValueError, RuntimeError, OSError) as error:
+                raise self._failure(int(positions[i]), f"frame {slots[i]}: {error}") from error
+
+    def _read_indexes(self, positions: npt.NDArray[np.int64], shards: npt.NDArray[np.int64]) -> None:
+        new, first = np.unique(shards, return_index=True)
+        missing = [(int(s), int(i)) for s, i in zip(new, first, strict=True) if int(s) not in self._indexes]
+        requests: list[Request] = [
+            (self._layout.key(shard), SuffixByteRequest(self._layout.index_length)) for shard, _ in missing
+        ]
+        for (shard, i), found in zip(missing, self._fetch(requests), strict=True):
+            try:
+                index = np.frombuffer(checked(found), "<u8")
+                self._indexes[shard] = index.reshape(self._layout.shard_clips, self._layout.slots, 2)
+            except (Damaged, ValueError) as error:
+                raise self._failure(int(positions[i]), f"index of {self._layout.key(shard)}: {error}") from error
+
+    def _failure(self, position: int, reason: str) -> Failed:
+        store = shown(self._clips.location)
+        return Failed(
+            f"clip {self._clips.ids[position]!r}, view {self._clips.view!r}, {reason}; mocrop verify {store} marks "
+            f"what is damaged, then the mocrop preprocess --source … --store {store} that made it mends it"
+        )
+
+
+def checked(found: bytes | None) -> memoryview:
+    """The bytes before the checksum that ends them; `Damaged` if they do not fit it, or there are none."""
+    if found is None:
+        raise Damaged("its shard is missing")
+    if len(found) < _CHECKSUM:
+        raise Damaged("its shard is cut short")
+    payload = memoryview(found)[:-_CHECKSUM]
+    if google_crc32c.value(found[:-_CHECKSUM]) != int.from_bytes(found[-_CHECKSUM:], "little"):
+        raise Damaged("its checksum does not fit its bytes")
+    return payload
+
+
+def _file_fetcher(location: str) -> Fetcher:
+    root = Path(location)
+
+    def fetch(requests: Sequence[Request]) -> list[bytes | None]:
+        return [_read_file(root / key, wanted) for key, wanted in requests]
+
+    return fetch
+
+
+def _read_file(path: Path, wanted: ByteRequest) -> bytes | None:
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        if isinstance(wanted, RangeByteRequest):
+            return os.pread(file, wanted.end - wanted.start, wanted.start)
+        assert isinstance(wanted, SuffixByteRequest)
+        return os.pread(file, wanted.suffix, max(0, os.fstat(file).st_size - wanted.suffix))
+    finally:
+        os.close(file)
+
+
+def _object_fetcher(location: str) -> Fetcher:
+    store = zarr_store(location, read_only=True)
+
+    async def get(key: str, wanted: ByteRequest) -> bytes | None:
+        try:
+            found = await store.get(key, default_buffer_prototype(), byte_range=wanted)
+        except FileNotFoundError:
+            return None
+        return None if found is None else found.to_bytes()
+
+    async def together(requests: Sequence[Request]) -> list[bytes | None]:
+        return list(await asyncio.gather(*(get(key, wanted) for key, wanted in requests)))
+
+    return lambda requests: run(together(requests)) if requests else []

@@ -1,0 +1,159 @@
+"""Batches of cached clips in the order of a plan, read ahead by threads.
+
+A plan is a pure function of seed and epoch: it does not know how many processes, threads or clips a batch there are.
+Memory is bounded by the batches read ahead: (`AHEAD` + 1) * clips * segments * size * size * 3 bytes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from mocrop_core.frames import test_segments, train_segments
+from training.augmentation import Draws, draw
+from training.clips import Clips
+from training.options import Refused
+from training.shards import FrameReader
+
+AHEAD = 4  # batches
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """One pass over n clips.
+
+    ``order`` (n,): their positions in turn; ``slots`` (n, segments): the frames of the clip at each position;
+    ``draws``: what chance decided about their pictures, None in a test.
+    """
+
+    order: Indices
+    slots: Indices
+    draws: Draws | None = None
+
+
+def plan_of_training(clips: Clips, segments: int, seed: int, epoch: int) -> Plan:
+    """Shuffled clips, a random frame of each of ``segments`` equal parts of a clip, random crop, flip and colour."""
+    rng = np.random.default_rng((seed, epoch))
+    order = rng.permutation(len(clips))
+    slots = np.stack([train_segments(count, segments, rng) for count in clips.frames.tolist()])
+    return Plan(order, slots, draw(rng, clips.box_sizes, segments))
+
+
+def plan_of_test(clips: Clips, segments: int) -> Plan:
+    """Every clip once, in order, with the centre frames of ``segments`` equal parts; nothing is left to chance."""
+    slots = np.stack([test_segments(count, segments) for count in clips.frames.tolist()])
+    return Plan(np.arange(len(clips)), slots)
+
+
+def batches_of_training(order: Indices, batch_size: int, rank: int = 0, world: int = 1) -> list[Indices]:
+    """The batches of process ``rank`` of ``world``: equally many for each, all whole; what is left over is dropped.
+
+    An epoch drops less than one batch of each process, other clips each time. `Refused` where not one is whole.
+    """
+    together = batch_size * world
+    if len(order) < together:
+        raise Refused(
+            f"--batch-size {batch_size}: {world} x {batch_size} clips a step, the train list has {len(order)}; "
+            f"give at most {max(1, len(order) // world)}"
+        )
+    steps = order[: len(order) // together * together].reshape(-1, world, batch_size)
+    return list(steps[:, rank])
+
+
+def batches_of_test(order: Indices, batch_size: int, rank: int, world: int) -> list[Indices]:
+    """The batches of process ``rank`` of ``world``: each clip in just one of them, none repeated to fill up."""
+    mine = order[rank::world]
+    return [mine[start : start + batch_size] for start in range(0, len(mine), batch_size)]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Clips as they come from the store.
+
+    ``frames`` uint8 (clips, segments, size, size, 3), RGB; ``labels`` int64 (clips,); ``positions`` (clips,) in the
+    list; ``draws`` for these clips, or None.
+    """
+
+    frames: torch.Tensor
+    labels: torch.Tensor
+    positions: Indices
+    draws: Draws | None
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on a device; from pinned memory the copy runs beside the computation."""
+        draws = None if self.draws is None else self.draws.to(device)
+        frames, labels = (part.to(device, non_blocking=True) for part in (self.frames, self.labels))
+        return replace(self, frames=frames, labels=labels, draws=draws)
+
+
+class ClipStream(IterableDataset[Batch]):
+    """The batches of a plan, in order, read ahead by ``threads`` threads of this process.
+
+    Set ``plan`` and ``batches`` and iterate. Nothing is opened before the first batch is read, and again in each
+    process that iterates, so that a stream may be pickled or forked; in worker processes of a `DataLoader`
+    (``batch_size=None``) the batches come in the same order. ``pin`` puts frames into pinned memory.
+    """
+
+    def __init__(self, clips: Clips, *, threads: int = 4, pin: bool = False) -> None:
+        self.clips = clips
+        self.plan = Plan(np.empty(0, np.int64), np.empty((0, 0), np.int64))
+        self.batches: list[Indices] = []
+        self.threads = threads
+        self.pin = pin
+        self._opened: tuple[int, FrameReader, ThreadPoolExecutor] | None = None
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": None}
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker = get_worker_info()
+        mine = self.batches if worker is None else self.batches[worker.id :: worker.num_workers]
+        pending: deque[tuple[Batch, list[Future[None]]]] = deque()
+        try:
+            for positions in mine:
+                pending.append(self._start(positions))
+                if len(pending) > AHEAD:
+                    yield self._finish(pending.popleft())
+            while pending:
+                yield self._finish(pending.popleft())
+        finally:
+            for _, reads in pending:
+                for read in reads:
+                    read.cancel()
+
+    def _start(self, positions: Indices) -> tuple[Batch, list[Future[None]]]:
+        reader, pool = self._open()
+        slots = self.plan.slots[positions]
+        shape = (*slots.shape, self.clips.size, self.clips.size, 3)
+        frames = torch.empty(shape, dtype=torch.uint8, pin_memory=self.pin)
+        where, out = np.repeat(positions, slots.shape[1]), frames.flatten(0, 1).numpy()
+        parts = np.array_split(np.arange(len(where)), min(self.threads, len(where)))
+        reads = [
+            pool.submit(reader.read, where[part], slots.ravel()[part], out[part[0] : part[-1] + 1]) for part in parts
+        ]
+        draws = None if self.plan.draws is None else self.plan.draws.of(positions)
+        return Batch(frames, torch.from_numpy(self.clips.labels[positions]), positions, draws), reads
+
+    def _finish(self, started: tuple[Batch, list[Future[None]]]) -> Batch:
+        batch, reads = started
+        for read in reads:
+            read.result()
+        return batch
+
+    def _open(self) -> tuple[FrameReader, ThreadPoolExecutor]:
+        if self._opened is None or self._opened[0] != os.getpid():
+            self._opened = (os.getpid(), FrameReader(self.clips), ThreadPoolExecutor(self.threads, "frames"))
+        return self._opened[1:]
