@@ -1,0 +1,81 @@
+"""Backbones: torchvision's under the names of the MoCrop reference, every other name from timm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+import torchvision
+from torch import Tensor, nn
+
+from training.options import Refused
+
+TORCHVISION = ("resnet50", "resnet152", "mobilenet_v3_large", "efficientnet_b1", "swin_t", "swin_b")
+"""Names that mean torchvision's models, so that the reference's checkpoints and GFLOPs are met."""
+_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, slots=True)
+class Backbone:
+    """A 2-D network for images of pixels 0..1 that are normalised with its ``mean`` and ``std``, by channel R, G, B."""
+
+    model: nn.Module
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def check_arch(arch: str) -> None:
+    """`Refused` for a name that neither we nor timm know, with names that are like it."""
+    if arch not in TORCHVISION and not timm.is_model(arch):
+        near = timm.list_models(f"*{arch.split('_')[0]}*")[:4]
+        hint = f"; timm has {', '.join(near)}" if near else ""
+        raise Refused(f"--arch {arch}: unknown; give {', '.join(TORCHVISION)} or a name of timm's{hint}")
+
+
+def build(arch: str, num_classes: int, input_size: int, *, pretrained: bool) -> Backbone:
+    """The network with a new last layer for ``num_classes``; ``pretrained`` starts the rest from ImageNet weights.
+
+    `Refused` with the way out where those weights cannot be had, or the network cannot take ``input_size``.
+    """
+    check_arch(arch)
+    try:
+        if arch in TORCHVISION:
+            return _torchvision(arch, num_classes, pretrained=pretrained)
+        return _timm(arch, num_classes, input_size, pretrained=pretrained)
+    except (AssertionError, TypeError, ValueError) as error:
+        raise Refused(f"--arch {arch} cannot be made for --input-size {input_size}: {_line(error)}") from error
+    except Exception as error:  # what a download can raise is nowhere listed: all of it is shown
+        if not pretrained:
+            raise
+        raise Refused(
+            f"--pretrained: no ImageNet weights for {arch} ({_line(error)}); "
+            "give --init-weights FILE or --no-pretrained"
+        ) from error
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _torchvision(arch: str, num_classes: int, *, pretrained: bool) -> Backbone:
+    weights = torchvision.models.get_model_weights(arch).DEFAULT if pretrained else None
+    model = torchvision.models.get_model(arch, weights=weights)
+    name, last = [(name, part) for name, part in model.named_modules() if isinstance(part, nn.Linear)][-1]
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, nn.Linear(last.in_features, num_classes))
+    return Backbone(model, *_IMAGENET)
+
+
+def _timm(arch: str, num_classes: int, input_size: int, *, pretrained: bool) -> Backbone:
+    config: Any = timm.get_pretrained_cfg(arch)
+    sized: dict[str, Any] = {"img_size": input_size} if config is not None and config.fixed_input_size else {}
+    model = timm.create_model(arch, pretrained=pretrained, num_classes=num_classes, **sized)
+    own: Any = model.pretrained_cfg
+    return Backbone(model, tuple(own.get("mean", _IMAGENET[0])), tuple(own.get("std", _IMAGENET[1])))
+
+
+def clip_logits(model: nn.Module, images: Tensor) -> Tensor:
+    """The mean over its frames of a clip's logits: images (clips, segments, 3, y, x) to (clips, classes)."""
+    logits: Tensor = model(images.flatten(0, 1))
+    return logits.unflatten(0, images.shape[:2]).mean(dim=1)
