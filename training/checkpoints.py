@@ -1,0 +1,74 @@
+"""A training's state on disk: all that it needs to go on as if it had never stopped, written beside and renamed."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from training.options import Refused
+
+UNIMPORTANT = frozenset({"resume", "output_dir", "print_freq", "workers", "store", "init_weights", "cpu"})
+"""Arguments that do not change the numbers; the store is compared by its fingerprint instead."""
+
+
+def replaced(path: Path, write: Callable[[Path], object]) -> None:
+    """Have a file written under a name beside it and renamed when it is whole, so that no reader meets half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        write(part)
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def save(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a checkpoint of tensors, numbers, text, lists and dicts: what ``weights_only`` reads back."""
+    replaced(path, lambda part: torch.save(dict(content), part))
+
+
+def random_states() -> dict[str, Any]:
+    """The states of torch's, numpy's and Python's global generators in this process, as plain values."""
+    legacy: Any = np.random.get_state(legacy=True)
+    kind, keys, position, has_gauss, gauss = legacy
+    version, words, next_gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss],
+        "python": [version, list(words), next_gauss],
+    }
+
+
+def set_random_states(states: Mapping[str, Any]) -> None:
+    """Put the generators where `random_states` found them."""
+    torch.set_rng_state(states["torch"])
+    if states["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(states["cuda"])
+    kind, keys, position, has_gauss, gauss = states["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
+    version, words, next_gauss = states["python"]
+    random.setstate((version, tuple(words), next_gauss))
+
+
+def check_same(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """`Refused` lists the arguments in which a training that is to go on differs from the one that was begun.
+
+    More or fewer epochs are no difference with step decay, where they do not change the ones before.
+    """
+    free = UNIMPORTANT | ({"epochs"} if now.get("schedule") == "step" == saved.get("schedule") else set())
+    differences = [
+        f"{key} was {saved.get(key)!r}, is {now.get(key)!r}"
+        for key in sorted(saved.keys() | now.keys())
+        if key not in free and saved.get(key) != now.get(key)
+    ]
+    if differences:
+        raise Refused(f"--resume: begun with other arguments: {'; '.join(differences)}")

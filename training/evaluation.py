@@ -1,0 +1,138 @@
+"""Testing a network on a list of clips, and what its logits say."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast, gather_object
+
+from training.augmentation import prepared
+from training.backbones import Backbone, clip_logits
+from training.checkpoints import replaced
+from training.clips import Clips
+from training.stream import Batch, ClipStream, batches_of_test, plan_of_test
+
+Track = Callable[[Iterable[Batch], int], Iterable[Batch]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scores:
+    """What n clips were taken for.
+
+    ``labels`` and ``predicted`` are int64 (n,); ``ranks`` int64 (n,): how many classes had a higher logit than the
+    right one, so that 0 is a hit; ``loss`` is the mean cross-entropy, nats.
+    """
+
+    labels: npt.NDArray[np.int64]
+    predicted: npt.NDArray[np.int64]
+    ranks: npt.NDArray[np.int64]
+    loss: float
+    class_names: tuple[str, ...]
+
+    def top(self, k: int) -> float:
+        """Percent of clips whose class is among the k highest logits."""
+        return 100.0 * float((self.ranks < k).mean())
+
+    def per_class(self) -> dict[str, dict[str, Any]]:
+        """Clips and top-1 percent of each class that has a clip."""
+        hits = self.predicted == self.labels
+        return {
+            name: {"clips": int(mine.sum()), "top1": round(100.0 * float(hits[mine].mean()), 4)}
+            for label, name in enumerate(self.class_names)
+            if (mine := self.labels == label).any()
+        }
+
+    def confusion(self) -> npt.NDArray[np.int64]:
+        """How many clips of each class (row) were taken for each class (column)."""
+        counts = np.zeros((len(self.class_names),) * 2, np.int64)
+        np.add.at(counts, (self.labels, self.predicted), 1)
+        return counts
+
+
+def scores_of(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], class_names: tuple[str, ...]) -> Scores:
+    """Scores from logits (n, classes). Of equal logits the lower label counts as the higher one."""
+    order = np.argsort(-logits, axis=1, kind="stable")
+    ranks = (order == labels[:, None]).argmax(axis=1)
+    loss = torch.nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels))
+    return Scores(labels, order[:, 0], ranks, float(loss), class_names)
+
+
+@torch.inference_mode()
+def evaluate(
+    backbone: Backbone,
+    clips: Clips,
+    accelerator: Accelerator,
+    *,
+    segments: int,
+    input_size: int,
+    batch_size: int,
+    threads: int,
+    track: Track = lambda batches, _: batches,
+) -> Scores:
+    """Test on every clip of the list once, its frames' logits averaged; the same on any number of processes.
+
+    Each process takes every so-manieth clip with a copy of the network that waits for nobody, so that lists of any
+    length need no filling up. Nothing here is random.
+    """
+    model = accelerator.unwrap_model(backbone.model)
+    was_training = model.training
+    model.eval()
+    for buffer in model.buffers():  # running means, which each process has its own of
+        broadcast(buffer)
+    stream = ClipStream(clips, threads=threads, pin=accelerator.device.type == "cuda")
+    stream.plan = plan_of_test(clips, segments)
+    stream.batches = batches_of_test(
+        stream.plan.order, batch_size, accelerator.process_index, accelerator.num_processes
+    )
+    found: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]] = []
+    for batch in track(stream, len(stream)):
+        there = batch.to(accelerator.device)
+        images = prepared(there.frames, None, input_size, backbone.mean, backbone.std)
+        with accelerator.autocast():
+            logits = clip_logits(model, images)
+        found.append((batch.positions, logits.float().cpu().numpy()))
+    model.train(was_training)
+    everywhere = gather_object(found)
+    positions = np.concatenate([mine for mine, _ in everywhere])
+    logits_of = np.concatenate([mine for _, mine in everywhere])[np.argsort(positions)]
+    return scores_of(logits_of, clips.labels, clips.class_names)
+
+
+def write_confusion(path: Path, scores: Scores, title: str) -> None:
+    """Write the confusion matrix as ``path``.csv and ``path``.png."""
+    counts = scores.confusion()
+    replaced(path.with_name(f"{path.name}.csv"), lambda part: _write_csv(part, counts, scores.class_names))
+    replaced(path.with_name(f"{path.name}.png"), lambda part: _draw(part, counts, scores.class_names, title))
+
+
+def _write_csv(path: Path, counts: npt.NDArray[np.int64], names: tuple[str, ...]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["class \\ taken for", *names])
+        writer.writerows([name, *row] for name, row in zip(names, counts.tolist(), strict=True))
+
+
+def _draw(path: Path, counts: npt.NDArray[np.int64], names: tuple[str, ...], title: str) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side, margin = 1 + 0.14 * len(names), 1.6  # inches
+    width, height = side + margin + 0.8, side + margin + 0.4
+    figure = Figure(figsize=(width, height))
+    axes = figure.add_axes((margin / width, margin / height, side / width, side / height))
+    image = axes.imshow(shares, vmin=0, vmax=1, cmap="Blues", interpolation="nearest")
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=6)
+    axes.set_yticks(range(len(names)), names, fontsize=6)
+    axes.set(xlabel="taken for", ylabel="class", title=title)
+    bar = figure.add_axes(((margin + side + 0.1) / width, margin / height, 0.1 / width, side / height))
+    figure.colorbar(image, cax=bar, label="share of the class's clips")
+    FigureCanvasAgg(figure).print_figure(path, format="png", dpi=120)

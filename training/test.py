@@ -1,0 +1,214 @@
+"""Test weights on the cached crops of a store: ``python -m training.test --store STORE --weights FILE``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from rich.progress import track
+
+from data_specs.stored import open_store, shown
+from training.backbones import Backbone, build
+from training.checkpoints import replaced
+from training.clips import read_clips
+from training.evaluation import Scores, evaluate, write_confusion
+from training.flops import gflops
+from training.options import (
+    OneLineParser,
+    Refused,
+    add_data_flags,
+    add_machine_flags,
+    check_view,
+    chosen_view,
+    exit_status,
+    parse,
+    whole,
+)
+from training.weights import load_strictly, read_file, sha256_of, state_of
+
+EXAMPLES = """examples:
+  a training of ours       python -m training.test --store ucf101.zarr --weights runs/train/model.pt --test-mode mocrop
+  with all controls        python -m training.test --store ucf101.zarr --weights runs/train/model.pt \\
+                             --view full centre random mocrop --input-size 192 224
+  the reference's weights  python -m training.test --store ucf101.zarr --weights Res50_best.pth.tar --arch resnet50
+  the table of all         python -m training.results results
+"""
+TRAINED = ("view", "input_size", "split", "seed", "select", "epochs", "num_segments", "store_fingerprint", "pretrained")
+"""What a result says of how its weights were trained."""
+PACKAGES = ("mocrop", "torchvision", "timm", "numpy")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = OneLineParser(prog="python -m training.test", description=__doc__.splitlines()[0], epilog=EXAMPLES)
+    add_data_flags(p)
+    p.add_argument("--test-mode", choices=("normal", "mocrop"), help="normal: view full; mocrop: view mocrop")
+    p.add_argument("--view", nargs="+", help="views to test on, one after the other; that of --test-mode if not given")
+    p.add_argument("--test-segments", type=whole(1), default=8, help="centre frames a clip whose logits are averaged")
+    p.add_argument(
+        "--input-size", type=whole(8), nargs="+", help="sides of the input, px; else that of the training, else 224"
+    )
+    p.add_argument("--weights", "--model-path", required=True, help="ours, timm's, torchvision's or the reference's")
+    p.add_argument("--arch", help="backbone; needed for checkpoints that are not ours")
+    p.add_argument("-b", "--batch-size", type=whole(1), default=16, help="clips a step, of each process")
+    p.add_argument("--output-dir", default="results", help="for the result as JSON, and the confusion matrix")
+    p.add_argument("--json", action="store_true", help="print the results as JSON")
+    add_machine_flags(p)
+    return p
+
+
+def test(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Test as the arguments say; the results, which are also written."""
+    views = [chosen_view(args.test_mode, view, "--test-mode") for view in args.view or [None]]
+    checkpoint = read_file(args.weights)
+    trained = checkpoint.get("args", {}) if "mocrop_checkpoint" in checkpoint else {}
+    arch = args.arch or trained.get("arch")
+    if arch is None:
+        raise Refused("--arch: this checkpoint does not tell its backbone; name it")
+    for view in views:
+        check_view(args.store, view, args.crop_ratio, args.mv_h, args.mv_w)
+    check_origin(args, trained)
+    accelerator = Accelerator(mixed_precision="bf16" if args.amp else "no", cpu=args.cpu)
+    results = []
+    for size in args.input_size or [trained.get("input_size", 224)]:
+        backbone = loaded(args, arch, size, checkpoint, accelerator)
+        for view in views:
+            result = test_view(args, view, size, arch, backbone, accelerator)
+            result |= {"trained": {key: trained.get(key) for key in TRAINED} | {"epoch": checkpoint.get("epoch")}}
+            results.append(result)
+            if accelerator.is_main_process:
+                write_result(Path(args.output_dir), result)
+    if args.json:
+        accelerator.print(json.dumps(results, indent=1))
+    return results
+
+
+def check_origin(args: argparse.Namespace, trained: Mapping[str, Any]) -> None:
+    """`Refused` for weights of other classes, or that have seen the clips they would be tested on."""
+    names = open_store(args.store).class_names
+    if trained and trained["classes"] != names:
+        raise Refused(
+            f"--weights {args.weights!r}: trained on {len(trained['classes'])} classes ({trained['classes'][0]} "
+            f"first), the store has {len(names)} ({names[0]} first)"
+        )
+    if trained and trained["split"] != args.split:
+        raise Refused(
+            f"--split {args.split}: these weights were trained on split {trained['split']}, whose train list has clips "
+            f"of that test list; give --split {trained['split']}"
+        )
+
+
+def loaded(
+    args: argparse.Namespace, arch: str, size: int, checkpoint: Mapping[str, Any], accelerator: Accelerator
+) -> Backbone:
+    """The network with the checkpoint's weights, all of them, on the device."""
+    backbone = build(arch, len(open_store(args.store).class_names), size, pretrained=False)
+    load_strictly(backbone.model, state_of(checkpoint), f"--weights {args.weights!r}")
+    memory = torch.channels_last if args.channels_last else torch.contiguous_format
+    backbone.model.to(accelerator.device, memory_format=memory).eval()  # type: ignore[call-overload]
+    if args.compile:
+        backbone.model.compile()
+    return backbone
+
+
+def test_view(
+    args: argparse.Namespace, view: str, size: int, arch: str, backbone: Backbone, accelerator: Accelerator
+) -> dict[str, Any]:
+    """The result of one view at one size, and its confusion matrix on disk."""
+    clips = read_clips(args.store, view, args.split, "test")
+    store = open_store(args.store)
+    bar = accelerator.is_main_process and sys.stderr.isatty()
+
+    def tracked(batches: Iterable[Any], total: int) -> Iterable[Any]:
+        return track(batches, f"{view} at {size} px", total=total, transient=True) if bar else batches
+
+    began = time.perf_counter()
+    scores = evaluate(
+        backbone,
+        clips,
+        accelerator,
+        segments=args.test_segments,
+        input_size=size,
+        batch_size=args.batch_size,
+        threads=args.workers,
+        track=tracked,
+    )
+    seconds = time.perf_counter() - began
+    digest = sha256_of(args.weights)
+    frame = gflops(arch, size, len(clips.class_names)) if accelerator.is_main_process else 0.0
+    name = f"{arch.replace('/', '_')}-{view}-{size}px-split{args.split}-{digest[:8]}"
+    accelerator.print(said(arch, view, size, args, scores))
+    if accelerator.is_main_process:
+        title = f"{arch}, view {view}, {size} px: top-1 {scores.top(1):.1f} %"
+        write_confusion(Path(args.output_dir) / f"{name}.confusion", scores, title)
+    return {
+        "mocrop_result": 1,
+        "name": name,
+        "arch": arch,
+        "dataset": store.attrs.get("dataset"),
+        "store": shown(args.store),
+        "store_fingerprint": store.fingerprint,
+        "split": args.split,
+        "view": view,
+        "view_params": store.view(view).params,
+        "view_fingerprint": store.view(view).fingerprint,
+        "input_size": size,
+        "segments": args.test_segments,
+        "clips": len(clips),
+        "top1": round(scores.top(1), 4),
+        "top5": round(scores.top(5), 4),
+        "loss": round(scores.loss, 6),
+        "mean_class_top1": round(sum(row["top1"] for row in scores.per_class().values()) / len(scores.per_class()), 4),
+        "per_class": scores.per_class(),
+        "gflops": frame,
+        "clip_gflops": frame * args.test_segments,
+        "checkpoint": {"path": str(args.weights), "sha256": digest},
+        "amp": args.amp,
+        "device": device_name(accelerator),
+        "processes": accelerator.num_processes,
+        "clips_per_s": round(len(clips) / seconds, 2),
+        "software": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            **{name: version(name) for name in PACKAGES},
+        },
+    }
+
+
+def said(arch: str, view: str, size: int, args: argparse.Namespace, scores: Scores) -> str:
+    """One line about a result."""
+    return (
+        f"{arch}, view {view} at {size} px, split {args.split}, {args.test_segments} frames: "
+        f"top-1 {scores.top(1):.2f} %, top-5 {scores.top(5):.2f} % of {len(scores.labels)} clips"
+    )
+
+
+def device_name(accelerator: Accelerator) -> str:
+    """The GPU's name, or the processor's."""
+    if accelerator.device.type == "cuda":
+        return torch.cuda.get_device_name(accelerator.device)
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def write_result(folder: Path, result: Mapping[str, Any]) -> None:
+    """Write a result as JSON."""
+    text = json.dumps(result, indent=1) + "\n"
+    replaced(folder / f"{result['name']}.json", lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; its exit status."""
+    return exit_status(lambda: test(parse(parser(), argv)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,310 @@
+"""Train a backbone on the cached crops of a store: ``python -m training.train --store STORE``.
+
+Read from top to bottom: the arguments, what is trained on what, one epoch, the loop over epochs. Several GPUs:
+``torchrun --nproc-per-node N -m training.train …``; ``-b`` is the clips a process takes in a step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object, set_seed
+from rich.progress import track
+from timm.data.mixup import Mixup
+from torch import nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
+from torch.utils.tensorboard import SummaryWriter
+
+from data_specs.stored import open_store
+from training.augmentation import prepared
+from training.backbones import Backbone, build, check_arch, clip_logits
+from training.checkpoints import check_same, random_states, replaced, save, set_random_states
+from training.clips import Clips, read_clips
+from training.evaluation import evaluate
+from training.options import (
+    OneLineParser,
+    Refused,
+    add_data_flags,
+    add_machine_flags,
+    check_view,
+    chosen_view,
+    exit_status,
+    parse,
+    share,
+    whole,
+)
+from training.stream import ClipStream, batches_of_training, plan_of_training
+from training.weights import load_for_finetuning, load_strictly, read_file, state_of
+
+EXAMPLES = """examples:
+  the uncropped baseline    python -m training.train --store ucf101.zarr --arch resnet50 --train-mode normal
+  MoCrop at 192 px          python -m training.train --store ucf101.zarr --arch resnet50 --train-mode mocrop \
+                              --input-size 192 --output-dir runs/mocrop-192
+  go on after an interrupt  the same command with --resume
+  two GPUs                  torchrun --nproc-per-node 2 -m training.train --store ucf101.zarr --amp
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = OneLineParser(prog="python -m training.train", description=__doc__.splitlines()[0], epilog=EXAMPLES)
+    add_data_flags(p)
+    p.add_argument("--train-mode", choices=("normal", "mocrop"), help="normal: view full; mocrop: view mocrop")
+    p.add_argument("--view", help="the view to train and validate on; that of --train-mode if not given")
+    p.add_argument("--num-segments", type=whole(1), default=3, help="random frames a clip in training")
+    p.add_argument("--val-segments", type=whole(1), default=8, help="centre frames a clip in validation")
+    model = p.add_argument_group("model")
+    model.add_argument("--arch", default="efficientnet_b1", help="torchvision's as in the reference, or timm's name")
+    model.add_argument("--input-size", type=whole(8), default=224, help="side of the network's input, px")
+    model.add_argument(
+        "--pretrained", action=argparse.BooleanOptionalAction, default=True, help="start from ImageNet weights"
+    )
+    model.add_argument("--init-weights", help="start from this file instead; its last layer may be for other classes")
+    optim = p.add_argument_group("optimisation")
+    optim.add_argument("-b", "--batch-size", type=whole(1), default=32, help="clips a step, of each process")
+    optim.add_argument("--epochs", type=whole(1), default=100, help="passes over the train list")
+    optim.add_argument("--optimizer", choices=("sgd", "adam", "adamw"), default="adamw", help="sgd: momentum 0.9")
+    optim.add_argument("--lr", type=share(0, 1e3), default=1e-3, help="learning rate at the start")
+    optim.add_argument("--schedule", choices=("step", "cosine"), default="step", help="how the learning rate falls")
+    optim.add_argument("--lr-steps", type=whole(1), nargs="*", default=[40, 80], help="epochs after which it decays")
+    optim.add_argument("--lr-decay", type=share(0, 1), default=0.1, help="factor of a step")
+    optim.add_argument("--weight-decay", type=share(0, 1e3), default=1e-4, help="weight decay")
+    optim.add_argument("--mixup", type=share(0, 100), default=0.2, help="alpha of mixup; 0: none")
+    optim.add_argument("--label-smoothing", type=share(0, 1), default=0.0, help="share given to all classes alike")
+    run = p.add_argument_group("run")
+    run.add_argument("--seed", type=whole(0), default=0, help="of the order, the draws and the new weights")
+    run.add_argument("--select", choices=("last", "test"), default="last", help="epoch kept as model.pt: the last, or "
+                     "the best on the test list, as in the reference; every table tells which")  # fmt: skip
+    run.add_argument("--eval-freq", type=whole(0), default=1, help="test list looked at every so many epochs; 0: never")
+    run.add_argument("--print-freq", type=whole(0), default=0, help="line every so many steps; 0: none")
+    run.add_argument("--output-dir", default="runs/train", help="for checkpoints, metrics.csv and TensorBoard")
+    run.add_argument(
+        "--resume", nargs="?", const="", metavar="FILE", help="go on from FILE, or from OUTPUT_DIR/last.pt"
+    )
+    add_machine_flags(p)
+    return p
+
+
+@dataclass
+class Training:
+    """Everything that changes while training, and what it is trained on."""
+
+    backbone: Backbone
+    optimizer: Optimizer
+    schedule: LRScheduler
+    mixup: Mixup | None
+    criterion: nn.Module
+    clips: Clips
+    test_clips: Clips | None
+    accelerator: Accelerator
+    epoch: int
+    history: list[dict[str, Any]]
+
+
+def train(args: argparse.Namespace) -> Path:
+    """Train as the arguments say; the path of the checkpoint that is to be reported."""
+    view = chosen_view(args.train_mode, args.view, "--train-mode")
+    check_arch(args.arch)
+    check_view(args.store, view, args.crop_ratio, args.mv_h, args.mv_w)
+    clips = read_clips(args.store, view, args.split, "train")
+    test_clips = read_clips(args.store, view, args.split, "test") if args.eval_freq else None
+    accelerator = Accelerator(mixed_precision="bf16" if args.amp else "no", cpu=args.cpu)
+    settings = checked_settings(args, view, clips, accelerator)
+    state = set_up(args, clips, test_clips, accelerator)
+    stream = ClipStream(clips, threads=args.workers, pin=accelerator.device.type == "cuda")
+    if args.resume is not None:
+        restore(state, Path(args.resume or Path(args.output_dir) / "last.pt"), settings)
+    accelerator.print(
+        f"{args.arch}, view {view} at {args.input_size} px, split {args.split}: {len(clips)} clips to train on, "
+        f"{accelerator.num_processes} x {accelerator.device}, epochs {state.epoch + 1} to {args.epochs}"
+    )
+    board = SummaryWriter(args.output_dir, purge_step=state.epoch) if accelerator.is_main_process else None
+    while state.epoch < args.epochs:
+        row = {"epoch": state.epoch + 1, "lr": state.schedule.get_last_lr()[0], **train_epoch(state, stream, args)}
+        state.schedule.step()
+        state.epoch += 1
+        if test_clips is not None and (state.epoch % args.eval_freq == 0 or state.epoch == args.epochs):
+            row |= test_epoch(state, args)
+        state.history.append(row)
+        record(state, args, settings, board)
+    if board is not None:
+        board.close()
+    return Path(args.output_dir) / "model.pt"
+
+
+def checked_settings(args: argparse.Namespace, view: str, clips: Clips, accelerator: Accelerator) -> dict[str, Any]:
+    """The arguments and what they come to, as checkpoints keep them; `Refused` if they do not go together."""
+    output = Path(args.output_dir)
+    if args.resume is None and (output / "last.pt").exists():
+        raise Refused(f"--output-dir {str(output)!r} holds a training; give --resume to go on, or another folder")
+    if args.mixup and args.batch_size % 2:
+        raise Refused(f"--batch-size {args.batch_size}: mixup pairs clips; give an even number, or --mixup 0")
+    if args.select == "test" and not args.eval_freq:
+        raise Refused("--select test: needs the test list; give --eval-freq 1 or more")
+    batches_of_training(plan_of_training(clips, 1, 0, 0).order, args.batch_size, 0, accelerator.num_processes)
+    store = open_store(args.store)
+    return {
+        **vars(args),
+        "view": view,
+        "processes": accelerator.num_processes,
+        "device": accelerator.device.type,
+        "classes": list(clips.class_names),
+        "store_fingerprint": store.fingerprint,
+        "view_fingerprint": store.view(view).fingerprint,
+    }
+
+
+def set_up(args: argparse.Namespace, clips: Clips, test_clips: Clips | None, accelerator: Accelerator) -> Training:
+    """The network, its optimiser and schedule at the start."""
+    set_seed(args.seed)
+    classes = len(clips.class_names)
+    fresh = args.init_weights or args.resume is not None
+    backbone = build(args.arch, classes, args.input_size, pretrained=args.pretrained and not fresh)
+    if args.init_weights and args.resume is None:
+        state = state_of(read_file(args.init_weights, "--init-weights"))
+        load_for_finetuning(backbone.model, state, f"--init-weights {args.init_weights!r}")
+    model = backbone.model
+    if args.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    kinds: dict[str, Any] = {"sgd": SGD, "adam": Adam, "adamw": AdamW}
+    momentum = {"momentum": 0.9} if args.optimizer == "sgd" else {}
+    optimizer = kinds[args.optimizer](model.parameters(), lr=args.lr, weight_decay=args.weight_decay, **momentum)
+    schedule: LRScheduler = (
+        MultiStepLR(optimizer, args.lr_steps, args.lr_decay)
+        if args.schedule == "step"
+        else CosineAnnealingLR(optimizer, args.epochs)
+    )
+    if args.compile:
+        model.compile()
+    model, optimizer = accelerator.prepare(model, optimizer)
+    set_seed(args.seed, device_specific=True)
+    mixup = None
+    if args.mixup:
+        mixup = Mixup(mixup_alpha=args.mixup, label_smoothing=args.label_smoothing, num_classes=classes)
+    criterion = nn.CrossEntropyLoss(label_smoothing=0.0 if mixup else args.label_smoothing)
+    backbone = Backbone(model, backbone.mean, backbone.std)
+    return Training(backbone, optimizer, schedule, mixup, criterion, clips, test_clips, accelerator, 0, [])
+
+
+def train_epoch(state: Training, stream: ClipStream, args: argparse.Namespace) -> dict[str, float]:
+    """One pass over the train list: mean loss, clips a second of all processes, share of time waiting for data."""
+    accelerator, backbone = state.accelerator, state.backbone
+    stream.plan = plan_of_training(state.clips, args.num_segments, args.seed, state.epoch)
+    stream.batches = batches_of_training(
+        stream.plan.order, args.batch_size, accelerator.process_index, accelerator.num_processes
+    )
+    backbone.model.train()
+    total, waited = torch.zeros((), device=accelerator.device), 0.0
+    began = asked = time.perf_counter()
+    for step, batch in enumerate(shown(stream, len(stream), f"epoch {state.epoch + 1}", accelerator), 1):
+        waited += time.perf_counter() - asked
+        there = batch.to(accelerator.device)
+        images = prepared(there.frames, there.draws, args.input_size, backbone.mean, backbone.std)
+        images, labels = state.mixup(images, there.labels) if state.mixup else (images, there.labels)
+        with accelerator.autocast():
+            loss = state.criterion(clip_logits(backbone.model, images), labels)
+        accelerator.backward(loss)
+        state.optimizer.step()
+        state.optimizer.zero_grad()
+        total += loss.detach()
+        if args.print_freq and step % args.print_freq == 0:
+            accelerator.print(f"epoch {state.epoch + 1}, step {step} of {len(stream)}: loss {total.item() / step:.4f}")
+        asked = time.perf_counter()
+    losses = accelerator.gather(total.unsqueeze(0))
+    seconds = time.perf_counter() - began
+    clips = len(stream) * args.batch_size * accelerator.num_processes
+    return {
+        "train_loss": losses.mean().item() / len(stream),
+        "clips_per_s": round(clips / seconds, 2),
+        "data_wait": round(waited / seconds, 4),
+    }
+
+
+def test_epoch(state: Training, args: argparse.Namespace) -> dict[str, float]:
+    """What the test list says now, for the curves; it decides nothing unless ``--select test`` asks for that."""
+    assert state.test_clips is not None
+    scores = evaluate(
+        state.backbone,
+        state.test_clips,
+        state.accelerator,
+        segments=args.val_segments,
+        input_size=args.input_size,
+        batch_size=args.batch_size,
+        threads=args.workers,
+    )
+    return {"test_loss": scores.loss, "test_top1": scores.top(1), "test_top5": scores.top(5)}
+
+
+def shown(items: Iterable[Any], total: int, what: str, accelerator: Accelerator) -> Iterable[Any]:
+    """The items, with a progress bar on a terminal."""
+    bar = accelerator.is_main_process and sys.stderr.isatty()
+    return track(items, what, total=total, transient=True) if bar else items
+
+
+def record(state: Training, args: argparse.Namespace, settings: dict[str, Any], board: SummaryWriter | None) -> None:
+    """Write the checkpoint of this epoch, the table of all, and what TensorBoard shows; say how it went."""
+    accelerator, row, output = state.accelerator, state.history[-1], Path(args.output_dir)
+    states = gather_object([random_states()])
+    if board is None:
+        return
+    content = {
+        "mocrop_checkpoint": 1,
+        "model": accelerator.unwrap_model(state.backbone.model).state_dict(),
+        "optimizer": state.optimizer.state_dict(),
+        "schedule": state.schedule.state_dict(),
+        "epoch": state.epoch,
+        "random_states": states,
+        "args": settings,
+        "history": state.history,
+    }
+    replaced(output / "metrics.csv", lambda part: write_csv(part, state.history))
+    best = max((past.get("test_top1", -1.0) for past in state.history[:-1]), default=-1.0)
+    if state.epoch == args.epochs if args.select == "last" else row.get("test_top1", -1.0) > best:
+        save(output / "model.pt", {key: content[key] for key in ("mocrop_checkpoint", "model", "epoch", "args")})
+    save(output / "last.pt", content)
+    for name, value in row.items():
+        board.add_scalar(name, value, row["epoch"])
+    board.flush()
+    figures = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
+    accelerator.print(f"epoch {row['epoch']} of {args.epochs}: {figures}")
+
+
+def write_csv(path: Path, history: Sequence[dict[str, Any]]) -> None:
+    """A row for each epoch, a column for each figure that any of them has."""
+    columns = list(dict.fromkeys(name for row in history for name in row))
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(history)
+
+
+def restore(state: Training, path: Path, settings: dict[str, Any]) -> None:
+    """Put everything where it was after the last epoch of a checkpoint; `Refused` if it was begun otherwise."""
+    found = read_file(path, "--resume")
+    if not {"mocrop_checkpoint", "optimizer", "random_states"} <= found.keys():
+        raise Refused(f"--resume {str(path)!r}: no training to go on with; --init-weights starts from weights alone")
+    check_same(found["args"], settings)
+    load_strictly(state.accelerator.unwrap_model(state.backbone.model), state_of(found), f"--resume {str(path)!r}")
+    state.optimizer.load_state_dict(found["optimizer"])
+    state.schedule.load_state_dict(found["schedule"])
+    state.epoch, state.history = found["epoch"], found["history"]
+    set_random_states(found["random_states"][state.accelerator.process_index])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; its exit status."""
+    return exit_status(lambda: train(parse(parser(), argv)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
