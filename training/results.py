@@ -1,0 +1,212 @@
+"""Gather test results into a table: ``python -m training.results DIR``."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from training.options import Failed, OneLineParser, Refused, exit_status
+
+NAMES = {
+    "resnet50": "ResNet-50",
+    "resnet152": "ResNet-152",
+    "mobilenet_v3_large": "MobileNet-V3",
+    "efficientnet_b1": "EfficientNet-B1",
+    "swin_t": "Swin-T",
+    "swin_b": "Swin-B",
+}
+"""Backbones as the reference's table has them."""
+EPOCHS = {"last": "last", "test": "best on test list"}
+HEADS = ("Backbone", "Variant", "Top-1 Acc. (%)", "GFLOPs", "Δ Acc. (%)", "Δ FLOPs (%)", "Seeds", "Epoch", "Tested on")
+EXAMPLES = """examples:
+  on the terminal   python -m training.results results
+  for a README      python -m training.results results --format markdown
+"""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Variant:
+    """What results must share to be seeds of one figure: training, test, and how the epoch was chosen."""
+
+    dataset: str
+    split: int
+    segments: int
+    epoch: str
+    arch: str
+    trained_view: str
+    trained_size: int
+    view: str
+    size: int
+
+    @property
+    def is_baseline(self) -> bool:
+        """Trained and tested on whole frames of one size."""
+        return self.trained_view == self.view == "full" and self.trained_size == self.size
+
+    def title(self, baseline_size: int | None) -> str:
+        """The name in the table: the reference's where it has one, else what was done."""
+        if self.is_baseline:
+            return f"Baseline ({self.size}px)"
+        if self.trained_view == self.view == "mocrop":
+            if self.size > self.trained_size:
+                return f"+ MoCrop (Attention, {self.size}px), trained at {self.trained_size}px"
+            if self.size == self.trained_size:
+                smaller = baseline_size is not None and self.size < baseline_size
+                return f"+ MoCrop ({'Efficiency, ' if smaller else ''}{self.size}px)"
+        trained = f"{self.trained_view} at {self.trained_size}px" if self.trained_view else "unknown"
+        return f"control: {self.view} ({self.size}px), trained on {trained}"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A line of the table: percent and 1e9 multiply-adds; differences from the baseline, None where there is none."""
+
+    variant: Variant
+    title: str
+    top1: float
+    deviation: float | None
+    gflops: float
+    accuracy_change: float | None
+    flops_change: float | None
+    seeds: int
+
+    def cells(self) -> list[str]:
+        """The line as text."""
+        v = self.variant
+        spread = "" if self.deviation is None else f" ± {self.deviation:.1f}"
+        is_reference = v.is_baseline and self.accuracy_change == 0 == self.flops_change
+        plain = is_reference or self.accuracy_change is None or self.flops_change is None
+        changes = ["-", "-"] if plain else [f"{self.accuracy_change:+.1f}", f"{self.flops_change:+.1f}"]
+        tested = f"{v.dataset} split {v.split}, {v.segments} frames"
+        figures = [f"{self.top1:.1f}{spread}", f"{self.gflops:.2f}", *changes]
+        return [NAMES.get(v.arch, v.arch), self.title, *figures, str(self.seeds), v.epoch, tested]
+
+
+def read_results(folder: Path) -> list[dict[str, Any]]:
+    """Every result below a folder, each test of a checkpoint once; `Refused` or `Failed` in one line."""
+    if not folder.is_dir():
+        raise Refused(f"DIR {str(folder)!r}: no such folder; python -m training.test writes results")
+    found: dict[tuple[object, ...], dict[str, Any]] = {}
+    for path in sorted(folder.rglob("*.json")):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise Failed(f"{str(path)!r} cannot be read: {error}") from error
+        if isinstance(content, dict) and content.get("mocrop_result") == 1:
+            found[variant_of(content), content["checkpoint"]["sha256"]] = content
+    if not found:
+        raise Refused(f"DIR {str(folder)!r}: no result in it; training.test --output-dir {folder} writes them")
+    return list(found.values())
+
+
+def variant_of(result: Mapping[str, Any]) -> Variant:
+    """What a result is a figure of."""
+    trained = result["trained"]
+    return Variant(
+        dataset=str(result["dataset"]),
+        split=result["split"],
+        segments=result["segments"],
+        epoch=EPOCHS.get(trained.get("select"), "unknown"),
+        arch=result["arch"],
+        trained_view=trained.get("view") or "",
+        trained_size=trained.get("input_size") or 0,
+        view=result["view"],
+        size=result["input_size"],
+    )
+
+
+def table(results: Iterable[Mapping[str, Any]]) -> list[Row]:
+    """The rows: backbone by backbone, the baseline first, then MoCrop, then the controls."""
+    groups: dict[Variant, list[Mapping[str, Any]]] = defaultdict(list)
+    for result in results:
+        groups[variant_of(result)].append(result)
+    rows = []
+    for variant, mine in groups.items():
+        baseline = _baseline(variant, groups)
+        title = variant.title(None if baseline is None else baseline.size)
+        top1 = [result["top1"] for result in mine]
+        gflops = mine[0]["gflops"]
+        changes: tuple[float | None, float | None] = (None, None)
+        if baseline is not None:
+            theirs = groups[baseline]
+            accuracy = statistics.mean(top1) - statistics.mean(result["top1"] for result in theirs)
+            changes = accuracy, 100 * (gflops / theirs[0]["gflops"] - 1)
+        deviation = statistics.stdev(top1) if len(top1) > 1 else None
+        rows.append(Row(variant, title, statistics.mean(top1), deviation, gflops, *changes, len(top1)))
+    archs = {arch: place for place, arch in enumerate(NAMES)}
+    kinds = ("Baseline", "+ MoCrop", "control")
+    return sorted(
+        rows,
+        key=lambda row: (
+            archs.get(row.variant.arch, len(archs)),
+            row.variant.arch,
+            next(place for place, kind in enumerate(kinds) if row.title.startswith(kind)),
+            row.variant,
+        ),
+    )
+
+
+def _baseline(variant: Variant, groups: Iterable[Variant]) -> Variant | None:
+    """Trained and tested on whole frames, otherwise alike; at 224 px, else at the largest size there is."""
+
+    def alike(other: Variant) -> bool:
+        return (variant.dataset, variant.split, variant.segments, variant.epoch, variant.arch) == (
+            other.dataset, other.split, other.segments, other.epoch, other.arch,
+        )  # fmt: skip
+
+    found = [other for other in groups if other.is_baseline and alike(other)]
+    return max(found, key=lambda other: (other.size == 224, other.size), default=None)
+
+
+def as_text(rows: Sequence[Row]) -> str:
+    """The table for a terminal."""
+    lines = [list(HEADS), *(row.cells() for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def as_markdown(rows: Sequence[Row]) -> str:
+    """The table for a README."""
+    lines = [HEADS, ["---"] * len(HEADS), *(row.cells() for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """The table for a spreadsheet."""
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerows([HEADS, *(row.cells() for row in rows)])
+    return file.getvalue().rstrip("\n")
+
+
+FORMATS = {"text": as_text, "markdown": as_markdown, "csv": as_csv}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = OneLineParser(prog="python -m training.results", description=__doc__.splitlines()[0], epilog=EXAMPLES)
+    p.add_argument("folder", metavar="DIR", help="where python -m training.test wrote its results")
+    p.add_argument("--format", choices=tuple(FORMATS), default="text", help="of the table")
+    return p
+
+
+def work(args: argparse.Namespace) -> None:
+    """Print the table."""
+    print(FORMATS[args.format](table(read_results(Path(args.folder)))))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; its exit status."""
+    return exit_status(lambda: work(parser().parse_args(argv)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
