@@ -61,7 +61,9 @@ _CAUSES = {
     r"non positive size for width '(\d+)' or height '(\d+)'": (
         r"a side of 1 px cannot be encoded: cut to even sides, a frame is \1x\2 px"
     ),
-    r"Picture size (\d+x\d+) (exc|is inv)": rf"a frame of \1 px is more than the {MAX_PIXELS} px that are decoded",
+    r"Picture size (\d+x\d+) (exceeds|is invalid)": (
+        rf"a frame of \1 px is more than the {MAX_PIXELS} px that are decoded"
+    ),
     r"Cannot determine format of input|received no packets|Output file is empty": "no frame could be decoded",
 }
 _CONSEQUENCE = re.compile(
