@@ -1,0 +1,142 @@
+"""No space, a read-only disk, rights that are missing, all in the middle of a run: one line, and completed later."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from pipelines.preprocess import Options
+from tests.conftest import run_stages
+from tests.namespace import private
+from tests.test_store import contents
+
+RAW = """
+name = "raw"
+shard_clips = 4
+[transcode]
+preset = "ultrafast"
+[frames]
+size = 320
+slots = 16
+choose = "uniform"
+codec = {name = "raw"}
+"""
+
+
+@pytest.fixture(scope="module")
+def whole(synth_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What an unbroken run makes."""
+    store = tmp_path_factory.mktemp("whole") / "s.zarr"
+    run_stages(Options(str(synth_data / "UCF-101"), str(store), recipe="smoke"))
+    return contents(store)
+
+
+TWICE = """
+mkdir -p "$FOLDER/disk"
+mount -t tmpfs -o size=$SIZE tmpfs "$FOLDER/disk"
+mkdir "$FOLDER/disk/w" "$FOLDER/disk/s"
+$FIRST "$PYTHON" -c "$STAGES_ONLY" "$SOURCE" "$STORE" "$WORK" "$BEFORE" >"$FOLDER/first" 2>&1 && exit 9
+eval "$MEND"
+"$PYTHON" -c "$STAGES_ONLY" "$SOURCE" "$STORE" "$WORK" "" >"$FOLDER/second" 2>&1
+[ "$STORE" = "$FOLDER/s.zarr" ] || cp -r "$STORE" "$FOLDER/s.zarr"
+"""
+DISK = '"$FOLDER/disk"'
+WITHOUT_OVERRIDE = "setpriv --bounding-set=-dac_override,-dac_read_search"  # root, but rights bind
+CASES = {
+    "the disk of the H.264 files is full": (
+        {"WORK": "disk/w", "STORE": "s.zarr", "SIZE": "200k", "MEND": f"mount -o remount,size=64m {DISK}"},
+        r"^No space left on device (.*); mend it and start the same command again$",
+    ),
+    "the disk of the store is full": (
+        {
+            "WORK": "w",
+            "STORE": "disk/s/s.zarr",
+            "SIZE": "200m",
+            "BEFORE": f"clips:mount -o remount,size=1200k {DISK}",
+            "MEND": f"mount -o remount,size=64m {DISK}",
+        },
+        r"^No space left on device( \(.*\))?; mend it and start the same command again$",
+    ),
+    "the disk turned read-only": (
+        {
+            "WORK": "w",
+            "STORE": "disk/s/s.zarr",
+            "SIZE": "200m",
+            "BEFORE": f"motion:mount -o remount,ro {DISK}",
+            "MEND": f"mount -o remount,rw {DISK}",
+        },
+        r"^Read-only file system (\(.*\))?; mend it and start the same command again$",
+    ),
+    "the disk of the H.264 files turned read-only": (
+        {
+            "WORK": "disk/w",
+            "STORE": "s.zarr",
+            "SIZE": "64m",
+            "BEFORE": f"transcode:mount -o remount,ro {DISK}",
+            "MEND": f"mount -o remount,rw {DISK}",
+        },
+        r"^Read-only file system (\(.*\))?; mend it and start the same command again$",
+    ),
+    "rights were taken away": (
+        {
+            "WORK": "w",
+            "STORE": "s.zarr",
+            "SIZE": "1m",
+            "FIRST": WITHOUT_OVERRIDE,
+            "BEFORE": 'boxes:chmod -R a-w "$FOLDER/s.zarr/views"',
+            "MEND": 'chmod -R u+w "$FOLDER/s.zarr"',
+        },
+        r"^Permission denied (\(.*\))?; mend it and start the same command again$",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_run_that_cannot_write_ends_in_one_line_and_is_completed_later(
+    case: str, synth_data: Path, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    settings, line = CASES[case]
+    known = {"FIRST": "", "BEFORE": "", **settings, "FOLDER": str(tmp_path), "SOURCE": str(synth_data / "UCF-101")}
+    known |= {name: str(tmp_path / settings[name]) for name in ("STORE", "WORK")}
+    ended = private(TWICE, **known)
+    first, second = (tmp_path / "first"), (tmp_path / "second")
+    assert first.exists(), ended.stderr
+    assert re.fullmatch(line, first.read_text().strip()), first.read_text()
+    assert second.exists(), ended.stderr
+    assert second.read_text() == "12 0\n"
+    assert ended.returncode == 0, ended.stderr
+    assert contents(tmp_path / "s.zarr") == whole
+
+
+COMMAND = """
+mkdir "$FOLDER/disk"
+mount -t tmpfs -o size=100m tmpfs "$FOLDER/disk"
+run() {
+  "$PYTHON" -c "from pipelines.cli import main; main()" preprocess --source "$SOURCE" --recipe "$FOLDER/raw.toml" \
+    --store "$FOLDER/disk/s.zarr" --work-dir "$FOLDER/w" --json
+}
+run >"$FOLDER/first" 2>"$FOLDER/first.err" && exit 9
+mount -o remount,size=400m "$FOLDER/disk"
+run >"$FOLDER/second" 2>"$FOLDER/second.err"
+"$PYTHON" -c "from pipelines.cli import main; main()" verify "$FOLDER/disk/s.zarr" >"$FOLDER/third" 2>&1
+"""
+
+
+def test_the_command_on_a_disk_that_fills_up_says_so_and_completes_when_there_is_space(
+    synth_data: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "raw.toml").write_text(RAW)
+    home = str(tmp_path / "prefect")
+    ended = private(COMMAND, FOLDER=str(tmp_path), SOURCE=str(synth_data / "UCF-101"), PREFECT_HOME=home)
+    said = (tmp_path / "first.err").read_text().splitlines()
+    assert said[-1].startswith("mocrop: clips: No space left on device")
+    assert [line for line in said if "Traceback" in line or "Errno" in line] == []
+    assert (tmp_path / "first").read_text() == ""
+    assert ended.returncode == 0, ended.stderr + (tmp_path / "second.err").read_text()
+    summary = json.loads((tmp_path / "second").read_text())
+    assert (summary["done"], summary["quarantined"]) == (12, {})
+    assert "transcode: 12 of 12 clips" in (tmp_path / "second.err").read_text()
+    assert (tmp_path / "third").read_text().splitlines()[-1] == "all is as it was written"
