@@ -282,6 +282,28 @@ def test_a_rar_is_unpacked_by_the_program_that_is_there(
     assert all((tmp_path / name).read_bytes() == (data / name).read_bytes() for name in names)
 
 
+def test_where_one_program_fails_the_next_is_tried_and_all_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed("libarchive-tools")
+    (tmp_path / "bin").mkdir()
+    fake = tmp_path / "bin" / "unrar"
+    fake.write_text("#!/bin/sh\necho 'unknown option lb' >&2\nexit 7\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(archives, "RAR_TOOLS", [row for row in ALL_TOOLS if row.program in ("unrar", "bsdtar")])
+    whole, cut = tmp_path / "whole.rar", tmp_path / "cut.rar"
+    whole.write_bytes(stored_rar({"a/b.avi": BODY}))
+    cut.write_bytes(whole.read_bytes()[:-500])
+    assert archives.unpack(whole, tmp_path / "out", keep) == 1
+    assert (tmp_path / "out/a/b.avi").read_bytes() == BODY
+    with pytest.raises(
+        archives.ArchiveError, match=r"\(unrar: unknown option lb; bsdtar: .+\); if it is whole, install"
+    ):
+        archives.unpack(cut, tmp_path / "none", keep)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bin", "cut.rar", "out", "whole.rar"]
+
+
 def test_without_a_program_for_rar_it_says_so_before_the_download(
     small: Source, mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mocrop: Callable[..., Said]
 ) -> None:
