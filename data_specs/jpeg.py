@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 from zarr.abc.codec import ArrayBytesCodec
 from zarr.registry import register_codec
@@ -107,15 +108,18 @@ class JpegCodec(ArrayBytesCodec):
         """Raises NotImplementedError: Zarr's way to say that the size depends on the data."""
         raise NotImplementedError(f"{CODEC_NAME}: the encoded size depends on the frame")
 
-    def _encode_sync(self, chunk_array: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
-        height, width = _frame_size(chunk_spec.shape)
-        pixels = chunk_array.as_numpy_array()
+    def encoded(self, pixels: npt.NDArray[np.uint8]) -> bytes:
+        """A chunk's bytes: one RGB frame, (1, ..., 1, y, x, 3) uint8; ValueError for anything else."""
+        height, width = _frame_size(pixels.shape)
         if pixels.dtype != np.uint8:
             raise ValueError(f"{CODEC_NAME}: frames must be uint8, got {pixels.dtype}")
         frame = np.ascontiguousarray(pixels.reshape(height, width, 3))
         file = io.BytesIO()
         Image.fromarray(frame).save(file, "JPEG", quality=self.quality, subsampling=_FULL_CHROMA)
-        return chunk_spec.prototype.buffer.from_bytes(file.getvalue())
+        return file.getvalue()
+
+    def _encode_sync(self, chunk_array: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
+        return chunk_spec.prototype.buffer.from_bytes(self.encoded(chunk_array.as_numpy_array()))
 
     def _decode_sync(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
         height, width = _frame_size(chunk_spec.shape)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -37,7 +37,8 @@ from mocrop_core.vectors import clip_rng
 from pipelines import video
 from pipelines.ffmpeg import FfmpegError
 from pipelines.h264 import ClipError, Folders, RunStopped, video_of
-from pipelines.store import HashingStore, VectorWriter, write_record, write_rows
+from pipelines.shards import FrameWriter, VectorWriter
+from pipelines.store import HashingStore, write_record, write_rows
 from pipelines.video import VideoError
 
 STAGES = schema.STAGES
@@ -203,13 +204,12 @@ def _motion(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: _Each) -
 
 
 @contextmanager
-def _blank_if_failed(index: int, arrays: Iterable[npt.NDArray[Any]]) -> Iterator[None]:
+def _undone_if_failed(undo: Callable[[int], None], index: int) -> Iterator[None]:
     """Let a clip that fails leave nothing in its rows."""
     try:
         yield
     except BaseException:
-        for array in arrays:
-            array[index] = 0
+        undo(index)
         raise
 
 
@@ -229,9 +229,13 @@ def _boxes(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: _Each) ->
     }
     found: dict[str, dict[str, Attributes]] = {view.name: {} for view in views}
 
+    def blank(index: int) -> None:
+        for maps in density.values():
+            maps[index] = 0
+
     def work(index: int, clip: Clip) -> Attributes:
         height, width = before.clips[clip.id]["size"]
-        with _blank_if_failed(index, density.values()):
+        with _undone_if_failed(blank, index):
             for view in views:
                 found[view.name][clip.id] = _choose(
                     view, recipe, clip.id, (height, width), vectors, index, density.get(view.name)
@@ -280,18 +284,23 @@ def _choose(
 def _clips(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: _Each) -> list[Record]:
     motion = _upstream(store, "motion", plan.shard)
     boxes = {name: _upstream(store, "boxes", plan.shard, name) for name in plan.views}
-    slots, size = recipe.frames.slots, recipe.frames.size
-    frames = {name: np.zeros((len(plan.clips), slots, size, size, 3), np.uint8) for name in plan.views}
+    size = recipe.frames.size
+    writers = {name: FrameWriter(store, f"views/{name}/frames", plan.rows) for name in plan.views}
+
+    def drop(index: int) -> None:
+        for writer in writers.values():
+            writer.drop(index)
 
     def work(index: int, clip: Clip) -> Attributes:
         path, _ = video_of(clip, recipe, plan.build, plan.folders)
         chosen = frame_choice(motion.clips[clip.id], recipe)
         keys = motion.clips[clip.id]["key_frames"]
         slot = 0
-        with _blank_if_failed(index, frames.values()):
+        with _undone_if_failed(drop, index):
             for slot, (_, picture) in enumerate(video.rgb_frames(path, chosen, keys, time_limit=recipe.time_limit), 1):
-                for name, pictures in frames.items():
-                    pictures[index, slot - 1] = crop(picture, boxes[name].clips[clip.id]["box"], size)
+                image = Image.fromarray(picture)
+                for name, writer in writers.items():
+                    writer.put(index, slot - 1, crop(image, boxes[name].clips[clip.id]["box"], size))
             if slot != len(chosen):
                 raise ClipError(f"{slot} of {len(chosen)} frames could be decoded")
         return {"frame_index": chosen}
@@ -299,8 +308,8 @@ def _clips(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: _Each) ->
     before = next(iter(boxes.values()))
     rows = each(before, work)
     records = []
-    for name, pictures in frames.items():
-        write_rows(store, f"views/{name}/frames", plan.rows, pictures)
+    for name, writer in writers.items():
+        writer.write()
         inputs = clips_inputs(motion, boxes[name], recipe)
         records.append(Record("clips", name, plan.shard, inputs, rows, *store.taken()))
     return records
@@ -312,11 +321,11 @@ def frame_choice(motion: Attributes, recipe: Recipe) -> list[int]:
     return [int(candidates[i]) for i in spread(len(candidates), recipe.frames.slots)]
 
 
-def crop(picture: npt.NDArray[np.uint8], box: Iterable[int], size: int) -> npt.NDArray[np.uint8]:
+def crop(picture: Image.Image, box: Sequence[int], size: int) -> npt.NDArray[np.uint8]:
     """The box of an RGB picture, resized to ``size`` × ``size`` px with Pillow's antialiased bilinear filter."""
     x0, y0, x1, y1 = box
-    inside = np.ascontiguousarray(picture[y0:y1, x0:x1])
-    return np.asarray(Image.fromarray(inside).resize((size, size), Image.Resampling.BILINEAR))
+    inside = picture if (x0, y0, x1, y1) == (0, 0, *picture.size) else picture.crop((x0, y0, x1, y1))
+    return np.asarray(inside.resize((size, size), Image.Resampling.BILINEAR))
 
 
 _STAGE: dict[str, Callable[[ShardPlan, Recipe, HashingStore, _Each], list[Record]]] = {

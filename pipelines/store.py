@@ -10,11 +10,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import zarr
+from zarr.abc.codec import Codec
 from zarr.abc.store import Store as ZarrStore
 from zarr.codecs import BloscCodec, BloscShuffle, BytesCodec, Crc32cCodec, ZstdCodec
 from zarr.core.buffer import Buffer, default_buffer_prototype
@@ -30,7 +31,6 @@ from data_specs.schema import ArraySpec
 from data_specs.stored import Attributes, Damaged, Record, Store, StoreError, read_objects, reading, run, zarr_store
 
 ALONE_SECONDS = 10.0
-VECTOR_CHUNK = 1 << 17  # vectors in a chunk of a motion column: 256 kB of int16 before compression
 
 
 class HashingStore(WrapperStore[ZarrStore]):
@@ -75,7 +75,7 @@ class HashingStore(WrapperStore[ZarrStore]):
 
 def put_attributes(store: ZarrStore, path: str, values: Mapping[str, Any]) -> None:
     """Write a group without arrays whose attributes are ``values``, whole or not at all."""
-    _put(store, f"{path}/zarr.json" if path else "zarr.json", group_document(values))
+    put_object(store, f"{path}/zarr.json" if path else "zarr.json", group_document(values))
 
 
 def group_document(attributes: Mapping[str, Any]) -> bytes:
@@ -84,7 +84,8 @@ def group_document(attributes: Mapping[str, Any]) -> bytes:
     return json.dumps(document, indent=1, sort_keys=True, ensure_ascii=True).encode()
 
 
-def _put(store: ZarrStore, key: str, value: bytes) -> None:
+def put_object(store: ZarrStore, key: str, value: bytes) -> None:
+    """Write an object of the store, whole or not at all."""
     run(store.set(key, default_buffer_prototype().buffer.from_bytes(value)))
 
 
@@ -104,7 +105,7 @@ def exchange(store: ZarrStore, path: str, expected: bytes | None, values: Mappin
         if value is None:
             remove_attributes(store, path)
         else:
-            _put(store, key, value)
+            put_object(store, key, value)
     return True
 
 
@@ -157,7 +158,7 @@ def create(location: str, dataset: Dataset, recipe: Recipe, software: Mapping[st
 def mend_documents(store: ZarrStore, recipe: Recipe, rows: int) -> None:
     """Write the ``zarr.json`` of each group and array that is missing or damaged; chunks stay as they are."""
     for key, document in wrong_documents(store, recipe, rows).items():
-        _put(store, key, document)
+        put_object(store, key, document)
 
 
 def wrong_documents(store: ZarrStore, recipe: Recipe, rows: int) -> dict[str, bytes]:
@@ -309,111 +310,30 @@ def write_table(group: zarr.Group, name: str, values: npt.NDArray[Any]) -> None:
 
 def write_rows(store: ZarrStore, path: str, rows: range, values: npt.NDArray[Any]) -> None:
     """Write the whole shard that holds ``rows`` of a shard array; ``ValueError`` for a part of one."""
+    array_of_shard(store, path, rows)[rows.start : rows.stop] = values
+
+
+def array_of_shard(store: ZarrStore, path: str, rows: range) -> zarr.Array[Any]:
+    """A shard array, of which ``rows`` are one whole shard; ``ValueError`` if they are a part of one."""
     array = zarr.open_array(store, path=path, mode="r+")
     step = (array.shards or array.chunks)[0]
     if rows.start % step or (len(rows) != step and rows.stop != array.shape[0]):
         raise ValueError(f"{path}: rows {rows.start} to {rows.stop} are not a whole shard of {step}")
-    array[rows.start : rows.stop] = values
+    return array
 
 
-def _column_codec(name: str) -> BloscCodec:
-    """The smallest of those measured: 29 % of the H.264 file for all columns together, 33 % with plain zstd."""
-    shuffle: Literal["bitshuffle", "shuffle"] = "bitshuffle" if name in ("dx", "dy") else "shuffle"
-    return BloscCodec(cname="zstd", clevel=3, shuffle=shuffle)
-
-
-class VectorWriter:
-    """Appends packed vectors to the columns of ``motion/<shard>``, a whole chunk at a time, in bounded memory.
-
-    ``mark`` and ``rollback`` take back what a clip wrote that failed in its middle.
-    """
-
-    def __init__(self, store: ZarrStore, shard: int) -> None:
-        path = schema.motion_path(shard)
-        put_attributes(store, path, {})
-        self._columns = {
-            name: zarr.create_array(
-                store,
-                name=f"{path}/{name}",
-                shape=(0,),
-                dtype=dtype,
-                chunks=(VECTOR_CHUNK,),
-                dimension_names=("vector",),
-                compressors=(_column_codec(name), Crc32cCodec()),
-                fill_value=0,
-                attributes={"about": about},
-                overwrite=True,
-            )
-            for name, (dtype, about) in schema.MOTION_COLUMNS.items()
-        }
-        self._store, self._path = store, path
-        self._flushed = 0
-        self._waiting: list[npt.NDArray[Any]] = []
-        self._num_waiting = 0
-
-    @property
-    def count(self) -> int:
-        """Vectors appended so far."""
-        return self._flushed + self._num_waiting
-
-    def mark(self) -> tuple[int, list[npt.NDArray[Any]], int]:
-        """The place where the writer stands."""
-        return self._flushed, list(self._waiting), self._num_waiting
-
-    def rollback(self, mark: tuple[int, list[npt.NDArray[Any]], int]) -> None:
-        """Go back to a place: what was appended since is forgotten, and removed if it was written already."""
-        if self._flushed != mark[0]:
-            for column in self._columns.values():
-                column.resize((mark[0],))
-        self._flushed, self._waiting, self._num_waiting = mark[0], list(mark[1]), mark[2]
-
-    def append(self, block: npt.NDArray[Any]) -> None:
-        """Append packed vectors."""
-        self._waiting.append(block)
-        self._num_waiting += len(block)
-        while self._num_waiting >= VECTOR_CHUNK:
-            self._flush(VECTOR_CHUNK)
-
-    def close(self, offsets: list[int], scales: list[int]) -> None:
-        """Write what is left, the bounds of the clips (one more than clips) and the units of their displacements."""
-        self._flush(self._num_waiting)
-        for column in self._columns.values():
-            column.resize((self._flushed,))
-        tables = (
-            (
-                "offset",
-                "bound",
-                offsets,
-                "int64",
-                "clip i of the shard has the vectors offset[i] to offset[i + 1]",
-            ),
-            (
-                "motion_scale",
-                "clip",
-                scales,
-                "uint16",
-                "units of dx and dy in a pixel; 0 where there is no vector",
-            ),
-        )
-        for name, dim, values, dtype, about in tables:
-            zarr.create_array(
-                self._store,
-                name=f"{self._path}/{name}",
-                data=np.array(values, dtype=dtype),
-                chunks=(len(values),),
-                dimension_names=(dim,),
-                compressors=(ZstdCodec(level=3), Crc32cCodec()),
-                attributes={"about": about},
-                overwrite=True,
-            )
-
-    def _flush(self, count: int) -> None:
-        block: npt.NDArray[Any] = np.concatenate(self._waiting) if self._waiting else np.empty(0)
-        self._waiting = [block[count:]] if len(block) > count else []
-        self._num_waiting -= count
-        if count:
-            stop = self._flushed + count
-            for name, column in self._columns.items():
-                column.resize((max(stop, column.shape[0]),))
-                column[self._flushed : stop] = block[name][:count]
-            self._flushed = stop
+def create_column(
+    store: ZarrStore, path: str, dim: str, length: int, chunk: int, dtype: str, codec: Codec, about: str
+) -> None:
+    """Make an array of one axis without its chunks; those that are there already stay."""
+    zarr.create_array(
+        store,
+        name=path,
+        shape=(length,),
+        dtype=dtype,
+        chunks=(chunk,),
+        dimension_names=(dim,),
+        compressors=(cast(Any, codec), Crc32cCodec()),
+        fill_value=0,
+        attributes={"about": about},
+    )
