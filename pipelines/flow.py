@@ -201,7 +201,8 @@ def _stop(client: distributed.Client, futures: Sequence[distributed.Future]) -> 
         return
     begun = {key for keys in client.processing().values() for key in keys}
     client.cancel([future for future in futures if future.key not in begun])
-    distributed.wait([future for future in futures if future.key in begun], timeout=STOP_SECONDS)
+    with client.as_current(), contextlib.suppress(TimeoutError):  # why the run stops is what is to be told
+        distributed.wait([future for future in futures if future.key in begun], timeout=STOP_SECONDS)
 
 
 @dataclass(slots=True)
