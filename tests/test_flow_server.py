@@ -18,6 +18,7 @@ import pytest
 
 from pipelines import server
 from pipelines.bare_name import DEPLOYMENT, FLOW
+from tests.listening import is_loopback, listening
 
 pytestmark = pytest.mark.xdist_group("prefect")
 REPOSITORY = Path(__file__).parents[1]
@@ -167,6 +168,23 @@ def test_a_value_out_of_range_is_refused_when_the_run_is_asked_for(served: Serve
     found = served.prefect("deployment", "run", DEPLOYMENT, *words, folder=tmp_path)
     assert found.returncode == 1
     assert "max_quarantined" in found.stdout + found.stderr
+
+
+def test_credentials_in_a_url_are_refused_before_the_server_keeps_them(served: Served, tmp_path: Path) -> None:
+    words = ["-p", f"source={tmp_path}", "-p", "store=s3://key:s3cr3t-of-a-user@bucket/x.zarr"]
+    found = served.prefect("deployment", "run", DEPLOYMENT, *words, folder=tmp_path)
+    assert found.returncode == 1
+    home = Path(served.environment["PREFECT_HOME"])
+    kept = [path for path in home.rglob("*") if path.is_file()]
+    assert any(path.suffix == ".db" for path in kept)
+    assert [path for path in kept if b"s3cr3t-of-a-user" in path.read_bytes()] == []
+
+
+def test_all_that_serve_listens_on_is_loopback(served: Served) -> None:
+    found = listening(served.process.pid)
+    port = server.port_of(served.environment["PREFECT_API_URL"])
+    assert f"{server.LOOPBACK} {port}" in found
+    assert [place for place in found if not is_loopback(place)] == []
 
 
 def test_a_second_serve_uses_the_server_that_is_there(served: Served, tmp_path: Path) -> None:
