@@ -170,7 +170,7 @@ def run_and_check(
     assert summary.done + len(summary.quarantined) == summary.clips
     for id, reason in summary.quarantined.items():
         assert REASON.fullmatch(reason), (id, reason)
-        assert not re.search(r"worker died|took longer|MemoryError|0x[0-9a-f]{6}|\.part|/tmp|more memory", reason), (
+        assert not re.search(r"worker died|took longer|MemoryError|\b0x[0-9a-f]{6}|\.part|/tmp|more memory", reason), (
             id,
             reason,
         )

@@ -1,0 +1,138 @@
+"""The real command, killed: itself, a worker, an ffmpeg; started again, it completes the store with the same bytes."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipelines import server
+from tests.saboteurs import contents, copy_clips, descendants, records, wait_until
+from tests.soak import record
+
+pytestmark = pytest.mark.xdist_group("prefect")
+SMALL = """
+name = "small"
+shard_clips = 2
+[transcode]
+preset = "veryfast"
+[frames]
+slots = 4
+size = 32
+"""
+WORKERS, FFMPEGS = "spawn_main", "libx264"
+MOMENTS = 24  # of the whole test, a third of them for each of the three
+
+
+@dataclass(frozen=True)
+class Command:
+    """`mocrop preprocess` on six real clips, with what it makes when nothing disturbs it, and in which time."""
+
+    folder: Path
+    environment: dict[str, str]
+    contents: dict[str, bytes]
+    seconds: float
+
+    def start(self, store: Path) -> subprocess.Popen[bytes]:
+        """Start it, and wait until its first stage begins."""
+        log = store.with_suffix(".log")
+        words = ["--source", "source", "--recipe", "small.toml", "--workers", "2", "--store", str(store)]
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-c", "from pipelines.cli import main; main()", "preprocess", *words],
+                cwd=self.folder, env=self.environment, stdout=output, stderr=output,
+            )  # fmt: skip
+        assert wait_until(lambda: "transcode: " in log.read_text() or process.poll() is not None, 120), log.read_text()
+        return process
+
+    def complete(self, store: Path) -> None:
+        """Start it and see it end well."""
+        process = self.start(store)
+        assert process.wait(300) == 0, store.with_suffix(".log").read_text()
+
+
+@pytest.fixture(scope="module")
+def command(ucf_clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
+    folder = tmp_path_factory.mktemp("command")
+    copy_clips(ucf_clips, folder / "source")
+    (folder / "small.toml").write_text(SMALL)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    environment = {**kept, "PREFECT_HOME": str(folder / "home"), "PYTHONPATH": str(Path(__file__).parents[1])}
+    with server.started() as child:
+        environment["PREFECT_API_URL"] = child.when_ready()
+        undisturbed = Command(folder, environment, {}, 0.0)
+        process, begun = undisturbed.start(folder / "undisturbed.zarr"), time.monotonic()
+        assert process.wait(300) == 0, (folder / "undisturbed.log").read_text()
+        yield Command(folder, environment, contents(folder / "undisturbed.zarr"), time.monotonic() - begun)
+
+
+def kill_one(process: subprocess.Popen[bytes], whom: str) -> bool:
+    """Kill the command, or one of its workers or ffmpegs; whether there was one. With it go all below it."""
+    below = descendants(process.pid, "")
+    victims = {
+        "command": [psutil.Process(process.pid)],
+        "worker": descendants(process.pid, WORKERS),
+        "ffmpeg": descendants(process.pid, FFMPEGS),
+    }[whom]
+    if not victims:
+        return False
+    below = below if whom == "command" else descendants(victims[0].pid, "")
+    with suppress(psutil.NoSuchProcess):
+        victims[0].kill()
+    if whom == "command":
+        process.wait(10)
+    _, left = psutil.wait_procs(below, 15)
+    assert not left, f"they outlived the {whom}: {left}"
+    return True
+
+
+def check(command: Command, whom: str, seed: int, store: Path) -> bool:
+    """Kill at a random moment, start again where it ended for that; whether there was something to kill."""
+    rng = random.Random(f"{whom} {seed}")
+    process = command.start(store)
+    moment = time.monotonic() + rng.uniform(0, command.seconds if whom != "ffmpeg" else command.seconds / 4)
+    wait_until(lambda: time.monotonic() >= moment or process.poll() is not None, 300)
+    if whom == "ffmpeg":
+        wait_until(lambda: descendants(process.pid, FFMPEGS) or process.poll() is not None, 20)
+    killed = process.poll() is None and kill_one(process, whom)
+    if whom != "command":
+        assert process.wait(300) == 0, store.with_suffix(".log").read_text()
+    finished = records(store)
+    command.complete(store)
+    assert contents(store) == command.contents
+    assert finished.items() <= records(store).items(), "a finished shard was done again"
+    assert not [*store.rglob("*.partial"), *Path(f"{store}.work").rglob("*.part")]
+    return killed
+
+
+def test_killed_in_its_middle_the_command_takes_all_its_processes_along_and_goes_on(
+    command: Command, tmp_path: Path
+) -> None:
+    store = tmp_path / "store.zarr"
+    process = command.start(store)
+    assert wait_until(lambda: descendants(process.pid, FFMPEGS))
+    assert kill_one(process, "command")
+    finished = records(store)
+    command.complete(store)
+    assert contents(store) == command.contents
+    assert finished.items() <= records(store).items()
+
+
+@pytest.mark.soak
+def test_the_command_a_worker_or_an_ffmpeg_killed_at_24_random_moments(command: Command, tmp_path: Path) -> None:
+    killed: Counter[str] = Counter()
+    for seed in range(MOMENTS // 3):
+        for whom in ("command", "worker", "ffmpeg"):
+            killed[whom] += check(command, whom, seed, tmp_path / f"{whom}{seed}.zarr")
+    assert killed.total() >= 20
+    record("mocrop preprocess killed at random moments", killed=dict(killed), runs=2 * MOMENTS)
