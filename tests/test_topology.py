@@ -94,7 +94,7 @@ class Topology:
             if found.returncode == 0:
                 return
             assert time.monotonic() < deadline, f"{service}: {found.stdout}{found.stderr}\n{self.said()}"
-            time.sleep(0.3)
+            time.sleep(1.0)
 
     def said(self) -> str:
         return "\n".join(process.said() for process in self.running)
