@@ -95,6 +95,7 @@ def test_crops_are_of_the_scales_and_inside_the_box(sizes: list[tuple[int, int]]
     assert (y + h <= boxes[:, 1]).all()
     for (width, height), *sides in zip(sizes, w.tolist(), h.tolist(), strict=True):
         assert set(sides) <= {int(min(width, height) * scale) for scale in SCALES}
+    assert draws.colours is not None
     assert (draws.colours.abs() <= torch.tensor(COLOUR)).all()
 
 
@@ -113,9 +114,21 @@ def test_frames_of_a_clip_share_crop_and_flip_but_not_colour() -> None:
     draws = draw(np.random.default_rng(5), np.array([[300, 200]]), 3)
     images = prepared(frames, draws, 32, (0.0,) * 3, (1.0,) * 3)
     assert not torch.equal(images[0, 0], images[0, 1])
+    assert draws.colours is not None
     draws.colours.zero_()
     images = prepared(frames, draws, 32, (0.0,) * 3, (1.0,) * 3)
     assert torch.equal(images[0, 0], images[0, 1])
+    assert torch.equal(images[0, 0], images[0, 2])
+
+
+def test_flips_alone_change_nothing_else() -> None:
+    frames = torch.from_numpy(natural_frames(np.random.default_rng(7), 2))[:, None]
+    draws = draw(np.random.default_rng(7), np.array([[300, 200]] * 4), 1).flips_alone()
+    images = prepared(frames, draws, 48, (0.0,) * 3, (1.0,) * 3)[:, 0] * 255
+    expected = as_images(frames[:, 0].numpy())
+    assert 0 < draws.flips.sum() < 4
+    for flip, image, picture in zip(draws.flips.tolist(), images, expected, strict=True):
+        assert (image - (picture.flip(-1) if flip else picture)).abs().max() < 0.01
 
 
 def test_a_test_only_resizes_and_normalises() -> None:

@@ -132,6 +132,7 @@ def test_order_frames_and_draws_are_a_function_of_seed_and_epoch(ucf_store: Path
     def fixed(seed: int, epoch: int) -> list[Any]:
         plan = plan_of_training(clips, 3, seed, epoch)
         assert plan.draws is not None
+        assert plan.draws.colours is not None
         return [
             part.tolist() for part in (plan.order, plan.slots, plan.draws.windows, plan.draws.flips, plan.draws.colours)
         ]

@@ -28,20 +28,27 @@ class Draws:
     """What chance decided about n clips of s frames.
 
     ``windows`` float32 (n, 4): x, y, width and height of the crop as shares of the box; ``flips`` bool (n,): mirrored
-    left to right; ``colours`` float32 (n, s, 3): added to hue, lightness and saturation.
+    left to right; ``colours`` float32 (n, s, 3): added to hue, lightness and saturation, or None for none of it.
     """
 
     windows: Tensor
     flips: Tensor
-    colours: Tensor
+    colours: Tensor | None
 
     def of(self, positions: npt.NDArray[np.int64]) -> Draws:
         """Those of some of the clips."""
-        return Draws(self.windows[positions], self.flips[positions], self.colours[positions])
+        return Draws(*(None if part is None else part[positions] for part in self._parts()))  # type: ignore[arg-type]
 
     def to(self, device: torch.device) -> Draws:
         """The draws on a device."""
-        return Draws(self.windows.to(device), self.flips.to(device), self.colours.to(device))
+        return Draws(*(None if part is None else part.to(device) for part in self._parts()))  # type: ignore[arg-type]
+
+    def flips_alone(self) -> Draws:
+        """The same without crop and colour."""
+        return Draws(torch.tensor([0.0, 0.0, 1.0, 1.0]).repeat(len(self.flips), 1), self.flips, None)
+
+    def _parts(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        return self.windows, self.flips, self.colours
 
 
 def draw(rng: np.random.Generator, box_sizes: npt.NDArray[np.int64], segments: int) -> Draws:
@@ -70,7 +77,8 @@ def prepared(frames: Tensor, draws: Draws | None, size: int, mean: Sequence[floa
     clips, segments = frames.shape[:2]
     images = frames.flatten(0, 1).permute(0, 3, 1, 2).float()
     if draws is not None:
-        images = changed_colour(images, draws.colours.flatten(0, 1))
+        if draws.colours is not None:
+            images = changed_colour(images, draws.colours.flatten(0, 1))
         windows = draws.windows * frames.shape[2]
         images = cropped(images, windows.repeat_interleave(segments, 0), draws.flips.repeat_interleave(segments), size)
     elif images.shape[-1] != size:

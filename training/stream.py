@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ from training.options import Refused
 from training.shards import FrameReader
 
 AHEAD = 4  # batches
+Augment = Literal["reference", "flip", "none"]
 Indices = npt.NDArray[np.int64]
 
 
@@ -41,12 +42,16 @@ class Plan:
     draws: Draws | None = None
 
 
-def plan_of_training(clips: Clips, segments: int, seed: int, epoch: int) -> Plan:
-    """Shuffled clips, a random frame of each of ``segments`` equal parts of a clip, random crop, flip and colour."""
+def plan_of_training(clips: Clips, segments: int, seed: int, epoch: int, augment: Augment = "reference") -> Plan:
+    """Shuffled clips, a random frame of each of ``segments`` equal parts of a clip, random crop, flip and colour.
+
+    ``augment`` leaves some of that out ("flip", "none"); the order and the frames stay the same.
+    """
     rng = np.random.default_rng((seed, epoch))
     order = rng.permutation(len(clips))
     slots = np.stack([train_segments(count, segments, rng) for count in clips.frames.tolist()])
-    return Plan(order, slots, draw(rng, clips.box_sizes, segments))
+    draws = draw(rng, clips.box_sizes, segments)
+    return Plan(order, slots, {"reference": draws, "flip": draws.flips_alone(), "none": None}[augment])
 
 
 def plan_of_test(clips: Clips, segments: int) -> Plan:

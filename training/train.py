@@ -79,6 +79,12 @@ def parser() -> argparse.ArgumentParser:
     optim.add_argument("--lr-steps", type=whole(1), nargs="*", default=[40, 80], help="epochs after which it decays")
     optim.add_argument("--lr-decay", type=share(0, 1), default=0.1, help="factor of a step")
     optim.add_argument("--weight-decay", type=share(0, 1e3), default=1e-4, help="weight decay")
+    optim.add_argument(
+        "--augment",
+        choices=("reference", "flip", "none"),
+        default="reference",
+        help="reference: crops of four scales, flips, change of colour",
+    )
     optim.add_argument("--mixup", type=share(0, 100), default=0.2, help="alpha of mixup; 0: none")
     optim.add_argument("--label-smoothing", type=share(0, 1), default=0.0, help="share given to all classes alike")
     run = p.add_argument_group("run")
@@ -86,7 +92,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--select", choices=("last", "test"), default="last", help="epoch kept as model.pt: the last, or "
                      "the best on the test list, as in the reference; every table tells which")  # fmt: skip
     run.add_argument("--eval-freq", type=whole(0), default=1, help="test list looked at every so many epochs; 0: never")
-    run.add_argument("--print-freq", type=whole(0), default=0, help="line every so many steps; 0: none")
+    run.add_argument("--print-freq", type=whole(0), default=150, help="line every so many steps; 0: none")
     run.add_argument("--output-dir", default="runs/train", help="for checkpoints, metrics.csv and TensorBoard")
     run.add_argument(
         "--resume", nargs="?", const="", metavar="FILE", help="go on from FILE, or from OUTPUT_DIR/last.pt"
@@ -199,7 +205,7 @@ def set_up(args: argparse.Namespace, clips: Clips, test_clips: Clips | None, acc
 def train_epoch(state: Training, stream: ClipStream, args: argparse.Namespace) -> dict[str, float]:
     """One pass over the train list: mean loss, clips a second of all processes, share of time waiting for data."""
     accelerator, backbone = state.accelerator, state.backbone
-    stream.plan = plan_of_training(state.clips, args.num_segments, args.seed, state.epoch)
+    stream.plan = plan_of_training(state.clips, args.num_segments, args.seed, state.epoch, args.augment)
     stream.batches = batches_of_training(
         stream.plan.order, args.batch_size, accelerator.process_index, accelerator.num_processes
     )
