@@ -46,7 +46,9 @@ def asked(in_order: tuple[Options, dict[str, bytes]], tmp_path: Path) -> tuple[O
     return replace(in_order[0], store=str(tmp_path / "store.zarr")), in_order[1]
 
 
-@pytest.mark.parametrize("workers", [1, 2, pytest.param(4, marks=pytest.mark.soak)])
+@pytest.mark.parametrize(
+    "workers", [pytest.param(1, marks=pytest.mark.soak), pytest.param(2, marks=pytest.mark.soak), 4]
+)
 def test_the_number_of_workers_changes_no_byte(
     workers: int, asked: tuple[Options, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
