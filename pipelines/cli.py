@@ -18,6 +18,7 @@ from rich.table import Table
 from data_specs.stored import StoreError, open_store
 from pipelines.h264 import RunStopped
 from pipelines.preprocess import Options, RunError
+from pipelines.processes import no_collections
 
 EXITS = "Exit status: 0 all is well, 1 refused, failed or something wrong found, 2 a flag that cannot be."
 
@@ -234,7 +235,8 @@ def preprocess(
 
 
 def _run(options: Options, verbose: bool) -> Any:
-    from pipelines.flow import run_here
+    with no_collections():
+        from pipelines.flow import run_here
     from pipelines.preprocess import new_views, read_request
     from pipelines.screen import stage_progress
 
