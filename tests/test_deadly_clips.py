@@ -14,6 +14,7 @@ from pipelines.preprocess import Options
 from pipelines.progress import summarise
 from pipelines.stages import STAGES
 from tests.saboteurs import CLIPS, SMALL, contents, copy_clips, do_on_dask
+from tests.soak import record
 
 pytestmark = pytest.mark.xdist_group("dask")
 WIDE = parse_recipe({**SMALL.model_dump(mode="json"), "shard_clips": 3}, "wide")
@@ -57,6 +58,7 @@ def test_who_died_when_changes_no_byte(options: Options, monkeypatch: pytest.Mon
     other = replace(options, store=f"{options.store}.other")
     run(other, sabotage, monkeypatch, workers=1)
     assert contents(Path(other.store)) == contents(Path(options.store))
+    record("clips that end their workers, with 2 workers and with 1", deadly=2, clips=6, same_bytes=True)
 
 
 def test_a_clip_that_ends_its_worker_once_is_done(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
