@@ -1,4 +1,4 @@
-"""Clips that a decoder crashes or hangs on: the process dies, the clip is found and quarantined, the others are done."""
+"""Clips that a decoder crashes or hangs on: the process dies, the clip is found and quarantined, all others done."""
 
 from __future__ import annotations
 
