@@ -13,7 +13,8 @@ from typing import Any
 from data_specs import schema
 from data_specs.datasets import TEST, TRAIN, Dataset
 from data_specs.recipes import Recipe
-from data_specs.stored import StoreError, is_url, open_store, shown
+from data_specs.stored import is_url, open_store, shown
+from pipelines.identity import is_made
 from pipelines.preprocess import Options, open_run, read_request
 from pipelines.processes import usable_cores
 from pipelines.progress import Progress
@@ -119,10 +120,9 @@ def measured(options: Options, dataset: Dataset) -> tuple[tuple[str, ...], Cost]
 
 def _clips_left(options: Options, dataset: Dataset, recipe: Recipe) -> int:
     """Clips of shards that are not complete; all of them where there is no store yet."""
-    try:
-        store = open_store(options.location())
-    except StoreError:
+    if not is_made(options.location()):
         return len(dataset.clips)
+    store = open_store(options.location())
     progress = Progress(store.zarr, recipe, store.num_shards)
     return sum(
         len(schema.shard_rows(shard, len(store.ids), recipe.shard_clips))

@@ -28,6 +28,8 @@ from tests import test_store
 from tests.conftest import run_stages
 from tests.listening import is_loopback, watch
 from tests.object_store import KEY, SECRET, Fault, contents, environment, faulty, make_bucket, s3_server
+from training.clips import read_clips
+from training.shards import FrameReader
 
 pytestmark = pytest.mark.xdist_group("s3")
 MOCROP = [sys.executable, "-c", "from pipelines.cli import main; main()"]
@@ -124,8 +126,35 @@ def test_status_verify_boxes_and_export_read_from_s3(
 
 @pytest.mark.usefixtures("s3")
 def test_frames_for_training_are_read_from_s3(command: Command) -> None:
-    there, here = open_store(command.store).view("mocrop"), open_store(command.twin).view("mocrop")
-    assert (np.asarray(there.array("frames")[:]) == np.asarray(here.array("frames")[:])).all()
+    found = []
+    for store in (command.store, str(command.twin)):
+        clips = read_clips(store, "mocrop", 1, "train")
+        positions = np.repeat(np.arange(len(clips)), 2)
+        frames = np.empty((len(positions), clips.size, clips.size, 3), np.uint8)
+        FrameReader(clips).read(positions, np.tile([0, 1], len(clips)), frames)
+        found.append(frames)
+    assert found[0].std() > 10
+    assert (found[0] == found[1]).all()
+
+
+@pytest.mark.usefixtures("s3")
+def test_the_report_and_the_dry_run_read_from_s3(
+    command: Command,
+    synth_data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    status, out, _ = said(monkeypatch, capsys, "report", command.store, "--out", str(tmp_path / "r.html"), "--json")
+    assert (status, json.loads(out)["clips"]) == (0, 5)
+    assert SECRET not in (tmp_path / "r.html").read_text(encoding="utf-8")
+    words = ["--source", str(synth_data / "UCF-101"), "--work-dir", str(tmp_path), "--recipe", "smoke", "--json"]
+    status, out, _ = said(monkeypatch, capsys, "plan", "--store", command.store, *words)
+    assert (status, json.loads(out)["store"]) == (0, command.store)
+    monkeypatch.setenv("MOCROP_RETRY_SECONDS", "0.2")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    status, _, err = said(monkeypatch, capsys, "plan", "--store", command.store, *words)
+    assert (status, "does not answer" in err) == (1, True)
 
 
 def test_all_that_a_run_listens_on_is_loopback(command: Command) -> None:
