@@ -58,6 +58,7 @@ ATTEMPTS = 3  # of a shard, the first included
 ARTIFACT_SECONDS = 2.0  # between two updates of a stage's progress artifact
 CONNECT_SECONDS = 15.0
 JOIN_SECONDS = 60.0
+CHECK_SECONDS = 5.0  # without news, before the workers are counted
 STOP_SECONDS = 600.0  # for the shards that someone else's cluster is doing when a run is stopped
 
 OnProgress = Callable[[str, int, int, ShardReport | None], None]
@@ -68,6 +69,7 @@ _DASK = {
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
     "distributed.worker.memory.terminate": 0.95,
+    "distributed.deploy.lost-worker-timeout": "10 minutes",  # or a slow restart is taken for a loss
     "distributed.scheduler.allowed-failures": 0,  # map_shards says what becomes of a shard that a worker died on
 }
 
@@ -141,6 +143,8 @@ def map_shards(
     def submit() -> None:
         # once a worker has died, none gets a second shard to wait behind its first: Dask would count it as dead too
         room = max(1, sum(client.nthreads().values())) if deaths else window
+        if deaths:
+            _mend(client)
         while waiting and len(running) < room:
             plan, number = waiting.popleft()
             future = client.submit(work, plan, key=f"{plan.stage}-{uuid.uuid4().hex}", pure=False)
@@ -172,15 +176,30 @@ def map_shards(
 
 
 def _next(client: distributed.Client, ended: SimpleQueue[distributed.Future]) -> distributed.Future:
-    """The next future that ends; ``RunError`` once there is no worker left to end one, and none comes back."""
+    """The next future that ends; ``RunError`` once there has been no worker for a while that could end one."""
+    seen = time.monotonic()
     while True:
         with contextlib.suppress(Empty):
-            return ended.get(timeout=JOIN_SECONDS)
-        if not client.nthreads():
-            try:
-                client.wait_for_workers(1, timeout=JOIN_SECONDS)
-            except TimeoutError:
-                raise RunError("no Dask worker is left; what is done is kept, start the same command again") from None
+            return ended.get(timeout=CHECK_SECONDS)
+        if client.nthreads():
+            seen = time.monotonic()
+        elif time.monotonic() - seen > JOIN_SECONDS:
+            raise RunError("no Dask worker is left; what is done is kept, start the same command again")
+        _mend(client)
+
+
+def _mend(client: distributed.Client) -> None:
+    """Start a worker of our own cluster again where its nanny gave up, as when it was killed while it started."""
+    cluster = client.cluster
+    if isinstance(cluster, distributed.LocalCluster):
+
+        def mend() -> None:
+            for name, nanny in list(cluster.workers.items()):
+                if nanny.status in (distributed.Status.closed, distributed.Status.failed):
+                    del cluster.workers[name]
+            cluster.scale(len(cluster.worker_spec))
+
+        cluster.loop.add_callback(mend)
 
 
 def _outcome(future: distributed.Future) -> Attempt:
