@@ -1,0 +1,393 @@
+"""How fast cached clips come: against the reference's way to read them, and against a memory-mapped array.
+
+``python -m tests.benchmarks.loader [--quick] [--json FILE]``. The store is that of the real clips with the recipe
+ucf101, its rows repeated to 600 (1.9 GB of raw frames) in each lossless codec; a clip is three random frames of it, as
+in training. All files are in the page cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable
+from importlib.metadata import version
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, cast
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import tensorstore
+import torch
+import zarr
+from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ZstdCodec
+
+from data_specs.stored import open_store
+from pipelines.preprocess import Options, open_run
+from pipelines.stages import STAGES, process_shard
+from tests.benchmarks.footage import DATA, real_clips
+from tests.benchmarks.measuring import (
+    REPETITIONS,
+    Result,
+    answer,
+    called,
+    interleaved,
+    least,
+    machine,
+    most,
+    ratios,
+)
+from training.augmentation import prepared
+from training.clips import Clips, read_clips
+from training.stream import AHEAD, ClipStream, batches_of_training, plan_of_training
+
+ROWS, SHARD, SEGMENTS, BATCH, INPUT = 600, 16, 3, 32, 224
+REFERENCE_ITEMS, ZARR_ITEMS = 40, 32
+FASTER, OF_MEMORY_MAP, GROWTH_MIB = 40.0, 0.5, 8.0
+CODECS: dict[str, tuple[Any, ...]] = {
+    "raw": (),
+    "lz4": (BloscCodec(cname="lz4", clevel=5, shuffle="noshuffle", typesize=1),),
+    "zstd": (ZstdCodec(level=1),),
+}
+VIEW = "mocrop"
+Plan = list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]
+
+
+def built_store(folder: Path) -> Path:
+    """A store of the real clips with the recipe ucf101, its H.264 files beside it."""
+    store = folder / "real.zarr"
+    with open_run(Options(str(DATA / "UCF-101"), str(store), str(DATA / "ucfTrainTestlist"))) as run:
+        for stage in STAGES:
+            for plan in run.pending(stage):
+                process_shard(plan, run.recipe)
+    return store
+
+
+def repeated_store(store: Path, folder: Path, rows: int, codec: str) -> Path:
+    """The tables and frames of one view with the clips again and again, all in the train list of split 1."""
+    target = folder / f"{codec}.zarr"
+    old, attrs = open_store(store), dict(zarr.open_group(store, mode="r").attrs)
+    new = zarr.create_group(target, attributes=attrs)
+    turn = np.arange(rows) % len(old.ids)
+    for name in ("label", "state", "num_frames", "frame_size"):
+        new.create_array(name, data=old.table(name)[turn])
+    lists = np.zeros((rows, 3), np.uint8)
+    lists[:, 0] = 1
+    new.create_array("split", data=lists)
+    ids = [f"{old.ids[k].rpartition('_c')[0]}_c{row}" for row, k in enumerate(turn.tolist())]
+    new.create_array("id", shape=rows, dtype="string")[:] = np.array(ids, dtype=object)
+    view = old.view(VIEW)
+    group = new.create_group(f"views/{VIEW}", attributes=dict(view.group.attrs))
+    for name in ("box", "frame_index"):
+        group.create_array(name, data=view.table(name)[turn])
+    frames = view.table("frames")
+    array = group.create_array(
+        "frames",
+        shape=(rows, *frames.shape[1:]),
+        dtype="uint8",
+        chunks=(1, 1, *frames.shape[2:]),
+        shards=(SHARD, *frames.shape[1:]),
+        serializer=BytesCodec(),
+        compressors=(*CODECS[codec], Crc32cCodec()),
+    )
+    for start in range(0, rows, SHARD):
+        array[start : start + SHARD] = frames[turn[start : start + SHARD]]
+    return target
+
+
+def memory_map(store: Path, folder: Path, rows: int) -> Path:
+    """The same frames as one raw array in a file."""
+    path = folder / "frames.npy"
+    frames = open_store(store).view(VIEW).table("frames")
+    raw = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(rows, *frames.shape[1:]))
+    for start in range(0, rows, SHARD):
+        raw[start : start + SHARD] = frames[np.arange(start, min(start + SHARD, rows)) % len(frames)]
+    raw.flush()
+    return path
+
+
+def stream_of(location: Path, epoch: int, threads: int = 4) -> tuple[Clips, ClipStream]:
+    """A training's stream over a store, ready for an epoch."""
+    clips = read_clips(str(location), VIEW, 1, "train")
+    stream = ClipStream(clips, threads=threads)
+    stream.plan = plan_of_training(clips, SEGMENTS, 0, epoch)
+    stream.batches = batches_of_training(stream.plan.order, min(BATCH, len(clips)))
+    return clips, stream
+
+
+class ReferenceItems:
+    """One item after the other as the public MoCrop code makes it, in our words, without its colour change.
+
+    For each segment it opens the video, seeks, reads one frame and closes it; loads the clip's density map from a file;
+    tries all rectangles; crops; resizes.
+    """
+
+    def __init__(self, store: Path, folder: Path) -> None:
+        found = open_store(store)
+        density = found.view(VIEW).table("density")
+        self.items: list[tuple[str, Path]] = []
+        for row, id in enumerate(found.ids):
+            (video,) = Path(f"{store}.work").rglob(f"{id.split('/')[1]}*.mp4")
+            np.save(folder / f"{row}.npy", density[row])
+            self.items.append((str(video), folder / f"{row}.npy"))
+        self.frames = found.table("num_frames")
+        self.rng = np.random.default_rng(0)
+
+    def read(self, count: int) -> None:
+        """Make so many items."""
+        for row in self.rng.integers(len(self.items), size=count).tolist():
+            video, density = self.items[row]
+            edges = np.round(np.linspace(0, self.frames[row] - 1, SEGMENTS + 1)).astype(int)
+            pictures = []
+            for first, last in pairwise(edges.tolist()):
+                picture = self._frame(video, int(self.rng.integers(first, last)))
+                x0, y0, x1, y1 = self._box(np.load(density), picture.shape[0], picture.shape[1])
+                pictures.append(cv2.resize(picture[y0:y1, x0:x1], (INPUT, INPUT), interpolation=cv2.INTER_LINEAR))
+            assert np.stack(pictures).shape == (SEGMENTS, INPUT, INPUT, 3)
+
+    @staticmethod
+    def _frame(video: str, index: int) -> Any:
+        capture = cv2.VideoCapture(video)
+        capture.set(cv2.CAP_PROP_POS_FRAMES, index)
+        found, picture = capture.read()
+        capture.release()
+        assert found
+        return picture
+
+    @staticmethod
+    def _box(density: npt.NDArray[np.float32], height: int, width: int) -> tuple[int, int, int, int]:
+        rows, columns = density.shape
+        wanted, most_motion, best = 0.75 * rows * columns, -np.inf, (0, 0, rows, columns)
+        for h in range(1, rows + 1):
+            for w in range(1, columns + 1):
+                if not 0.9 * wanted <= h * w <= 1.1 * wanted:
+                    continue
+                for top in range(rows - h + 1):
+                    for left in range(columns - w + 1):
+                        motion = np.sum(density[top : top + h, left : left + w])
+                        if motion > most_motion:
+                            most_motion, best = motion, (top, left, top + h, left + w)
+        cell_y, cell_x = height // rows, width // columns
+        return best[1] * cell_x, best[0] * cell_y, best[3] * cell_x, best[2] * cell_y
+
+
+def read_stream(location: Path, prepare: bool = False, threads: int = 4) -> Callable[[int], int]:
+    """Reads an epoch of a store; ``prepare`` also crops, flips, colours, resizes and normalises it, on the CPU."""
+    clips, stream = stream_of(location, 0, threads)
+
+    def work(epoch: int) -> int:
+        stream.plan = plan_of_training(clips, SEGMENTS, 0, epoch)
+        stream.batches = batches_of_training(stream.plan.order, min(BATCH, len(clips)))
+        read = 0
+        for batch in stream:
+            read += len(batch.labels)
+            if prepare:
+                prepared(batch.frames, batch.draws, INPUT, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        return read
+
+    return work
+
+
+def wanted_frames(location: Path, epoch: int) -> Plan:
+    """The rows and slots of each batch of an epoch."""
+    clips, stream = stream_of(location, epoch)
+    return [(np.repeat(clips.rows[batch], SEGMENTS), stream.plan.slots[batch].ravel()) for batch in stream.batches]
+
+
+def read_memory_map(path: Path, location: Path) -> Callable[[int], int]:
+    """Reads the same frames of an epoch, batch by batch, out of a memory-mapped array."""
+    raw = np.load(path, mmap_mode="r")
+
+    def work(epoch: int) -> int:
+        return sum(len(raw[rows, slots]) for rows, slots in wanted_frames(location, epoch)) // SEGMENTS
+
+    return work
+
+
+def read_tensorstore(location: Path) -> Callable[[int], int]:
+    """Reads the same frames with tensorstore, one request a batch, as many batches ahead as the loader."""
+    folder = f"{location}/views/{VIEW}/frames/"
+    array = tensorstore.open({"driver": "zarr3", "kvstore": {"driver": "file", "path": folder}}, read=True).result()
+
+    def work(epoch: int) -> int:
+        pending: deque[Any] = deque()
+        read = 0
+        for rows, slots in wanted_frames(location, epoch):
+            pending.append(array.vindex[rows, slots].read())
+            if len(pending) > AHEAD:
+                read += len(pending.popleft().result())
+        return (read + sum(len(future.result()) for future in pending)) // SEGMENTS
+
+    return work
+
+
+def read_zarr(location: Path, clips: int) -> Callable[[int], int]:
+    """Reads the frames of a few clips with zarr-python, one by one."""
+    array = cast("zarr.Array[Any]", zarr.open_array(f"{location}/views/{VIEW}/frames", mode="r"))
+
+    def work(epoch: int) -> int:
+        (rows, slots), *_ = wanted_frames(location, epoch)
+        for row, slot in list(zip(rows.tolist(), slots.tolist(), strict=True))[: clips * SEGMENTS]:
+            array[row, slot]
+        return min(clips, len(rows) // SEGMENTS)
+
+    return work
+
+
+def memory_of_epochs(location: str, epochs: int) -> dict[str, float]:
+    """MiB of this process after the second and the last of so many epochs, and its peak above what it began with."""
+    torch.set_num_threads(1)
+    clips, stream = stream_of(Path(location), 0)
+    began, after = _resident_mib(), []
+    peak = began
+    for epoch in range(epochs):
+        stream.plan = plan_of_training(clips, SEGMENTS, 0, epoch)
+        for _ in stream:
+            peak = max(peak, _resident_mib())
+        after.append(_resident_mib())
+    frames = len(stream.batches[0]) * SEGMENTS * clips.size**2 * 3 / 2**20
+    return {"second": after[1], "last": after[-1], "peak_above": peak - began, "bound": (AHEAD + 2) * frames}
+
+
+def _resident_mib() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def clips_per_s_on_one_core(location: str, epochs: int) -> float:
+    """The loader's clips a second in a process that has one core, best of so many epochs."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    work = read_stream(Path(location), threads=2)
+    work(0)
+    best = 0.0
+    for epoch in range(1, epochs + 1):
+        began = time.perf_counter()
+        best = max(best, work(epoch) / (time.perf_counter() - began))
+    return best
+
+
+def run(quick: bool = False) -> list[Result]:
+    """The loader against the reference's items, against a memory map, on one core, and its memory."""
+    rows, repetitions = (4 * SHARD, 2) if quick else (ROWS, REPETITIONS)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        store = built_store(folder)
+        places = {codec: repeated_store(store, folder, rows, codec) for codec in CODECS}
+        raw = memory_map(store, folder, rows)
+        (folder / "density").mkdir()
+        reference = ReferenceItems(store, folder / "density")
+        items = 4 if quick else REFERENCE_ITEMS
+        works: dict[str, Callable[[int], int]] = {
+            "reference": lambda _: (reference.read(items), items)[1],
+            "memory map": read_memory_map(raw, places["raw"]),
+            **{f"loader, {codec}": read_stream(place) for codec, place in places.items()},
+            "loader and CPU transforms, zstd": read_stream(places["zstd"], prepare=True),
+            **{f"tensorstore, {codec}": read_tensorstore(place) for codec, place in places.items()},
+            "zarr-python, zstd": read_zarr(places["zstd"], ZARR_ITEMS),
+        }
+        rates, micro = measured(works, repetitions)
+        results = compared(rates, micro)
+        kept = {codec: folder_bytes(place) / rows for codec, place in places.items()}
+        results.append(one_core(places["zstd"], kept))
+        results.append(memory(places["zstd"], 3 if quick else 10))
+    return results
+
+
+def measured(
+    works: dict[str, Callable[[int], int]], repetitions: int
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Clips a second and CPU milliseconds a clip of each, interleaved; the first repetition is not kept."""
+    cpu_ms: dict[str, list[float]] = {name: [] for name in works}
+    epochs = iter(range(10**6))
+
+    def timed(name: str) -> float:
+        cpu, began = time.process_time(), time.perf_counter()
+        clips = works[name](next(epochs))
+        seconds = time.perf_counter() - began
+        cpu_ms[name].append((time.process_time() - cpu) / clips * 1e3)
+        return clips / seconds
+
+    samples = interleaved({name: lambda name=name: timed(name) for name in works}, repetitions + 1)
+    return {name: values[1:] for name, values in samples.items()}, {name: v[1:] for name, v in cpu_ms.items()}
+
+
+def compared(rates: dict[str, list[float]], cpu_ms: dict[str, list[float]]) -> list[Result]:
+    """The ratios, with every arm's clips a second and CPU time as details of the first."""
+    details = {
+        name: {
+            "clips_per_s": round(float(np.median(rate)), 1),
+            "cpu_ms_a_clip": round(float(np.median(cpu_ms[name])), 3),
+        }
+        for name, rate in rates.items()
+    }
+
+    def against(ours: str, theirs: str) -> tuple[float, ...]:
+        return ratios(rates[ours], rates[theirs])
+
+    name, transforms = "loader, zstd", "loader and CPU transforms, zstd"
+    results = [
+        Result(
+            "loader against the reference's items", "times", against(name, "reference"), least(FASTER), details=details
+        ),
+        Result("loader and CPU transforms against the reference's items", "times", against(transforms, "reference")),
+    ]
+    for codec in CODECS:
+        share = against(f"loader, {codec}", "memory map")
+        results.append(Result(f"loader of {codec} against a memory map", "times", share, least(OF_MEMORY_MAP)))
+        less_cpu = ratios(cpu_ms[f"tensorstore, {codec}"], cpu_ms[f"loader, {codec}"])
+        results.append(Result(f"CPU time of tensorstore against the loader's, {codec}", "times", less_cpu))
+    return results
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of all files in a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def one_core(place: Path, bytes_a_clip: dict[str, float]) -> Result:
+    """Clips a second on one core, and what GPU work that would feed."""
+    rate = answer(called("tests.benchmarks.loader:clips_per_s_on_one_core", location=str(place), epochs=REPETITIONS))
+    forward = {"resnet50": 3.02, "swin_b": 12.64}  # 1e9 multiply-adds a frame at 192 px, python -m training.flops
+    fed = {f"{arch}_tflops": round(rate * SEGMENTS * 6 * gflops / 1e3, 1) for arch, gflops in forward.items()}
+    details = {
+        "steps_per_s_of_32": round(rate / 32, 1),
+        **fed,
+        "bytes_a_clip": {k: round(v) for k, v in bytes_a_clip.items()},
+    }
+    remark = "tflops: what a GPU has to do in training at 192 px to use so many clips (2 · 3 · multiply-adds)"
+    return Result("loader of zstd on one core", "clips/s", (rate,), remark=remark, details=details)
+
+
+def memory(place: Path, epochs: int) -> Result:
+    """Growth of a process's memory from the second epoch to the last."""
+    found = answer(called("tests.benchmarks.loader:memory_of_epochs", location=str(place), epochs=epochs))
+    growth = found["last"] - found["second"]
+    details = {key: round(value, 1) for key, value in found.items()}
+    remark = f"over {epochs} epochs; bound: {AHEAD + 2} batches of raw frames"
+    return Result("growth of a reading process", "MiB", (growth,), most(GROWTH_MIB), remark=remark, details=details)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="speed and memory of the loader of cached clips")
+    parser.add_argument("--json", type=Path, help="write the result here too")
+    parser.add_argument("--quick", action="store_true", help="few rows, twice: to see that it runs")
+    arguments = parser.parse_args()
+    results = run(arguments.quick)
+    for result in results:
+        print(f"{result.name:58}{result.median:10.3g} {result.unit:8} {result.target or ''!s:>6} {result.verdict}")
+    for name, row in results[0].details.items():
+        print(f"  {name:40}{row['clips_per_s']:10.1f} clips/s{row['cpu_ms_a_clip']:10.3f} CPU ms a clip")
+    if arguments.json is not None:
+        packages = {name: version(name) for name in ("torch", "tensorstore", "numcodecs", "opencv-python-headless")}
+        facts = {**machine(), **packages, "clips": len(real_clips()), "rows": ROWS, "batch": BATCH}
+        content = {"machine": facts, "results": [result.as_json() for result in results]}
+        arguments.json.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""The benchmarks run, and say what they measured; what they find is for `make bench`, not for a test."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks.__main__ import NAMES, main
+from tests.benchmarks.measuring import Result, interleaved, least, most, run_command
+
+FIELDS = {"name", "unit", "median", "lowest", "highest", "repetitions", "samples", "target", "verdict", "remark"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.usefixtures("data")
+def test_a_benchmark_runs_in_little_and_writes_its_lines(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["--quick", "--only", name, "--out", str(tmp_path)])
+    found = json.loads((tmp_path / f"{name}.json").read_text())
+    assert found["command"] == f"python -m tests.benchmarks --quick --only {name}"
+    assert found["machine"]["cores"] >= 1
+    assert found["lines"]
+    shown = capsys.readouterr().out
+    for line in found["lines"]:
+        assert line.keys() >= FIELDS
+        assert line["lowest"] <= line["median"] <= line["highest"]
+        assert line["name"] in shown
+
+
+def test_every_repetition_runs_each_arm_once() -> None:
+    order: list[str] = []
+    arms = {name: lambda name=name: float(len(order)) if order.append(name) is None else 0.0 for name in "abc"}
+    samples = interleaved(arms, 4)
+    assert [sorted(order[i : i + 3]) for i in range(0, 12, 3)] == [["a", "b", "c"]] * 4
+    assert order[:3] + order[3:6] + order[6:9] != order[:3] * 3
+    assert [len(values) for values in samples.values()] == [4, 4, 4]
+
+
+def test_a_target_is_met_by_the_median() -> None:
+    assert Result("x", "times", (1.0, 3.0, 9.0), least(3)).verdict == "met"
+    assert Result("x", "times", (1.0, 3.1, 9.0), most(3)).verdict == "MISSED"
+    assert Result("x", "times", (1.0,)).verdict == ""
+    with pytest.raises(ValueError, match="x: nothing was measured"):
+        Result("x", "times", ())
+
+
+def test_a_commands_cpu_time_counts_what_outlives_its_parent(tmp_path: Path) -> None:
+    busy = "import time; end = time.process_time() + 0.3\nwhile time.process_time() < end: pass"
+    orphan = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {busy!r}])"
+    used = run_command(["python3", "-c", orphan], tmp_path)
+    assert 0.3 <= used.cpu_s < 3
+    with pytest.raises(RuntimeError, match="ended with status 3"):
+        run_command(["python3", "-c", "raise SystemExit(3)"], tmp_path)
