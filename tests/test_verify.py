@@ -21,7 +21,7 @@ from data_specs.stored import Record, StoreError, open_store, read_records, zarr
 from pipelines.lock import StoreLocked, locked
 from pipelines.preprocess import Options, RunError
 from pipelines.progress import Progress
-from pipelines.store import write_record
+from pipelines.store import put_attributes, write_record
 from pipelines.verify import _object_faults, verify
 from tests.conftest import run_stages
 from tests.test_run import with_views
@@ -140,6 +140,25 @@ def test_a_wrong_count_of_vectors_or_frames_is_found(options: Options) -> None:
         clips[min(clips)][key] = 1
         forge(options, replace(record, clips=clips))
         assert any(what in fault.what for fault in verify(options.store)), key
+
+
+def test_a_record_that_makes_no_sense_is_found(options: Options) -> None:
+    before = contents(Path(options.store))
+    (record,) = read_records(zarr_store(options.store, read_only=True), "boxes", "mocrop", [1]).values()
+    forge(options, replace(record, clips={id: {"box": "x"} for id in record.clips}))
+    assert any(fault.what.startswith("its content makes no sense") for fault in verify(options.store))
+    _, done = run_stages(options)
+    assert set(done) <= {"boxes", "clips"}
+    assert contents(Path(options.store)) == before
+
+
+def test_a_note_of_what_to_do_again_removes_nothing_but_records(options: Options, tmp_path: Path) -> None:
+    before = contents(Path(options.store))
+    (tmp_path / "precious").mkdir()
+    places = ["views", "", "../precious", "progress/boxes", "progress/boxes/../../views/00000", 3]
+    put_attributes(zarr_store(options.store, read_only=False), "progress/damaged", {"records": places})
+    mended(options, before)
+    assert (tmp_path / "precious").is_dir()
 
 
 def test_a_fingerprint_that_does_not_follow_from_its_inputs_is_found(options: Options) -> None:
