@@ -321,7 +321,7 @@ _HERE: ContextVar[_Here | None] = ContextVar("here", default=None)
 
 @flow(name=FLOW, persist_result=False)
 def preprocess_ucf101(
-    source: str,
+    source: Annotated[str, Field(pattern=SAFE)],
     store: Annotated[str, Field(pattern=SAFE)],
     splits: str | None = None,
     recipe: str | Recipe = "ucf101",

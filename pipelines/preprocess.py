@@ -68,6 +68,8 @@ def read_request(options: Options) -> tuple[Dataset, Recipe]:
         raise RunError(f"max_quarantined {options.max_quarantined}: give a share from 0 to 1")
     try:
         check_location(options.store)
+        if is_url(options.source):
+            raise RunError(f"source {shown(options.source)!r}: give a local folder; only stores lie on object stores")
         recipe = options.recipe if isinstance(options.recipe, Recipe) else load_recipe(options.recipe)
         dataset = read_dataset(options.source, options.splits, strict=options.strict).limited(options.limit)
     except (DatasetError, RecipeError, StoreError) as error:

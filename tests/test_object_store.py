@@ -326,6 +326,11 @@ def test_locations_with_credentials_do_not_fit_the_flows_schema() -> None:
             location.validate_python(bad)
 
 
+def test_videos_are_not_looked_for_on_an_object_store(options: Options) -> None:
+    with pytest.raises(RunError, match=r"^source 's3://bucket/UCF-101': give a local folder"):
+        run_stages(replace(options, source=f"s3://{KEY}:{SECRET}@bucket/UCF-101"))
+
+
 def test_a_local_work_folder_has_to_be_named(options: Options) -> None:
     with pytest.raises(RunError, match="work_dir: give a local folder"):
         run_stages(replace(options, work_dir=None))
