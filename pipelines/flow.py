@@ -199,6 +199,7 @@ def _mend(client: distributed.Client) -> None:
                     del cluster.workers[name]
             cluster.scale(len(cluster.worker_spec))
 
+        assert cluster.loop is not None
         cluster.loop.add_callback(mend)
 
 
