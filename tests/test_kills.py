@@ -24,6 +24,7 @@ from tests.saboteurs import (
     killing,
     records,
     start_stages,
+    wait_until,
     workers_of,
 )
 
@@ -121,3 +122,16 @@ def test_workers_and_ffmpegs_killed_at_random_moments_change_no_byte(
         )
         assert not any(report.quarantined for report in reports)
     assert len(killed) >= 6
+
+
+def test_workers_killed_while_they_start_again_are_started_anew(unbroken: Unbroken, tmp_path: Path) -> None:
+    from pipelines.flow import dask_client
+
+    options = replace(unbroken.options, store=str(tmp_path / "store.zarr"))
+    with dask_client(workers=1) as client:
+        first = workers_of(client)
+        first[0].kill()
+        assert wait_until(lambda: [one.pid for one in workers_of(client)] not in ([], [first[0].pid]))
+        workers_of(client)[0].kill()
+        do_on_dask(options, client)
+    assert contents(Path(options.store)) == unbroken.contents
