@@ -28,6 +28,7 @@ def result(arch: str, trained: tuple[str, int], tested: tuple[str, int], top1: f
         "arch": arch,
         "dataset": "UCF-101",
         "split": other.get("split", 1),
+        "clips": 3783,
         "segments": 8,
         "view": tested[0],
         "input_size": tested[1],

@@ -33,7 +33,10 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Help with the defaults, and the examples as they stand."""
+    """Help with the defaults where there are any, and the examples as they stand."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
 
 
 def exit_status(work: Callable[[], object]) -> int:

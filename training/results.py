@@ -39,6 +39,7 @@ class Variant:
 
     dataset: str
     split: int
+    clips: int
     segments: int
     epoch: str
     arch: str
@@ -86,7 +87,7 @@ class Row:
         is_reference = v.is_baseline and self.accuracy_change == 0 == self.flops_change
         plain = is_reference or self.accuracy_change is None or self.flops_change is None
         changes = ["-", "-"] if plain else [f"{self.accuracy_change:+.1f}", f"{self.flops_change:+.1f}"]
-        tested = f"{v.dataset} split {v.split}, {v.segments} frames"
+        tested = f"{v.dataset} split {v.split}: {v.clips} clips, {v.segments} frames"
         figures = [f"{self.top1:.1f}{spread}", f"{self.gflops:.2f}", *changes]
         return [NAMES.get(v.arch, v.arch), self.title, *figures, str(self.seeds), v.epoch, tested]
 
@@ -114,6 +115,7 @@ def variant_of(result: Mapping[str, Any]) -> Variant:
     return Variant(
         dataset=str(result["dataset"]),
         split=result["split"],
+        clips=result["clips"],
         segments=result["segments"],
         epoch=EPOCHS.get(trained.get("select"), "unknown"),
         arch=result["arch"],
@@ -159,9 +161,8 @@ def _baseline(variant: Variant, groups: Iterable[Variant]) -> Variant | None:
     """Trained and tested on whole frames, otherwise alike; at 224 px, else at the largest size there is."""
 
     def alike(other: Variant) -> bool:
-        return (variant.dataset, variant.split, variant.segments, variant.epoch, variant.arch) == (
-            other.dataset, other.split, other.segments, other.epoch, other.arch,
-        )  # fmt: skip
+        names = ("dataset", "split", "clips", "segments", "epoch", "arch")
+        return all(getattr(variant, name) == getattr(other, name) for name in names)
 
     found = [other for other in groups if other.is_baseline and alike(other)]
     return max(found, key=lambda other: (other.size == 224, other.size), default=None)
