@@ -32,7 +32,7 @@ from nbclient import NotebookClient
 
 from data_specs.recipes import load_recipe
 from data_specs.schema import STAGES
-from pipelines.server import free_port
+from pipelines import processes, server
 from tests import reference_tables
 from tests.object_store import environment, make_bucket, s3_server
 
@@ -176,7 +176,7 @@ def copy_store(store: Path, folder: Path) -> None:
 
 def run_block(block: Block, folder: Path, variables: dict[str, str]) -> None:
     """Run a block; what it left running in the background is ended with it. Ports are replaced by free ones."""
-    text = re.sub(r"\b8786\b", str(free_port()), block.text)
+    text = re.sub(r"\b8786\b", str(server.free_port()), block.text)
     command = ["bash", "-euo", "pipefail", "-c", text] if block.language == "sh" else [sys.executable, "-c", text]
     with (folder / "output.log").open("w+") as log:
         process = subprocess.Popen(
@@ -195,16 +195,19 @@ def run_block(block: Block, folder: Path, variables: dict[str, str]) -> None:
 
 
 @pytest.fixture(scope="session")
-def variables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment of someone who has activated .venv and never used Prefect."""
+def variables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment of someone who has activated .venv, with a Prefect server, so that not every run starts one."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "AWS_", "MOCROP_FF"))}
-    return {
-        **kept,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}",
-        "PREFECT_HOME": str(tmp_path_factory.mktemp("prefect")),
-        "NO_COLOR": "1",
-        "DO_NOT_TRACK": "1",
-    }
+    home = {"PREFECT_HOME": str(tmp_path_factory.mktemp("prefect"))}
+    with processes.environment(**home), server.started() as child:
+        yield {
+            **kept,
+            **home,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}",
+            "PREFECT_API_URL": child.when_ready(),
+            "NO_COLOR": "1",
+            "DO_NOT_TRACK": "1",
+        }
 
 
 RUNNABLE = [
