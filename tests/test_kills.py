@@ -124,14 +124,16 @@ def test_workers_and_ffmpegs_killed_at_random_moments_change_no_byte(
     assert len(killed) >= 6
 
 
-def test_workers_killed_while_they_start_again_are_started_anew(unbroken: Unbroken, tmp_path: Path) -> None:
-    from pipelines.flow import dask_client
+def test_workers_that_dask_has_given_up_are_started_anew(
+    unbroken: Unbroken, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipelines import flow
 
     options = replace(unbroken.options, store=str(tmp_path / "store.zarr"))
-    with dask_client(workers=1) as client:
+    monkeypatch.setitem(flow._DASK, "distributed.deploy.lost-worker-timeout", "10ms")
+    with flow.dask_client(workers=1) as client:
         first = workers_of(client)
         first[0].kill()
-        assert wait_until(lambda: [one.pid for one in workers_of(client)] not in ([], [first[0].pid]))
-        workers_of(client)[0].kill()
+        assert wait_until(lambda: not client.cluster.workers), "Dask drops it for good"
         do_on_dask(options, client)
     assert contents(Path(options.store)) == unbroken.contents
