@@ -12,6 +12,7 @@ import numpy.typing as npt
 import zarr
 from zarr.abc.store import Store as ZarrStore
 
+from data_specs import schema
 from data_specs.chain import boxes_inputs, clips_inputs, motion_inputs, transcode_inputs
 from data_specs.datasets import Clip
 from data_specs.recipes import Recipe, View
@@ -113,12 +114,13 @@ def _size(folders: Folders, clip: Clip) -> int | None:
 def clip_rows(store: Store, progress: Progress) -> tuple[list[State], list[str]]:
     """The state and the reason of every clip, in the order of the rows."""
     states, reasons = [], []
-    for row, id in enumerate(store.ids):
-        shard = row // store.recipe.shard_clips
-        reason = next(filter(None, (record.reasons.get(id) for record in progress.records_of(shard))), "")
+    for shard in range(store.num_shards):
+        failed = [record.reasons for record in progress.records_of(shard)]
         complete = all(progress.complete(shard, view) for view in store.recipe.views)
-        states.append(State.QUARANTINED if reason else State.DONE if complete else State.PENDING)
-        reasons.append(reason)
+        for row in schema.shard_rows(shard, len(store.ids), store.recipe.shard_clips):
+            reason = next(filter(None, (found.get(store.ids[row]) for found in failed)), "")
+            states.append(State.QUARANTINED if reason else State.DONE if complete else State.PENDING)
+            reasons.append(reason)
     return states, reasons
 
 
