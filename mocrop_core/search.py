@@ -153,9 +153,9 @@ def best_rectangles(
             raise _bad_cell(flat)
         scores = search.scores(flat)
         best[start : start + step] = scores.argmax(axis=1)
-        highest = scores.max(axis=1)
-        if np.count_nonzero(scores >= (highest - search.rounding * (high + _TINY))[:, None]) > len(flat):
-            close = scores >= (highest - search.rounding * (flat.max(axis=1) + _TINY))[:, None]
+        if not _sums_exactly(ordered):  # each map has fewer cells: what holds for all of them holds for each
+            least = scores.max(axis=1) - search.rounding * (flat.max(axis=1) + _TINY)
+            close = scores >= least[:, None]
             ties = np.flatnonzero(np.count_nonzero(close, axis=1) > 1)
             for i in ties[~_sums_exactly(flat[ties])]:
                 cells = np.asarray(maps[start + i], dtype=np.float64)
