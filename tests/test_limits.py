@@ -32,8 +32,13 @@ def test_a_program_dies_with_the_process_that_started_it() -> None:
     process = python(starts)
     assert first_line(process) == "started"
     assert wait_until(lambda: descendants(process.pid, "sleep"))
-    below = psutil.Process(process.pid).children(recursive=True)
-    assert len(below) == 2, "the program and its warden"
+    below: list[psutil.Process] = []
+
+    def both_run() -> bool:
+        below[:] = psutil.Process(process.pid).children(recursive=True)
+        return len(below) == 2
+
+    assert wait_until(both_run), "the program and its warden"
     process.kill()
     process.wait()
     assert psutil.wait_procs(below, 10)[1] == []
