@@ -14,7 +14,6 @@ import io
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import google_crc32c
@@ -181,15 +180,13 @@ def checked(found: bytes | None) -> memoryview:
 
 
 def _file_fetcher(location: str) -> Fetcher:
-    root = Path(location)
-
     def fetch(requests: Sequence[Request]) -> list[bytes | None]:
-        return [_read_file(root / key, wanted) for key, wanted in requests]
+        return [_read_file(f"{location}/{key}", wanted) for key, wanted in requests]
 
     return fetch
 
 
-def _read_file(path: Path, wanted: ByteRequest) -> bytes | None:
+def _read_file(path: str, wanted: ByteRequest) -> bytes | None:
     try:
         file = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
