@@ -153,21 +153,36 @@ def _middle(slots: list[Slot]) -> Slot | None:
     return slots[len(slots) // 2] if slots else None
 
 
-def _frame_panel(reader: ClipReader, row: int, boxes: dict[str, Corners]) -> _Panel:
+def frame_picture(reader: ClipReader, row: int, boxes: dict[str, Corners], size: tuple[int, int]) -> Image.Image:
+    """A clip's middle frame at ``size`` (width, height) px, with the density of the first motion view and the boxes.
+
+    Without cached whole frames they stand on grey; the box of the view of whole frames is left out.
+    """
     height, width = reader.frame_size(row)
     slot = _middle(reader.slots(reader.full, row)) if reader.full else None
-    size = (max(1, round(width * _HEIGHT / height)), _HEIGHT)
     if slot is not None and reader.full:
         image = Image.fromarray(reader.picture(reader.full, row, slot)).resize(size, Image.Resampling.LANCZOS)
     else:
         image = Image.new("RGB", size, (120, 116, 110))
-    scored = next((view for view in boxes if reader.score(view, row) is not None), None)
+    scored = _scored(reader, row, boxes)
     if scored and (density := reader.density(scored, slice(row, row + 1))) is not None:
         image = draw_density(image, density[0])
     for view, box in boxes.items():
         if view != reader.full:
             draw_box(image, box, view_colour(reader, view), (size[0] / width, size[1] / height))
+    return image
+
+
+def _scored(reader: ClipReader, row: int, boxes: dict[str, Corners]) -> str | None:
+    return next((view for view in boxes if reader.score(view, row) is not None), None)
+
+
+def _frame_panel(reader: ClipReader, row: int, boxes: dict[str, Corners]) -> _Panel:
+    height, width = reader.frame_size(row)
+    image = frame_picture(reader, row, boxes, (max(1, round(width * _HEIGHT / height)), _HEIGHT))
+    slot = _middle(reader.slots(reader.full, row)) if reader.full else None
     name = f"frame {slot.frame}" if slot else "no cached frame"
+    scored = _scored(reader, row, boxes)
     return _Panel(image, name, f"density of {scored}" if scored else f"{width}×{height} px")
 
 

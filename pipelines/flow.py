@@ -30,7 +30,12 @@ import dask
 import distributed
 import prefect
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
+from prefect.artifacts import (
+    create_image_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.context import refresh_global_settings_context
@@ -44,10 +49,12 @@ from pydantic import Field
 
 from data_specs.locations import SAFE
 from data_specs.recipes import Recipe
-from data_specs.stored import StoreError, is_url, shown
+from data_specs.stored import StoreError, is_url, open_store, shown
 from pipelines import outcome, server
 from pipelines.attempts import Attempt, attempt, missing_folders, one_line
 from pipelines.bare_name import DEPLOYMENT, FLOW
+from pipelines.clips import ClipReader
+from pipelines.contact_sheet import about_sheet, contact_sheet, data_url
 from pipelines.h264 import RunStopped
 from pipelines.preprocess import Options, Run, RunError, open_run
 from pipelines.processes import bare_main, environment, off_the_terminal, sigterm_exits, uninterrupted, usable_cores
@@ -296,7 +303,19 @@ def build(run: Run, client: distributed.Client, on_progress: OnProgress) -> Summ
         run_stage(run, stage, client, on_progress)
     summary = run.publish()
     create_table_artifact(outcome.table(summary), f"{FLOW}-result", outcome.in_one_line(summary))
+    show_boxes(run)
     return summary
+
+
+def show_boxes(run: Run) -> None:
+    """Put a contact sheet of the boxes on Prefect's page; a picture that cannot be made is a warning there."""
+    try:
+        reader = ClipReader(open_store(run.location))
+        sheet = contact_sheet(reader)
+        if sheet is not None:
+            create_image_artifact(data_url(sheet), f"{FLOW}-contact-sheet", about_sheet(reader))
+    except Exception as error:  # of the picture, which is no part of what was asked for
+        get_run_logger().warning("no contact sheet: %s", one_line(error))
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 from data_specs.stored import StoreError, open_store
 from pipelines.cli import app
 from pipelines.clips import ClipReader
+from pipelines.contact_sheet import contact_sheet
 from pipelines.drawing import clip_figure, draw_density, draw_vectors, fitting, h264_path, webp, write_clip_video
 from pipelines.video import count_frames, rgb_frames
 
@@ -135,3 +137,22 @@ def test_the_commands_draw_and_refuse(ucf_store: Path, tmp_path: Path) -> None:
         refused = run(app, words)
         assert refused.exit_code == 1
         assert says in str(refused.exception)
+
+
+def test_a_contact_sheet_shows_each_clip_with_its_box(reader: ClipReader) -> None:
+    sheet = contact_sheet(reader)
+    assert sheet is not None
+    orange = (np.asarray(sheet, int) - (255, 106, 43)).__abs__().sum(axis=2) < 30
+    tiles = [orange[8 + line * 192 :, 8 + column * 208 :][:150, :200] for line in range(3) for column in range(6)]
+    boxed = [tile.sum() > 500 for tile in tiles]
+    assert boxed == [True] * 15 + [False] * 3
+    few = contact_sheet(reader, clips=2)
+    assert few is not None
+    assert few.width < sheet.width / 2
+
+
+def test_a_store_without_boxes_has_no_contact_sheet(own_ucf_store: Path) -> None:
+    for record in own_ucf_store.glob("progress/boxes*"):
+        shutil.rmtree(record)
+    assert not any(ClipReader(open_store(own_ucf_store)).tables["views/mocrop/source"])
+    assert contact_sheet(ClipReader(open_store(own_ucf_store))) is None

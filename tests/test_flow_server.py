@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 import signal
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from pipelines import server
 from pipelines.bare_name import DEPLOYMENT, FLOW
@@ -106,6 +109,11 @@ def test_a_run_started_from_a_second_process_completes_and_leaves_its_artifacts(
     assert artifacts[f"{FLOW}-transcode"]["data"] == 100
     rows = json.loads(artifacts[f"{FLOW}-result"]["data"])
     assert {"what": "done", "count": 2, "detail": ""} in rows
+    sheet = artifacts[f"{FLOW}-contact-sheet"]
+    assert sheet["type"] == "image"
+    kind, _, picture = sheet["data"].partition(",")
+    assert kind == "data:image/jpeg;base64"
+    assert Image.open(io.BytesIO(base64.b64decode(picture))).width > 400, "two clips side by side"
 
 
 def test_the_bare_name_works_inside_the_repository(served: Served, synth_data: Path, tmp_path: Path) -> None:
