@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,8 @@ from pipelines.progress import Summary
 from pipelines.stages import STAGES, process_shard
 from pipelines.synth import write_dataset
 
+# a shell's background jobs ignore it, and so would every command that a test interrupts
+signal.signal(signal.SIGINT, signal.default_int_handler)
 DATA = Path(os.environ.get("MOCROP_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
 
 
