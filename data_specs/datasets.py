@@ -94,7 +94,7 @@ def read_dataset(source: Path | str, splits: Path | str | None = None, *, strict
                 "move them into a class folder or give --splits with a list of labels"
             )
         clips = [Clip(id, str(path), names.index(printable(path.parts[0]))) for id, path in files.items()]
-        return Dataset(source.name, source, tuple(names), tuple(clips))
+        return Dataset(_name(source, names), source, tuple(names), tuple(clips))
     return _with_lists(source, files, Path(splits), strict=strict)
 
 
@@ -192,8 +192,15 @@ def _with_lists(source: Path, files: dict[str, PurePosixPath], splits: Path, *, 
             f"source {str(source)!r}: no list in {str(splits)!r} gives {len(unnamed)} videos a label "
             f"({unnamed[0]!r} first); list them or move them away"
         )
-    name = "UCF-101" if tuple(names) == ucf101.CLASSES else source.name
-    return Dataset(name, source, tuple(names), clips, warnings)
+    return Dataset(_name(source, names), source, tuple(names), clips, warnings)
+
+
+def _name(source: Path, class_names: Sequence[str]) -> str:
+    """What a data set is called: UCF-101, or its folder's name; that of the one above where UCF-101/ holds another."""
+    if tuple(class_names) == ucf101.CLASSES:
+        return "UCF-101"
+    is_part = set(map(str.casefold, class_names)) <= set(map(str.casefold, ucf101.CLASSES))
+    return source.name if is_part or source.name != "UCF-101" else source.resolve().parent.name
 
 
 def _three(values: Sequence[int]) -> tuple[int, int, int]:

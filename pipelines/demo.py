@@ -23,7 +23,7 @@ def run_demo(out: Path, *, say: Callable[[str], None]) -> Summary:
 
     store = out / "synth.zarr"
     try:
-        made = write_dataset(out / "data", clips_per_class=CLIPS_PER_CLASS)
+        made = write_dataset(out / "synth", clips_per_class=CLIPS_PER_CLASS)
     except (FileExistsError, ValueError) as error:
         raise RunError(f"{error}; give another --out") from None
     say(f"1. {made.clips} synthetic clips of {len(made.class_names)} classes in {made.source}")

@@ -48,6 +48,13 @@ def test_official_lists_give_labels_and_splits(data: Path) -> None:
     assert dataset.warnings[0].startswith("13305 listed clips are not in the source folder")
 
 
+def test_only_ucf101s_own_classes_are_called_by_its_name(data: Path, synth_data: Path, tmp_path: Path) -> None:
+    assert read_dataset(data / "UCF-101").name == "UCF-101", "14 of the classes"
+    assert read_dataset(make(tmp_path / "mine", "Biking/1.avi", "Archery/2.avi")).name == "mine"
+    assert read_dataset(synth_data / "UCF-101").name == synth_data.name
+    assert read_dataset(synth_data / "UCF-101", synth_data / "ucfTrainTestlist").name == synth_data.name
+
+
 def test_strict_refuses_lists_that_name_missing_clips(data: Path) -> None:
     with pytest.raises(DatasetError, match="13305 listed clips"):
         read_dataset(data / "UCF-101", data / "ucfTrainTestlist", strict=True)
