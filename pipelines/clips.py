@@ -11,8 +11,8 @@ import numpy.typing as npt
 import zarr
 
 from data_specs.recipes import FullView, MotionView
-from data_specs.stored import Store, VectorReader
-from mocrop_core import PAPER_V1, VECTOR, faster_than
+from data_specs.stored import Store, VectorReader, reading
+from mocrop_core import PAPER_V1, SOURCE_NONE, VECTOR, faster_than
 from pipelines.progress import Progress, expected_tables
 
 Picture = npt.NDArray[np.uint8]
@@ -37,11 +37,22 @@ class ClipReader:
         self.progress = Progress(store.zarr, store.recipe, store.num_shards)
         self.tables = {name: store.table(name) for name in ("label", "split")}
         self.tables |= expected_tables(store, self.progress)
+        self._drop_what_nothing_carries()
         self.full = next((view.name for view in self.recipe.views if isinstance(view, FullView)), None)
         self.motion_views = [view for view in self.recipe.views if isinstance(view, MotionView)]
         self._reader = lru_cache(maxsize=1)(lambda shard: VectorReader(store.zarr, shard))
         self._frames = lru_cache(maxsize=None)(lambda view: store.view(view).array("frames"))
         self._density = lru_cache(maxsize=None)(self._find_density)
+
+    def _drop_what_nothing_carries(self) -> None:
+        """Leave out boxes of frames of no known size and crops of no box: the record that they follow from is gone."""
+        unknown = ~self.tables["frame_size"].all(axis=1)
+        for view in self.recipe.views:
+            box, score, source, frame_index = (
+                self.tables[f"views/{view.name}/{name}"] for name in ("box", "score", "source", "frame_index")
+            )
+            box[unknown], score[unknown], source[unknown] = 0, np.nan, SOURCE_NONE
+            frame_index[source == SOURCE_NONE] = -1
 
     def _find_density(self, view: str) -> zarr.Array[Any] | None:
         one = self.store.view(view)
@@ -81,13 +92,15 @@ class ClipReader:
         return [Slot(slot, int(frame)) for slot, frame in enumerate(frames) if frame >= 0]
 
     def picture(self, view: str, row: int, slot: Slot) -> Picture:
-        """A cached frame, (size, size, 3): the view's crop, squeezed into a square."""
-        return np.asarray(self._frames(view)[row, slot.slot])
+        """A cached frame, (size, size, 3): the view's crop, squeezed into a square. ``Damaged`` if it is."""
+        with reading(f"frame {slot.frame} in views/{view}/frames"):
+            return np.asarray(self._frames(view)[row, slot.slot])
 
     def density(self, view: str, rows: slice) -> npt.NDArray[np.float32] | None:
-        """The density maps (n, rows, cols) of a motion view; None for another view."""
-        density = self._density(view)
-        return None if density is None else np.asarray(density[rows])
+        """The density maps (n, rows, cols) of a motion view; None for another view. ``Damaged`` if they are."""
+        with reading(f"views/{view}/density from {self.ids[rows.start]} on"):
+            density = self._density(view)
+            return None if density is None else np.asarray(density[rows])
 
     def has_vectors(self, row: int) -> bool:
         """Whether the motion vectors of a clip are in the store."""

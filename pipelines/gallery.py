@@ -12,7 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from data_specs.annotations import ActorBoxes
+from data_specs.recipes import MotionView, Recipe
 from data_specs.schema import State
+from data_specs.stored import Damaged
 from mocrop_core import density_map, spread
 from pipelines.clips import ClipReader, Slot, Vectors
 from pipelines.drawing import fitting, webp
@@ -25,9 +27,9 @@ CROP = (192, 3000)
 STRIP_FRAMES = 8
 ARROWS = 120  # vectors drawn in one frame
 TIME_BINS = 48
-ROW_BYTES = 200  # what a clip's row takes in a page for each view, about
+ROW_BYTES = (140, 40)  # what a clip's row takes in a page, about, and for each view without its density
 CLIP_BYTES = 4_010  # what its thumbnail takes at most, in base64
-DETAIL_BYTES = (62_000, 4_200)  # what its detail takes at most, without its crops and for each of them
+DETAIL_BYTES = (62_000, 4_200)  # what its detail takes at most, without densities and crops, and for each crop
 
 
 def text(data: bytes) -> str:
@@ -39,6 +41,27 @@ def grey_levels(density: npt.NDArray[Any], highest: float | None = None) -> str:
     """A map as base64 of bytes, row by row: 255 is ``highest``, by default the highest cell."""
     top = float(density.max()) if highest is None else highest
     return text(np.round(density * (255 / top if top else 0)).astype(np.uint8).tobytes())
+
+
+def row_bytes(recipe: Recipe) -> int:
+    """What a clip without pictures takes in a page, about: its row, and its density in each motion view."""
+    maps = sum(_map_bytes(view.method().grid) for view in recipe.views if isinstance(view, MotionView))
+    return ROW_BYTES[0] + ROW_BYTES[1] * len(recipe.views) + maps
+
+
+def picture_bytes(recipe: Recipe) -> int:
+    """What a clip's thumbnail and detail take at most beside that."""
+    motion = [view for view in recipe.views if isinstance(view, MotionView)]
+    strip = STRIP_FRAMES * _map_bytes(_strip_grid(motion))
+    return CLIP_BYTES + DETAIL_BYTES[0] + DETAIL_BYTES[1] * len(recipe.views) + strip
+
+
+def _map_bytes(grid: tuple[int, int]) -> int:
+    return 4 * -(-grid[0] * grid[1] // 3) + 3  # in base64, quoted
+
+
+def _strip_grid(motion_views: Sequence[MotionView]) -> tuple[int, int]:
+    return motion_views[0].method().grid if motion_views else (6, 8)
 
 
 def rows(reader: ClipReader) -> Json:
@@ -57,8 +80,11 @@ def rows(reader: ClipReader) -> Json:
     }
 
 
-def boxes(reader: ClipReader) -> Json:
-    """For each view the columns box (four numbers a clip), score, source and, for a motion view, density."""
+def boxes(reader: ClipReader, problems: list[str]) -> Json:
+    """For each view the columns box (four numbers a clip), score, source and, for a motion view, density.
+
+    A density that cannot be read is empty, and a line in ``problems``.
+    """
     found = {}
     for view in reader.recipe.views:
         base = f"views/{view.name}"
@@ -67,16 +93,22 @@ def boxes(reader: ClipReader) -> Json:
             "box": reader.tables[f"{base}/box"].ravel().tolist(),
             "score": [None if np.isnan(score) else round(float(score), 4) for score in scores],
             "source": reader.tables[f"{base}/source"].tolist(),
-            "density": _densities(reader, view.name),
+            "density": _densities(reader, view.name, problems),
         }
     return found
 
 
-def _densities(reader: ClipReader, view: str) -> list[str] | None:
+def _densities(reader: ClipReader, view: str, problems: list[str]) -> list[str] | None:
     step = reader.recipe.shard_clips
     found: list[str] = []
     for first in range(0, len(reader.ids), step):
-        maps = reader.density(view, slice(first, first + step))
+        rows = slice(first, min(first + step, len(reader.ids)))
+        try:
+            maps = reader.density(view, rows)
+        except Damaged as error:
+            problems.append(str(error))
+            found += [""] * (rows.stop - rows.start)
+            continue
         if maps is None:
             return None
         found += [grey_levels(one) if one.any() else "" for one in maps]
@@ -150,7 +182,7 @@ class Gallery:
         strip = [slots[i] for i in spread(len(slots), STRIP_FRAMES)] if slots else []
         found: Json = {"strip": [{"frame": slot.frame} for slot in strip], "crops": {}, "time": None}
         with ThreadPoolExecutor(4) as pool:
-            if self.reader.full:
+            if self.reader.full and strip:
                 size = self._shape(self.reader.full, row, STRIP[0])
                 pictures = [self._picture(self.reader.full, row, slot) for slot in strip]
                 jobs = [None if p is None else pool.submit(webp, p, size, STRIP[1]) for p in pictures]
@@ -182,9 +214,12 @@ class Gallery:
         try:
             return self.reader.picture(view, row, slot)
         except Exception as error:  # a damaged or missing chunk: the page says so in its notices
-            what = " ".join(str(error).split())[:200] or type(error).__name__
-            self.problems.append(f"{self.reader.ids[row]}: frame {slot.frame} of view {view} cannot be read: {what}")
+            self._note(row, error)
             return None
+
+    def _note(self, row: int, error: Exception) -> None:
+        what = " ".join(str(error).split())[:300] or type(error).__name__
+        self.problems.append(f"{self.reader.ids[row]}: {what}")
 
     def _add_actors(self, row: int, strip: list[Json]) -> None:
         if row in self.actors:
@@ -197,12 +232,11 @@ class Gallery:
         try:
             vectors = self.reader.fast_vectors(row)
         except Exception as error:  # as above
-            what = " ".join(str(error).split())[:200] or type(error).__name__
-            self.problems.append(f"{self.reader.ids[row]}: the motion vectors cannot be read: {what}")
+            self._note(row, error)
             return
         found["time"] = by_time(vectors, int(self.reader.tables["num_frames"][row]), self._boxes(row))
         if found["strip"]:
-            grid = self.reader.motion_views[0].method().grid if self.reader.motion_views else (6, 8)
+            grid = _strip_grid(self.reader.motion_views)
             add_motion(found["strip"], vectors, self.reader.frame_size(row), grid)
 
     def _boxes(self, row: int) -> dict[str, tuple[int, int, int, int]]:

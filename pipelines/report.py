@@ -81,8 +81,8 @@ def _check(store: Store, out: Path, clips: int, everything: bool) -> None:
     if out.is_dir() or not out.parent.is_dir():
         what = "is a folder; name a file" if out.is_dir() else f"there is no folder {str(out.parent)!r}; make it first"
         raise ReportError(f"--out {str(out)!r}: {what}")
-    rows = len(store.ids) * gallery.ROW_BYTES * len(store.views)
-    with_picture = gallery.CLIP_BYTES + gallery.DETAIL_BYTES[0] + gallery.DETAIL_BYTES[1] * len(store.views)
+    rows = len(store.ids) * gallery.row_bytes(store.recipe)
+    with_picture = gallery.picture_bytes(store.recipe)
     might = rows + min(clips, len(store.ids)) * with_picture
     if might > LARGEST and not everything:
         fewer = f"--clips {(LARGEST - rows) // with_picture}, or " if rows < LARGEST else ""
@@ -124,7 +124,7 @@ def collect(
     document = {
         "head": overview.overview(store, reader, summarise(store.location)),
         "rows": gallery.rows(reader),
-        "boxes": gallery.boxes(reader),
+        "boxes": gallery.boxes(reader, maker.problems),
         "thumbnails": thumbnails,
         "details": details,
         "actors": actors_kept.as_json(kept, tables["label"], matched) if known is not None else None,

@@ -88,6 +88,19 @@ def test_a_clip_without_a_box_is_refused_with_the_reason(reader: ClipReader) -> 
         clip_figure(reader, "Nothing/here", ["mocrop"])
 
 
+@pytest.mark.parametrize("array", ["views/full/frames", "views/mocrop/density"])
+def test_a_clip_with_damaged_pictures_is_refused_in_one_line(own_ucf_store: Path, tmp_path: Path, array: str) -> None:
+    chunks = [path for path in (own_ucf_store / array / "c").rglob("*") if path.is_file()]
+    assert chunks
+    for chunk in chunks:
+        chunk.write_bytes(chunk.read_bytes()[:-3])
+    figure = str(tmp_path / "clip.png")
+    refused = CliRunner().invoke(app, ["boxes", str(own_ucf_store), "--clip", CLIP, "--png", figure])
+    assert isinstance(refused.exception, StoreError)
+    assert array in str(refused.exception)
+    assert "mocrop verify marks what is" in str(refused.exception)
+
+
 @pytest.mark.parametrize("name", ["clip.mp4", "clip.avi"])
 def test_a_video_has_every_frame_with_the_box_drawn_in(reader: ClipReader, tmp_path: Path, name: str) -> None:
     row = reader.store.row(CLIP)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from data_specs.recipes import FullView, MotionView, Recipe
 from data_specs.schema import State
 from data_specs.stored import StoreError, open_store
 from mocrop_core import VECTOR
@@ -83,7 +84,7 @@ def test_the_policy_allows_this_script_and_this_style_only(page: Path) -> None:
     assert "unsafe" not in policy[1]
 
 
-def test_thumbnails_keep_to_their_budget(page: Path) -> None:
+def test_thumbnails_keep_to_their_budget(page: Path, ucf_store: Path) -> None:
     document = document_of(page)
     pictures = [base64.b64decode(text) for text in document["thumbnails"]["full"].values()]
     assert len(pictures) == 15
@@ -94,10 +95,22 @@ def test_thumbnails_keep_to_their_budget(page: Path) -> None:
     assert max(map(len, strip)) <= 4000
     assert max(map(len, crops)) <= 3000
     assert {name for detail in details for name in detail["crops"]} == {"centre", "random", "mocrop"}
-    most = gallery.DETAIL_BYTES[0] + 3 * gallery.DETAIL_BYTES[1]
-    assert max(len(as_script_data(detail)) for detail in details) <= most
+    recipe = open_store(ucf_store).recipe
+    assert max(len(as_script_data(detail)) for detail in details) <= gallery.picture_bytes(recipe) - gallery.CLIP_BYTES
     rows = len(as_script_data([document["rows"], document["boxes"]]))
-    assert rows <= 15 * 4 * gallery.ROW_BYTES
+    assert 0.4 < rows / (15 * gallery.row_bytes(recipe)) <= 1
+
+
+def test_densities_of_a_fine_grid_count_in_the_size_of_a_page() -> None:
+    fine, coarse = (
+        Recipe(views=[FullView(kind="full"), MotionView(kind="motion", grid=g)]) for g in ((60, 80), (6, 8))
+    )
+    density = len(json.dumps(gallery.grey_levels(np.ones((60, 80))))) - len(
+        json.dumps(gallery.grey_levels(np.ones((6, 8))))
+    )
+    assert density == 6336
+    assert gallery.row_bytes(fine) - gallery.row_bytes(coarse) == density
+    assert gallery.picture_bytes(fine) - gallery.picture_bytes(coarse) == gallery.STRIP_FRAMES * density
 
 
 def test_the_head_counts_what_is_in_the_store(page: Path, ucf_store: Path) -> None:
@@ -198,13 +211,52 @@ def test_a_store_whose_frames_are_gone_or_damaged_says_so(own_ucf_store: Path, t
     chunk.write_bytes(chunk.read_bytes()[:100])
     document = report_of(own_ucf_store, tmp_path, clips=1, everything=True)
     assert 0 < len(document["thumbnails"]["full"]) < 15
-    assert "cannot be read" in document["notices"][-1]
+    assert "views/full/frames is damaged" in document["notices"][-1]
     shutil.rmtree(own_ucf_store / "views" / "full" / "frames")
-    shutil.rmtree(own_ucf_store / "motion")
     document = report_of(own_ucf_store, tmp_path, clips=1, everything=True)
     assert document["thumbnails"]["full"] == {}
     assert document["notices"][0].startswith("No frames are shown")
-    assert "motion vectors cannot be read" in document["notices"][-1] or "frame" in document["notices"][-1]
+    assert "views/full/frames in the store is damaged" in document["notices"][-1]
+
+
+def test_a_store_without_its_vectors_says_so(own_ucf_store: Path, tmp_path: Path) -> None:
+    shutil.rmtree(own_ucf_store / "motion")
+    document = report_of(own_ucf_store, tmp_path, clips=1)
+    (detail,) = document["details"].values()
+    assert detail["time"] is None
+    assert re.search(r"motion/\d+ in the store is damaged", document["notices"][-1])
+
+
+RECORDS = ["transcode", "motion", *(f"{stage}/{view}" for stage in ("boxes", "clips") for view in ("full", "mocrop"))]
+
+
+@pytest.mark.parametrize("record", RECORDS)
+def test_a_store_that_lost_a_record_still_has_a_page(
+    own_ucf_store: Path, data: Path, tmp_path: Path, record: str
+) -> None:
+    shutil.rmtree(own_ucf_store / "progress" / record / "00000")
+    known = data / "annotations" / "ucf101_24.json"
+    document = report_of(own_ucf_store, tmp_path, annotations=known, clips=15, everything=True)
+    assert len(document["rows"]["id"]) == 15
+    states = document["head"]["states"]
+    assert states["done"] + states["pending"] == 15
+    assert states["pending"] > 0
+    lost = {"motion": ["full", "mocrop"], "boxes/full": ["full"], "boxes/mocrop": ["mocrop"]}.get(record, [])
+    for view in ("full", "mocrop"):
+        boxed = [source > 0 for source in document["boxes"][view]["source"]]
+        assert all(boxed) == (view not in lost)
+        assert any(boxed)
+
+
+def test_a_damaged_density_leaves_its_clips_without_a_map(own_ucf_store: Path, tmp_path: Path) -> None:
+    chunk = next(path for path in sorted((own_ucf_store / "views/mocrop/density/c").rglob("*")) if path.is_file())
+    chunk.write_bytes(chunk.read_bytes()[:-3])
+    document = report_of(own_ucf_store, tmp_path, clips=1)
+    empty = [text == "" for text in document["boxes"]["mocrop"]["density"]]
+    assert len(empty) == 15
+    assert 0 < sum(empty) < 15
+    assert "views/mocrop/density" in document["notices"][-1]
+    assert "mocrop verify" in document["notices"][-1]
 
 
 def test_a_store_without_whole_frames_shows_its_crops(synth_data: Path, tmp_path: Path) -> None:
