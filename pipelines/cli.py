@@ -18,9 +18,11 @@ from rich.table import Table
 from data_specs.stored import StoreError, open_store
 from pipelines.h264 import RunStopped
 from pipelines.preprocess import Options, RunError
-from pipelines.processes import no_collections
+from pipelines.processes import no_collections, sigterm_exits
 
 EXITS = "Exit status: 0 all is well, 1 refused, failed or something wrong found, 2 a flag that cannot be."
+
+STOPPED = (130, 143)  # by Ctrl-C, which Typer turns into this status, or by SIGTERM
 
 app = typer.Typer(
     name="mocrop",
@@ -49,18 +51,21 @@ Strict = Annotated[bool, typer.Option("--strict", help="Refuse lists that name c
 def main() -> None:
     """Run the command line; errors that a person can mend are one line and status 1."""
     try:
-        app()
+        with sigterm_exits():
+            app()
+    except SystemExit as ended:
+        if ended.code in STOPPED:
+            print("mocrop: stopped; what is done is kept, start the same command again to go on", file=sys.stderr)
+        raise
     except (RunError, RunStopped, StoreError) as error:
         _fail(str(error))
-    except KeyboardInterrupt:
-        _fail("stopped; what is done is kept, start the same command again to go on", status=130)
     except OSError as error:
         _fail(f"{error.strerror or error}{f' ({error.filename})' if error.filename else ''}")
 
 
-def _fail(message: str, *, status: int = 1) -> None:
+def _fail(message: str) -> None:
     print(f"mocrop: {message}", file=sys.stderr)
-    raise SystemExit(status)
+    raise SystemExit(1)
 
 
 def _show_version(wanted: bool) -> None:
@@ -336,7 +341,8 @@ def boxes(
         Path | None, typer.Option(help="Draw --clip: a frame with density and boxes, and its crops.")
     ] = None,
     video: Annotated[
-        Path | None, typer.Option(help="Write --clip with box and vectors drawn in, as .mp4 or .avi.")
+        Path | None,
+        typer.Option(help="Write --clip with box and vectors drawn in, as .mp4 or .avi, at 25 frames a second."),
     ] = None,
     work_dir: WorkDir = None,
 ) -> None:
@@ -387,7 +393,7 @@ def report(
     clips: Annotated[int, typer.Option(min=0, help="Clips with pictures: the worst, and some of all.")] = 300,
     clip: Annotated[list[str] | None, typer.Option(help="A clip to have with pictures; may be repeated.")] = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="A picture of every clip, and a page of any size (4.5 kB a clip).")
+        bool, typer.Option("--all", help="A picture of every clip (4.5 kB a clip), and a page of more than 64 MB.")
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:

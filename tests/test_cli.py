@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -85,6 +86,23 @@ def test_too_many_quarantined_clips_end_a_run_with_status_1(data: Path, tmp_path
     assert (status["done"], list(status["quarantined"])) == (1, ["Archery/broken"])
     assert status["quarantined"]["Archery/broken"].startswith("transcode: ")
     assert mocrop("preprocess", *arguments, "--max-quarantined", "0.5").returncode == 0
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_that_is_stopped_says_that_it_can_go_on(
+    data: Path, tmp_path: Path, number: signal.Signals, status: int
+) -> None:
+    words = ["preprocess", "--source", data / "UCF-101", "--store", tmp_path / "s.zarr", "--workers", 1]
+    with subprocess.Popen([MOCROP, *map(str, words)], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        lines = iter(process.stderr.readline, "")
+        assert any(line.startswith("transcode: ") for line in lines)
+        process.send_signal(number)
+        said = "".join(lines)
+        assert process.wait(60) == status, said
+    assert said.endswith("mocrop: stopped; what is done is kept, start the same command again to go on\n")
+    assert "Traceback" not in said
+    assert json.loads(mocrop("status", tmp_path / "s.zarr", "--json").stdout)["clips"] == 15
 
 
 def test_boxes_come_as_table_json_and_csv(ucf_store: Path) -> None:
