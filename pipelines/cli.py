@@ -440,7 +440,7 @@ def export_npy(
 def demo(
     out: Annotated[Path, typer.Option(help="Folder to write into.")] = Path("demo"),
 ) -> None:
-    """The whole job on a synthetic data set, on a CPU: videos, boxes and crops, two short trainings, their table."""
+    """The whole job on a synthetic data set, on a CPU: boxes and crops, two short trainings, their table, the page."""
     from pipelines.demo import run_demo
 
     run_demo(out, say=lambda line: print(line, flush=True))

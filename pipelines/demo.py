@@ -1,4 +1,4 @@
-"""The whole job in small: a synthetic data set, its store, and what to look at next."""
+"""The whole job in small: a synthetic data set, its store, two trainings, and a page to look at."""
 
 from __future__ import annotations
 
@@ -17,8 +17,12 @@ CLIPS_PER_CLASS = 40  # fewer test too few clips to show anything
 
 
 def run_demo(out: Path, *, say: Callable[[str], None]) -> Summary:
-    """Make the data set and the store in ``out``, then train and test on it in short; go on where a run was stopped."""
+    """Make the data set and the store in ``out``, train and test on it in short, and write the page of the store.
+
+    It goes on where a run was stopped. Without torch there is no training.
+    """
     from pipelines.flow import run_here
+    from pipelines.report import write_report
     from pipelines.screen import stage_progress
 
     store = out / "synth.zarr"
@@ -36,7 +40,9 @@ def run_demo(out: Path, *, say: Callable[[str], None]) -> Summary:
     else:
         say("3. two short trainings, on the whole frames and on the crops, and a test of every view")
         train(store, out)
-    say(f"Next: mocrop boxes {store} --view mocrop; mocrop status {store}; mocrop verify {store}")
+    page = write_report(str(store), out / "report.html", annotations=made.annotations)
+    say(f"4. a page with every clip's box, density and crop: {page.out}")
+    say(f"Next: open {page.out}; mocrop boxes {store} --view mocrop; mocrop status {store}; mocrop verify {store}")
     return summary
 
 

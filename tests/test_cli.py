@@ -12,6 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer.main
+from typer.testing import CliRunner
+
+from pipelines import demo
+from pipelines.cli import app
+from tests.test_report_file import document_of
 
 MOCROP = Path(sys.executable).with_name("mocrop")
 
@@ -35,10 +41,11 @@ def refused(*arguments: object) -> str:
 
 def test_help_names_every_command_and_gives_examples() -> None:
     out = mocrop("--help").stdout
-    commands = ["doctor", "synth", "plan", "preprocess", "serve", "status", "verify", "boxes", "export-npy", "demo"]
-    assert all(f"  {command} " in out for command in commands)
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    assert len(commands) == 13
     for command in commands:
-        assert "Example: mocrop" in mocrop(command, "--help").stdout or command == "demo"
+        assert f"  {command} " in out
+        assert f"Example: mocrop {command}" in mocrop(command, "--help").stdout
 
 
 def test_version_names_what_matters() -> None:
@@ -138,6 +145,31 @@ def test_synth_writes_a_data_set_that_preprocess_takes(tmp_path: Path) -> None:
     assert made["clips"] == 6
     plan = mocrop("plan", "--source", made["source"], "--splits", made["splits"], "--store", tmp_path / "s.zarr")
     assert "6 clips, 2 classes" in plan.stdout
+
+
+@pytest.mark.xdist_group("prefect")
+def test_the_demo_ends_with_a_page_of_its_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    monkeypatch.setattr(demo, "CLIPS_PER_CLASS", 3)
+    monkeypatch.setattr(demo, "find_spec", lambda name: None)
+    shown = CliRunner().invoke(app, ["demo", "--out", str(out)])
+    assert shown.exit_code == 0, shown.exception
+    lines = shown.stdout.splitlines()
+    assert [line[:2] for line in lines] == ["1.", "2.", "3.", "4.", "Ne"]
+    assert "no training" in lines[2]
+    assert str(out / "report.html") in lines[-1]
+    document = document_of(out / "report.html")
+    assert document["head"]["states"] == {"pending": 0, "done": 12, "quarantined": 0}
+    assert len(document["actors"]["rows"]) == 12
+
+    trained = []
+    (out / "report.html").unlink()
+    monkeypatch.setattr(demo, "find_spec", lambda name: name)
+    monkeypatch.setattr(demo, "train", lambda store, out: trained.append((store, (out / "report.html").exists())))
+    demo.run_demo(out, say=lines.append)
+    assert trained == [(out / "synth.zarr", False)]
+    assert "two short trainings" in lines[-3]
+    assert (out / "report.html").exists()
 
 
 @pytest.mark.parametrize(

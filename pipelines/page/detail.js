@@ -25,7 +25,8 @@ function closeClip() {
 }
 
 function step(by) {
-  const next = shown[shown.indexOf(open.row) + by];
+  const place = shown.indexOf(open.row);
+  const next = place < 0 ? undefined : shown[place + by];
   if (next !== undefined) location.replace(`#clip/${encodeURIComponent(rows.id[next])}`);
 }
 

@@ -54,6 +54,10 @@ function showClasses(view) {
 function filterClass(label) {
   byId("class").value = String(label);
   showGrid(true);
+  if (!shown.length && byId("pictured").checked) {
+    byId("pictured").checked = false;
+    showGrid(true);
+  }
   byId("clips").scrollIntoView();
   byId("class").focus({ preventScroll: true });
 }
@@ -68,21 +72,35 @@ function showActors() {
     { name: "≥ 90 % kept", of: (one) => one.mostly, show: (one) => meter(one.mostly, 1, isMain(one)), number: true },
     { name: "What it is", of: aboutSeries, wordy: true },
   ], actors.series, { by: 2, down: true });
-  const value = (one, key, i) => ({ name: one.name, of: (item) => one[key][item[i]], show: (item) => meter(one[key][item[i]], 1, isMain(one)), number: true });
-  const classes = table("Actor kept by class: each clip counts the same", [
-    { name: "Class", of: (item) => head.classes[item[1]] ?? "no class" },
-    { name: "Clips", of: (item) => item[2], number: true },
-    ...actors.series.map((one) => value(one, "classes", 0)),
-  ], actors.classes.map(([label, count], i) => [i, label, count]), { tall: actors.classes.length > 15 });
-  const main = actors.series.findIndex((one) => one.kind === "view" && one.name === head.main);
-  const clips = table("Actor kept by clip, worst first", [
-    { name: "Clip", of: (item) => rows.id[item[1]], show: (item) => clipLink(item[1]) },
-    { name: "Boxes", of: (item) => actors.boxes[item[0]], show: (item) => whole(actors.boxes[item[0]]), number: true },
-    ...actors.series.map((one) => value(one, "clips", 0)),
-  ], actors.rows.map((row, i) => [i, row]), { by: 2 + main, tall: actors.rows.length > 15 });
+  const measured = h("div", {});
+  const measure = (name, text) => h("label", { class: "check" }, h("input", { type: "radio", name: "measure", checked: name === "mean", onchange: () => measured.replaceChildren(...measuredTables(name, text)) }), ` ${text}`);
+  measured.replaceChildren(...measuredTables("mean", MEASURES.mean));
   byId("actor-tables").replaceChildren(
     h("p", { class: "quiet" }, `${plural(actors.rows.length, "clip")} with ${plural(actors.boxes.reduce((sum, count) => sum + count, 0), "actor box", "actor boxes")}. Kept is the share of an actor's box inside the crop, meant over a clip's boxes (an actor in a frame is one) and then over clips. “≥ 90 % kept” is the share of those boxes of which at least nine tenths are inside. Each best row looks at the actor boxes: it tries every rectangle that the view's grid and tolerance allow, so no single box for a clip can keep more on that grid.`),
-    series, classes, clips, ...mismatches());
+    series,
+    h("fieldset", { class: "switches", id: "measure" }, h("legend", {}, "By class and by clip"), Object.entries(MEASURES).map(([name, text]) => measure(name, text))),
+    measured, ...mismatches());
+}
+
+const MEASURES = { mean: "Actor kept", mostly: "≥ 90 % kept" };
+
+// The actors by class and by clip, in one of the measures: the mean share kept, or the share of boxes kept to nine tenths.
+function measuredTables(measure, text) {
+  const [ofClasses, ofClips] = measure === "mean" ? ["classes", "clips"] : ["classesMostly", "clipsMostly"];
+  const value = (one, key) => ({ name: one.name, of: (item) => one[key][item[0]], show: (item) => meter(one[key][item[0]], 1, isMain(one)), number: true });
+  const main = actors.series.findIndex(isMain);
+  return [
+    table(`${text} by class: each clip counts the same`, [
+      { name: "Class", of: (item) => head.classes[item[1]] ?? "no class" },
+      { name: "Clips", of: (item) => item[2], number: true },
+      ...actors.series.map((one) => value(one, ofClasses)),
+    ], actors.classes.map(([label, count], i) => [i, label, count]), { tall: actors.classes.length > 15 }),
+    table(`${text} by clip, worst first`, [
+      { name: "Clip", of: (item) => rows.id[item[1]], show: (item) => clipLink(item[1]) },
+      { name: "Boxes", of: (item) => actors.boxes[item[0]], show: (item) => whole(actors.boxes[item[0]]), number: true },
+      ...actors.series.map((one) => value(one, ofClips)),
+    ], actors.rows.map((row, i) => [i, row]), { by: 2 + main, tall: actors.rows.length > 15 }),
+  ];
 }
 
 const isMain = (series) => series.kind === "view" && series.name === head.main;
