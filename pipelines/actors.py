@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,7 +85,7 @@ def kept(matched: Matched, recipe: Recipe, ids: Sequence[str], tables: Tables) -
     """What is kept of the actors by each view, by fixed boxes of the same area and by the best box of the grid.
 
     A fixed box of a motion view's crop ratio is added where the recipe has no such view: just the box that it would
-    have. ``tables`` are the store's, by path. Clips without a box in every view are left out.
+    have. ``tables`` are the store's, by path. Clips without a box in some view are left out.
     """
     rows = [row for row in sorted(matched.boxes) if _has_boxes(recipe, tables, row)]
     sizes = [(int(h), int(w)) for h, w in tables["frame_size"][rows]]
@@ -149,7 +149,7 @@ def _series(
     return Series(name, kind, about, np.array(mean), np.array(mostly), np.array(areas, np.float64))
 
 
-def as_json(found: Kept, labels: npt.NDArray[Any], matched: Matched) -> dict[str, Any]:
+def as_json(found: Kept, labels: npt.NDArray[Any], problems: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """The numbers of the page: overall and by class each clip counts the same; clips stand by row."""
     classes = sorted({int(labels[row]) for row in found.rows})
     of_class = {label: [i for i, row in enumerate(found.rows) if labels[row] == label] for label in classes}
@@ -172,8 +172,19 @@ def as_json(found: Kept, labels: npt.NDArray[Any], matched: Matched) -> dict[str
             for one in found.series
         ],
         "classes": [[label, len(of_class[label])] for label in classes],
-        "problems": [[id, *lines] for id, lines in matched.problems.items()],
+        "problems": [[id, *lines] for id, lines in problems.items()],
     }
+
+
+def mismatches(
+    found: Kept, recipe: Recipe, ids: Sequence[str], tables: Tables, matched: Matched
+) -> dict[str, list[str]]:
+    """What of the annotations does not match, by clip id: what ``matched`` says, and the views without a box."""
+    lines = {id: list(own) for id, own in matched.problems.items()}
+    for row in sorted(set(matched.boxes) - set(found.rows)):
+        without = [view.name for view in recipe.views if not tables[f"views/{view.name}/source"][row]]
+        lines.setdefault(ids[row], []).append(f"left out: no box in {', '.join(without)}")
+    return lines
 
 
 def _mean(values: Shares) -> float | None:

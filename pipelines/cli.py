@@ -70,9 +70,18 @@ def _fail(message: str) -> None:
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        names = ("mocrop", "av", "ffmpeg-python", "numpy", "zarr", "dask", "prefect")
-        print(", ".join(f"{name} {version(name)}" for name in names))
+        names = ("mocrop", "av", "ffmpeg-python", "numpy", "pillow", "zarr", "dask", "prefect")
+        print(", ".join([*(f"{name} {version(name)}" for name in names), _ffmpeg_build()]))
         raise typer.Exit
+
+
+def _ffmpeg_build() -> str:
+    from pipelines.ffmpeg import FfmpegError, find_ffmpeg
+
+    try:
+        return find_ffmpeg().build
+    except FfmpegError:
+        return "no ffmpeg that will do (mocrop doctor says more)"
 
 
 @app.callback()

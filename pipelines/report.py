@@ -18,7 +18,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from data_specs.annotations import AnnotationError, Matched, match, read_annotations
+from data_specs.annotations import AnnotationError, match, read_annotations
 from data_specs.stored import Store, StoreError, open_store
 from pipelines import actors as actors_kept
 from pipelines import gallery, overview
@@ -105,6 +105,7 @@ def collect(
     tables = reader.tables
     matched = match(known or {}, reader.ids, tables["num_frames"], tables["frame_size"])
     kept = actors_kept.kept(matched, reader.recipe, reader.ids, tables)
+    mismatches = actors_kept.mismatches(kept, reader.recipe, reader.ids, tables, matched)
     detailed = gallery.sample(reader, clips, wanted, _worst_first(kept, reader.main_view))
     pictured: Sequence[int] = range(len(reader.ids)) if everything else detailed
     maker = gallery.Gallery(reader, dict(matched.boxes))
@@ -127,10 +128,10 @@ def collect(
         "boxes": gallery.boxes(reader, maker.problems),
         "thumbnails": thumbnails,
         "details": details,
-        "actors": actors_kept.as_json(kept, tables["label"], matched) if known is not None else None,
+        "actors": actors_kept.as_json(kept, tables["label"], mismatches) if known is not None else None,
     }
     with_picture = {row for pictures in thumbnails.values() for row in pictures}
-    document["notices"] = _notices(reader, document, matched, maker.problems, len(with_picture))
+    document["notices"] = _notices(reader, document, len(mismatches), maker.problems, len(with_picture))
     return document, (len(with_picture), len(details))
 
 
@@ -140,7 +141,7 @@ def _worst_first(kept: actors_kept.Kept, view: str) -> list[int]:
 
 
 def _notices(
-    reader: ClipReader, document: dict[str, Any], matched: Matched, problems: list[str], pictures: int
+    reader: ClipReader, document: dict[str, Any], mismatches: int, problems: list[str], pictures: int
 ) -> list[str]:
     states, clips = document["head"]["states"], len(reader.ids)
     notices = []
@@ -157,8 +158,8 @@ def _notices(
         )
     elif reader.full is None:
         notices.append("The store has no view of whole frames: boxes stand on empty frames, beside the cached crops.")
-    if matched.problems:
-        notices.append(f"{len(matched.problems)} annotated clips do not match the store or not wholly: see Actors.")
+    if mismatches:
+        notices.append(f"{mismatches} annotated clips do not match the store or not wholly: see Actors.")
     if problems:
         more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
         notices.append(f"Not everything could be read; mocrop verify says more. {'; '.join(problems[:5])}{more}")

@@ -14,7 +14,7 @@ from data_specs.annotations import Annotation, AnnotationError, actor_boxes, mat
 from data_specs.recipes import FixedView, FullView, MotionView, Recipe
 from mocrop_core import Box, candidate_sizes, centre_box, clip_rng, pixel_box, random_box
 from mocrop_core.search import Rectangle
-from pipelines.actors import as_json, best_box, kept, shares_kept
+from pipelines.actors import as_json, best_box, kept, mismatches, shares_kept
 
 SIZE = (240, 320)
 
@@ -175,6 +175,9 @@ def test_fixed_boxes_of_the_same_area_stand_beside_a_view_unless_the_store_has_t
     matched = match(actor, ["A/a", "A/b"], np.array([2, 2]), tables["frame_size"])
     found = kept(matched, recipe, ["A/a", "A/b"], tables)
     assert found.rows == [0]  # the other clip has no box yet
+    missing = mismatches(found, recipe, ["A/a", "A/b"], tables, matched)
+    assert missing == {"A/b": ["left out: no box in full, mocrop"]}
+    assert as_json(found, tables["label"], missing)["problems"] == [["A/b", "left out: no box in full, mocrop"]]
     means = {one.name: one.mean[0] for one in found.series}
     boxes = np.array([[0, 0, 40, 40], [200, 100, 240, 140]], float)
     centre = centre_box(SIZE, 0.75)
@@ -198,7 +201,7 @@ def test_each_clip_counts_the_same_overall_and_in_its_class() -> None:
     tables["views/mocrop/box"][1] = (40, 40, 320, 240)
     tables["views/mocrop/source"][1] = 1
     matched = match(actor, ["A/a", "B/b"], np.array([9, 9]), tables["frame_size"])
-    found = as_json(kept(matched, recipe, ["A/a", "B/b"], tables), tables["label"], matched)
+    found = as_json(kept(matched, recipe, ["A/a", "B/b"], tables), tables["label"], {})
     first = found["series"][0]
     assert (first["mean"], first["mostly"], first["clips"], first["classes"]) == (0.5, 0.5, [0, 1], [0, 1])
     assert found["boxes"] == [9, 1]

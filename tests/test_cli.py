@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 
 from pipelines import demo
 from pipelines.cli import app
+from pipelines.ffmpeg import find_ffmpeg
 from tests.test_report_file import document_of
 
 MOCROP = Path(sys.executable).with_name("mocrop")
@@ -50,7 +52,11 @@ def test_help_names_every_command_and_gives_examples() -> None:
 
 def test_version_names_what_matters() -> None:
     out = mocrop("--version").stdout
-    assert all(name in out for name in ("mocrop ", "av ", "zarr ", "prefect ", "dask "))
+    assert all(name in out for name in ("mocrop ", "av ", "pillow ", "zarr ", "prefect ", "dask "))
+    assert out.endswith(f", {find_ffmpeg().build}\n")
+    without = mocrop("--version", env={**os.environ, "MOCROP_FFMPEG": "none"})
+    assert without.returncode == 0
+    assert without.stdout.endswith("no ffmpeg that will do (mocrop doctor says more)\n")
 
 
 def test_plan_measures_and_writes_nothing(data: Path, tmp_path: Path) -> None:

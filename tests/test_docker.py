@@ -171,3 +171,19 @@ def test_the_health_check_fails_where_nothing_answers() -> None:
     assert found.returncode == 1
     assert "refused" in found.stdout
     assert run(sys.executable, DOCKER / "health.py").returncode == 1
+
+
+def test_who_follows_the_head_of_the_compose_file_runs_services_that_can_read_the_password(tmp_path: Path) -> None:
+    head = [line[6:] for line in FILE.read_text().splitlines() if line.startswith("#     ")]
+    first = next(i for i, line in enumerate(head) if line.startswith("docker compose"))
+    assert first == 2
+    (tmp_path / "docker").mkdir()
+    subprocess.run(["sh", "-euc", "\n".join(head[:first])], cwd=tmp_path, check=True, timeout=60)
+    password = tmp_path / "docker" / "secrets" / "postgres_password"
+    assert len(password.read_text().strip()) == 48
+    owner = password.stat()
+    assert owner.st_mode & 0o777 == 0o600
+    written = dict(line.split("=") for line in (tmp_path / "docker" / ".env").read_text().splitlines())
+    services = read_compose(written)["services"]
+    assert services["prefect"]["user"] == f"{owner.st_uid}:{owner.st_gid}"
+    assert services["serve"]["volumes"] == [f"{tmp_path}/data:/data"]

@@ -144,6 +144,25 @@ def test_the_heat_map_is_the_share_of_boxes_at_each_place(page: Path, ucf_store:
     assert heat.max() == 1000
 
 
+def test_the_share_of_a_real_actor_is_that_of_the_stored_box(page: Path, data: Path, ucf_store: Path) -> None:
+    id = "SoccerJuggling/v_SoccerJuggling_g23_c01"
+    store, actors = open_store(ucf_store), document_of(page)["actors"]
+    x0, y0, x1, y1 = store.view("mocrop").table("box")[store.row(id)]
+    ((tube,),) = [json.loads((data / "annotations" / "ucf101_24.json").read_text())[id]["tubes"]]
+    shares = [
+        max(0, min(x + w, x1) - max(x, x0)) * max(0, min(y + h, y1) - max(y, y0)) / (w * h)
+        for x, y, w, h in tube["boxes_xywh"]
+    ]
+    assert len(shares) == 240
+    index = actors["rows"].index(store.row(id))
+    series = next(one for one in actors["series"] if one["name"] == "mocrop")
+    assert series["clips"][index] == pytest.approx(sum(shares) / 240, abs=1e-5)
+    assert series["clipsMostly"][index] == pytest.approx(sum(share >= 0.9 for share in shares) / 240, abs=1e-5)
+    # the box of which tests/test_annotations.py works the share out by hand
+    assert (x0, y0, x1, y1) == (40, 40, 320, 240)
+    assert series["clips"][index] == pytest.approx(0.971235, abs=1e-5)
+
+
 def test_vectors_by_time_add_up_to_those_of_the_clip(page: Path, ucf_store: Path) -> None:
     details, reader = document_of(page)["details"], ClipReader(open_store(ucf_store))
     assert len(details) == 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -266,6 +267,8 @@ def test_a_detail_has_arrows_time_and_every_view(chromium: Browser, page: Path) 
     show(chromium, page, at="#clip/Basketball%2Fv_Basketball_g01_c01")
     soon(chromium, lambda: one(chromium, "dialog").is_displayed())
     assert len(all_of(chromium, ".views li")) == 4
+    tops = [view.rect["y"] for view in all_of(chromium, ".views li")]
+    assert tops[0] == tops[1] < tops[2] == tops[3]
     assert len(all_of(chromium, ".strip button")) == 8
     assert one(chromium, ".viewer .arrows .line").get_attribute("d").startswith("M")
     assert len(all_of(chromium, ".viewer .box.actor")) == 1
@@ -316,6 +319,71 @@ def test_actors_stand_by_box_class_and_clip_the_worst_first(chromium: Browser, p
     listed = [link.text for link in all_of(chromium, "#actor-tables table:last-of-type a")]
     assert listed[:2] == worst[:2]
     assert "All annotations match" in one(chromium, "#actor-tables").text
+
+
+def test_actors_kept_to_nine_tenths_stand_by_class_and_clip(chromium: Browser, page: Path) -> None:
+    show(chromium, page)
+    document = document_of(page)
+    actors = document["actors"]
+    main = next(i for i, series in enumerate(actors["series"]) if series["name"] == "mocrop")
+    column = lambda table: {  # noqa: E731
+        row.find_element(By.CSS_SELECTOR, "th").text: row.find_elements(By.CSS_SELECTOR, "td")[1 + main].text
+        for row in all_of(chromium, f"#measure + div > :nth-child({table}) tbody tr")
+    }
+    shown = lambda: [column(table) for table in (1, 2)]  # noqa: E731
+    names_of = [
+        [document["head"]["classes"][label] for label, _ in actors["classes"]],
+        [document["rows"]["id"][row] for row in actors["rows"]],
+    ]
+    for choice, keys in ((0, ("classes", "clips")), (1, ("classesMostly", "clipsMostly"))):
+        all_of(chromium, "#measure input")[choice].click()
+        series = actors["series"][main]
+        assert shown() == [
+            {name: f"{100 * value:.1f} %" for name, value in zip(names, series[key], strict=True)}
+            for names, key in zip(names_of, keys, strict=True)
+        ]
+    assert "≥ 90 % kept by clip" in one(chromium, "#actor-tables").text
+    assert column(2)["SoccerJuggling/v_SoccerJuggling_g23_c01"] == "85.4 %"
+
+
+def test_the_time_of_each_stage_is_shown(chromium: Browser, page: Path, tmp_path: Path) -> None:
+    document = document_of(page)
+    document["head"]["seconds"] = {"transcode": 7200.0, "motion": 600.0, "boxes": 1.5, "clips": 120.0}
+    (tmp_path / "timed.html").write_bytes(render(document))
+    show(chromium, tmp_path / "timed.html")
+    tiles, states, about = (one(chromium, f"#{id}").text for id in ("tiles", "states", "about-body"))
+    assert "Time a clip\n528.10 s\n2.2 h in all, one core" in tiles
+    for stage in ("transcode 2.0 h", "motion 10 min", "boxes 1.5 s", "clips 2 min"):
+        assert stage in states
+        name, _, amount = stage.partition(" ")
+        assert re.search(rf"{name}\n4 of 4 shards\n{amount}", about)
+    widths = [bar.rect["width"] for bar in all_of(chromium, "#states .share-bar:last-child .shares span")]
+    assert len(widths) == 4
+    assert max(widths) == widths[0]
+
+
+def test_a_class_without_pictures_is_shown_all_the_same(chromium: Browser, page: Path, tmp_path: Path) -> None:
+    document = document_of(page)
+    pictures = document["thumbnails"]["full"]
+    document["thumbnails"]["full"] = {"0": pictures["0"]}
+    (tmp_path / "one.html").write_bytes(render(document))
+    show(chromium, tmp_path / "one.html")
+    assert one(chromium, "#pictured").is_selected()
+    links = {button.text: button for button in all_of(chromium, "#class-table tbody th button")}
+    chromium.execute_script("arguments[0].click()", links["Archery"])
+    assert names(chromium) == ["Archery/v_Archery_g01_c01"]
+    assert not one(chromium, "#pictured").is_selected()
+
+
+def test_page_keys_leave_a_clip_that_the_filters_hide(chromium: Browser, page: Path) -> None:
+    show(chromium, page)
+    Select(one(chromium, "#class")).select_by_visible_text("Archery")
+    chromium.execute_script("location.hash = '#clip/Basketball%2Fv_Basketball_g01_c01'")
+    soon(chromium, lambda: one(chromium, "dialog").is_displayed())
+    press(chromium, Keys.PAGE_DOWN)
+    press(chromium, Keys.PAGE_UP)
+    assert "v_Basketball_g01_c01" in one(chromium, "dialog header").text
+    assert "v_Basketball_g01_c01" in chromium.current_url
 
 
 def test_thirteen_thousand_clips_stay_usable(chromium: Browser, page: Path, tmp_path: Path) -> None:
