@@ -1,7 +1,7 @@
 """The documentation holds: its commands run, its recipes load, its links lead somewhere, its tables are the code's.
 
 A fenced block of README.md or docs/ is run if it is ``sh`` or ``python``, in order, in one folder a document, and
-loaded as a recipe if it is ``toml``; unless a comment directly above it says otherwise:
+loaded as a recipe if it is ``toml`` (those of CONTRIBUTING.md too); unless a comment directly above it says otherwise:
 
 - ``<!-- needs: … -->``: it is not run, as the machine lacks this;
 - ``<!-- shows: … -->``: it is not run, as it shows this, such as another program's output;
@@ -38,6 +38,7 @@ from tests.object_store import environment, make_bucket, s3_server
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 NOTEBOOK = ROOT / "docs" / "inspect_boxes.ipynb"
 RUN, LOADED, SHOWN = {"sh", "python"}, {"toml"}, {"", "text", "json"}
 MARKS = {"needs", "shows", "file"}
@@ -93,8 +94,9 @@ def test_every_block_is_run_or_says_why_not() -> None:
 
 
 def test_recipes_in_the_documentation_load(tmp_path: Path) -> None:
-    found = [block for block in BLOCKS if block.language == "toml" and "shows" not in block.marks]
-    assert found
+    blocks = [*BLOCKS, *blocks_of(CONTRIBUTING)]
+    found = [block for block in blocks if block.language == "toml" and "shows" not in block.marks]
+    assert {block.document for block in found} > {CONTRIBUTING}
     for number, block in enumerate(found):
         file = tmp_path / f"{number}.toml"
         file.write_text(block.text)
@@ -257,7 +259,7 @@ def headings_of(document: Path) -> set[str]:
 
 def test_links_lead_somewhere() -> None:
     count = 0
-    for document in DOCUMENTS:
+    for document in [*DOCUMENTS, CONTRIBUTING]:
         text = re.sub(r"^```.*?^```$", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
         for link in LINK.findall(text):
             if link.startswith(("https://", "http://", "mailto:")):

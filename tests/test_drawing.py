@@ -17,7 +17,9 @@ from pipelines.cli import app
 from pipelines.clips import ClipReader
 from pipelines.contact_sheet import contact_sheet
 from pipelines.drawing import clip_figure, draw_density, draw_vectors, fitting, h264_path, webp, write_clip_video
+from pipelines.preprocess import Options
 from pipelines.video import count_frames, rgb_frames
+from tests.test_report_file import stopped_after
 
 CLIP = "Basketball/v_Basketball_g01_c01"
 
@@ -83,9 +85,25 @@ def test_a_figure_shows_every_view_asked_for(reader: ClipReader) -> None:
     assert len(one.getcolors(1 << 20) or []) > 1000
 
 
-def test_a_clip_without_a_box_is_refused_with_the_reason(reader: ClipReader) -> None:
+def test_a_clip_that_is_not_there_is_refused(reader: ClipReader) -> None:
     with pytest.raises(StoreError, match="is not in"):
         clip_figure(reader, "Nothing/here", ["mocrop"])
+
+
+def test_a_clip_without_a_box_is_refused_with_the_reason(synth_data: Path, tmp_path: Path) -> None:
+    source = tmp_path / "UCF-101"
+    shutil.copytree(synth_data / "UCF-101", source)
+    broken = min(source.rglob("*.avi"))
+    broken.write_bytes(b"no video")
+    stopped_after(Options(str(source), str(tmp_path / "s.zarr"), None, "smoke", limit=4), "motion")
+    reader = ClipReader(open_store(tmp_path / "s.zarr"))
+    id = f"{broken.parent.name}/{broken.stem}"
+    for clip, why in ((id, r"it is quarantined \(transcode: "), (reader.ids[1], "it is not done yet")):
+        with pytest.raises(StoreError, match=f"clip '{clip}' has no box in full, mocrop: {why}"):
+            clip_figure(reader, clip, ["full", "mocrop"])
+        with pytest.raises(StoreError, match=f"clip '{clip}' cannot be drawn as a video"):
+            write_clip_video(reader, clip, ["mocrop"], tmp_path / "clip.mp4")
+    assert not (tmp_path / "clip.mp4").exists()
 
 
 @pytest.mark.parametrize("array", ["views/full/frames", "views/mocrop/density"])
