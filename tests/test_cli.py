@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from pipelines import demo
 from pipelines.cli import app
 from pipelines.ffmpeg import find_ffmpeg
+from pipelines.report import LARGEST
 from tests.test_report_file import document_of
 
 MOCROP = Path(sys.executable).with_name("mocrop")
@@ -48,6 +49,10 @@ def test_help_names_every_command_and_gives_examples() -> None:
     for command in commands:
         assert f"  {command} " in out
         assert f"Example: mocrop {command}" in mocrop(command, "--help").stdout
+
+
+def test_help_names_the_size_from_which_on_a_page_needs_all() -> None:
+    assert f"more than {LARGEST // 1_000_000} MB" in " ".join(mocrop("report", "--help").stdout.split())
 
 
 def test_version_names_what_matters() -> None:
