@@ -6,14 +6,11 @@ import csv
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from data_specs.stored import StoreError, open_store
 from pipelines.h264 import RunStopped
@@ -356,7 +353,7 @@ def boxes(
     work_dir: WorkDir = None,
 ) -> None:
     """The boxes, px of the H.264 frame, half-open, with their share of the frame and of the motion density."""
-    from pipelines.listing import box_rows
+    from pipelines.listing import box_rows, print_table
 
     if png or video:
         _draw(store, view, clip, png, video, work_dir)
@@ -369,7 +366,7 @@ def boxes(
         writer.writeheader()
         writer.writerows(rows)
     else:
-        _print_table(rows)
+        print_table(rows)
 
 
 def _draw(
@@ -420,17 +417,6 @@ def report(
     print(f"{made.out}: {made.clips} clips, {made.pictures} with pictures, {made.bytes / 1e6:.1f} MB")
     for notice in made.notices:
         print(f"  {notice}")
-
-
-def _print_table(rows: Sequence[dict[str, Any]]) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name, value in rows[0].items():
-        table.add_column(name, justify="left" if isinstance(value, str) else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*("" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
-                        for value in row.values()))  # fmt: skip
-    out = Console(width=None if sys.stdout.isatty() else 10_000, highlight=False, markup=False)
-    out.print(table)
 
 
 @app.command(name="export-npy", epilog="Example: mocrop export-npy ucf101.zarr extract_mvs")

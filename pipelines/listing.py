@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
+from rich.table import Table
 
 from data_specs.schema import State
 from data_specs.stored import Store, StoreError
@@ -49,6 +53,18 @@ def box_rows(store: Store, view: str | None = None, clip: str | None = None) -> 
                 }
             )
     return found
+
+
+def print_table(rows: Sequence[Row]) -> None:
+    """Print rows with the same columns as a table on standard output, numbers to the right."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name, value in rows[0].items():
+        table.add_column(name, justify="left" if isinstance(value, str) else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*("" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
+                        for value in row.values()))  # fmt: skip
+    out = Console(width=None if sys.stdout.isatty() else 10_000, highlight=False, markup=False)
+    out.print(table)
 
 
 def export_npy(store: Store, folder: Path, view: str | None = None) -> list[Path]:
