@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import urllib.error
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,33 @@ def test_weights_that_cannot_be_had_are_refused_with_the_way_out(arch: str, monk
         build(arch, 5, 224, pretrained=True)
 
 
+@pytest.mark.parametrize("arch", ["resnet50", "efficientnet_b1", "mobilenet_v3_large"])
+def test_downloaded_weights_are_loaded_without_running_code(arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = torchvision.models.get_model(arch)
+    calls: list[tuple[str, dict[str, Any]]] = []
+
+    def download(url: str, **options: Any) -> dict[str, Any]:
+        calls.append((url, options))
+        return there.state_dict()
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", download)
+    ours = build(arch, 5, 224, pretrained=True).model
+    ((url, options),) = calls
+    assert url == torchvision.models.get_model_weights(arch).DEFAULT.url
+    assert (options["weights_only"], options["check_hash"]) == (True, True)
+    own, theirs = ours.state_dict(), there.state_dict()
+    head = [key for key in own if own[key].shape != theirs[key].shape]
+    assert len(head) == 2
+    assert all(torch.equal(own[key], theirs[key]) for key in own.keys() - set(head))
+    assert len(own[head[0]]) == 5
+
+
+def test_weights_that_timm_does_not_have_are_refused_with_those_it_has() -> None:
+    with pytest.raises(Refused, match=r"--arch test_resnet\.nonsense: .*give one of: test_resnet\.r160_in1k"):
+        build("test_resnet.nonsense", 5, 32, pretrained=False)
+    assert build("test_resnet.r160_in1k", 5, 32, pretrained=False).mean
+
+
 def small(classes: int = 5, arch: str = SMALL) -> nn.Module:
     torch.manual_seed(classes)
     return build(arch, classes, 32, pretrained=False).model
@@ -114,6 +142,7 @@ WRAPPERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "the reference's training": lambda state: {f"base_model.{key}": value for key, value in state.items()},
     "the reference's test": lambda state: {"state_dict": {f"backbone.{key}": v for key, v in state.items()}},
     "in parallel": lambda state: {"model_state_dict": {f"module.base_model.{k}": v for k, v in state.items()}},
+    "timm's or torchvision's training": lambda state: {"model": state, "epoch": 3, "args": Namespace(lr=0.1, out="x")},
     "compiled": lambda state: {"state_dict": {f"module._orig_mod.{k}": v for k, v in state.items()}, "best_prec1": 5.0},
 }
 
@@ -174,9 +203,21 @@ class Attack:
         return Path.touch, (Path("attacked"),)
 
 
-@pytest.mark.parametrize("content", [{"model": Attack()}, b"not a checkpoint", b"", [1, 2]])
-def test_files_that_are_no_plain_checkpoints_are_refused(
-    content: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"model": Attack()}, r"more than plain tensors \(\S+\); save its state_dict\(\) alone"),
+        (
+            {"args": Namespace(out=Path("x"))},
+            r"more than plain tensors \(pathlib\.\S+\); save its state_dict\(\) alone",
+        ),
+        (b"not a checkpoint", r"not what torch\.save writes; save its state_dict\(\) alone"),
+        (b"", r"not a whole checkpoint \(.*\)"),
+        ([1, 2], "holds list, not a state_dict"),
+    ],
+)
+def test_files_that_are_no_plain_checkpoints_are_refused_in_one_line(
+    content: Any, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "w.pt"
@@ -184,10 +225,9 @@ def test_files_that_are_no_plain_checkpoints_are_refused(
         file.write_bytes(content)
     else:
         torch.save(content, file)
-    with pytest.raises(
-        Refused, match=r"--weights '.*w\.pt': (more than plain tensors|not a whole checkpoint|holds list)"
-    ):
+    with pytest.raises(Refused, match=rf"\A--weights '.*w\.pt': {message}\Z") as refused:
         read_file(file)
+    assert str(refused.value).isprintable()
     assert not (tmp_path / "attacked").exists()
     with pytest.raises(Refused, match="no such file"):
         read_file(tmp_path / "none.pt")

@@ -27,10 +27,20 @@ class Backbone:
 
 def check_arch(arch: str) -> None:
     """`Refused` for a name that neither we nor timm know, with names that are like it."""
-    if arch not in TORCHVISION and not timm.is_model(arch):
+    if arch in TORCHVISION:
+        return
+    if not timm.is_model(arch):
         near = timm.list_models(f"*{arch.split('_')[0]}*")[:4]
         hint = f"; timm has {', '.join(near)}" if near else ""
         raise Refused(f"--arch {arch}: unknown; give {', '.join(TORCHVISION)} or a name of timm's{hint}")
+    try:
+        timm.get_pretrained_cfg(arch)
+    except RuntimeError as error:
+        known = timm.list_pretrained(f"{arch.partition('.')[0]}.*")
+        raise Refused(
+            f"--arch {arch}: timm has no such weights of it; leave the part after the point out, or give one of: "
+            f"{', '.join(known)}"
+        ) from error
 
 
 def build(arch: str, num_classes: int, input_size: int, *, pretrained: bool) -> Backbone:
@@ -59,8 +69,10 @@ def _line(error: BaseException) -> str:
 
 
 def _torchvision(arch: str, num_classes: int, *, pretrained: bool) -> Backbone:
-    weights = torchvision.models.get_model_weights(arch).DEFAULT if pretrained else None
-    model = torchvision.models.get_model(arch, weights=weights)
+    model = torchvision.models.get_model(arch, weights=None)
+    if pretrained:  # not by get_model: that would run whatever code the downloaded file holds
+        weights = torchvision.models.get_model_weights(arch).DEFAULT
+        model.load_state_dict(weights.get_state_dict(progress=True, check_hash=True, weights_only=True))
     name, last = [(name, part) for name, part in model.named_modules() if isinstance(part, nn.Linear)][-1]
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, nn.Linear(last.in_features, num_classes))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,18 +24,22 @@ State = dict[str, Tensor]
 
 
 def read_file(path: str | Path, flag: str = "--weights") -> dict[str, Any]:
-    """All that is in a checkpoint; ``weights_only``, so that no code in it runs. `Refused` if it cannot be read."""
+    """All that is in a checkpoint; ``weights_only``, so that no code in it runs. `Refused` if it cannot be read.
+
+    Of objects, ``argparse.Namespace`` alone is taken: so timm and torchvision keep the arguments of a training.
+    """
     path = Path(path)
     if not path.is_file():
         raise Refused(f"{flag} {str(path)!r}: no such file")
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise Refused(
-            f"{flag} {str(path)!r}: more than plain tensors ({_first_line(error)}); save its state_dict() alone"
-        ) from None
+        held = re.search(r"GLOBAL (\S+)", str(error))  # all that is ours of torch's many lines
+        what = f"more than plain tensors ({held[1]})" if held else "not what torch.save writes"
+        raise Refused(f"{flag} {str(path)!r}: {what}; save its state_dict() alone") from None
     except (RuntimeError, EOFError, ValueError, KeyError, SafetensorError) as error:
         raise Refused(f"{flag} {str(path)!r}: not a whole checkpoint ({_first_line(error)})") from None
     if not isinstance(found, Mapping):
