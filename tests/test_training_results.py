@@ -34,8 +34,17 @@ def result(arch: str, trained: tuple[str, int], tested: tuple[str, int], top1: f
         "input_size": tested[1],
         "top1": top1,
         "gflops": gflops,
-        "trained": {"view": trained[0], "input_size": trained[1], "seed": seed, "select": select},
-        "checkpoint": {"sha256": f"{arch}-{trained}-{seed}-{select}"},
+        "amp": other.get("amp", False),
+        "view_fingerprint": other.get("boxes", f"{tested[0]:*<32}"),
+        "trained": {
+            "view": trained[0],
+            "input_size": trained[1],
+            "seed": seed,
+            "select": select,
+            "settings": {"lr": 0.001, "epochs": 100, "view_fingerprint": f"{trained[0]:*<32}"}
+            | other.get("settings", {}),
+        },
+        "checkpoint": {"sha256": f"{arch}-{trained}-{seed}-{select}-{other.get('settings')}-{other.get('run')}"},
     }
 
 
@@ -68,6 +77,58 @@ def test_seeds_give_mean_and_standard_deviation() -> None:
     (row,) = table(seeds)
     assert (row.top1, row.deviation, row.seeds) == (81.0, 1.0, 3)
     assert "81.0 ± 1.0" in row.cells()
+
+
+def test_a_seed_that_was_trained_twice_counts_once() -> None:
+    full = ("full", 224)
+    (row,) = table(
+        [
+            result("resnet50", full, full, 80.0, seed=0),
+            result("resnet50", full, full, 82.0, seed=0, run="again"),
+            result("resnet50", full, full, 83.0, seed=1),
+        ]
+    )
+    assert (row.top1, row.seeds) == (82.0, 2)
+    assert row.deviation == pytest.approx(2**0.5)
+    foreign = [result("resnet50", full, full, top1, seed=None, run=top1) for top1 in (70.0, 72.0)]
+    assert [row.seeds for row in table(foreign)] == [2]
+
+
+FULL = ("full", 224)
+
+
+@pytest.mark.parametrize(
+    ("other", "shown"),
+    [
+        ({"settings": {"lr": 0.01}}, "lr 0.01"),
+        ({"settings": {"epochs": 30}}, "epochs 30"),
+        ({"settings": {"view_fingerprint": "0123456789" * 3}}, "trained on boxes of full 01234567"),
+        ({"boxes": "abcdefghij" * 3}, "boxes of full abcdefgh"),
+        ({"amp": True}, "tested in bf16"),
+    ],
+)
+def test_other_settings_are_another_row_that_says_so(other: dict[str, Any], shown: str) -> None:
+    rows = table([result("resnet50", FULL, FULL, 80.0), result("resnet50", FULL, FULL, 60.0, seed=1, **other)])
+    assert {(row.top1, row.seeds) for row in rows} == {(80.0, 1), (60.0, 1)}
+    (changed,) = [row.title for row in rows if row.top1 == 60]
+    assert changed == f"Baseline (224px), {shown}"
+    assert len({row.title for row in rows}) == 2
+
+
+def test_differences_are_from_the_baseline_of_the_same_settings_in_any_order() -> None:
+    slow = {"lr": 0.01}
+    found = [
+        result("resnet50", FULL, FULL, 80.0),
+        result("resnet50", FULL, FULL, 70.0, settings=slow),
+        result("resnet50", FULL, FULL, 60.0, settings=slow, boxes="other" * 7),
+        result("resnet50", ("mocrop", 224), ("mocrop", 224), 82.0),
+        result("resnet50", ("mocrop", 224), ("mocrop", 224), 79.0, settings=slow),
+        result("resnet50", ("mocrop", 224), ("mocrop", 224), 78.0, settings={"lr": 0.1}),
+    ]
+    rows = table(found)
+    assert rows == table(found[::-1])
+    mocrop = {row.top1: row.accuracy_change for row in rows if row.title.startswith("+ MoCrop")}
+    assert mocrop == {82.0: 2.0, 79.0: 19.0, 78.0: None}
 
 
 def test_controls_are_named_for_what_they_are_and_come_last() -> None:
@@ -128,8 +189,13 @@ def test_results_are_found_in_folders_and_a_checkpoint_counts_once(
 def test_a_folder_without_results_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert results.main([str(tmp_path)]) == 2
     assert results.main([str(tmp_path / "none")]) == 2
-    (tmp_path / "torn.json").write_text("{")
-    assert results.main([str(tmp_path)]) == 1
+    whole = published()[0]
+    torn = [{key: whole[key] for key in whole if key != gone} for gone in whole if gone != "mocrop_result"]
+    for content in ("{", *map(json.dumps, torn)):
+        (tmp_path / "torn.json").write_text(content)
+        assert results.main([str(tmp_path)]) == 1
     errors = capsys.readouterr().err.splitlines()
-    assert len(errors) == 3
+    assert len(errors) > 10
+    assert all(error.startswith("error: ") for error in errors)
+    assert "torn.json' is not a whole result (KeyError: 'arch'); python -m training.test writes it" in errors[3]
     assert "training.test --output-dir" in errors[0]

@@ -13,8 +13,13 @@ import torch
 
 from training.options import Refused
 
-UNIMPORTANT = frozenset({"resume", "output_dir", "print_freq", "workers", "store", "init_weights", "cpu"})
-"""Arguments that do not change the numbers; the store is compared by its fingerprint instead."""
+UNIMPORTANT = frozenset(
+    {"resume", "output_dir", "print_freq", "workers", "store", "init_weights", "cpu"}
+    | {"train_mode", "crop_ratio", "mv_h", "mv_w"}
+)
+"""Arguments that do not change the numbers; store and view are compared by their fingerprints instead."""
+_NAMED = {"seed", "arch", "view", "input_size", "split", "select", "classes", "store_fingerprint"}
+_NO_SETTING = (UNIMPORTANT | _NAMED | {"channels_last", "compile", "device"}) - {"init_weights"}
 
 
 def replaced(path: Path, write: Callable[[Path], object]) -> None:
@@ -57,6 +62,15 @@ def set_random_states(states: Mapping[str, Any]) -> None:
     np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
     version, words, next_gauss = states["python"]
     random.setstate((version, tuple(words), next_gauss))
+
+
+def settings_of(args: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides the figures of a training: its arguments without the seed, the machine, and what a result names.
+
+    How often and on how many frames the test list was looked at counts only where it chose the epoch.
+    """
+    looks = set() if args.get("select") == "test" else {"eval_freq", "val_segments"}
+    return {key: args[key] for key in sorted(args) if key not in _NO_SETTING | looks}
 
 
 def check_same(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -33,9 +33,16 @@ EXAMPLES = """examples:
 """
 
 
+Pairs = tuple[tuple[str, str], ...]
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Variant:
-    """What results must share to be seeds of one figure: training, test, and how the epoch was chosen."""
+    """What results must share to be seeds of one figure: training, test, and how the epoch was chosen.
+
+    ``settings`` are those of the training that no other field names; ``boxes`` the fingerprints of the views that it
+    was trained and tested on, by their names; ``amp`` is the test's.
+    """
 
     dataset: str
     split: int
@@ -47,11 +54,20 @@ class Variant:
     trained_size: int
     view: str
     size: int
+    amp: bool
+    settings: Pairs
+    boxes: Pairs
 
     @property
     def is_baseline(self) -> bool:
         """Trained and tested on whole frames of one size."""
         return self.trained_view == self.view == "full" and self.trained_size == self.size
+
+    @property
+    def details(self) -> dict[str, str]:
+        """What the table does not show where it is alike, as text."""
+        precision = {"tested in": "bf16" if self.amp else "fp32"}
+        return {name.replace("_", "-"): value for name, value in (*self.settings, *self.boxes)} | precision
 
     def title(self, baseline_size: int | None) -> str:
         """The name in the table: the reference's where it has one, else what was done."""
@@ -96,14 +112,20 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
     """Every result below a folder, each test of a checkpoint once; `Refused` or `Failed` in one line."""
     if not folder.is_dir():
         raise Refused(f"DIR {str(folder)!r}: no such folder; python -m training.test writes results")
-    found: dict[tuple[object, ...], dict[str, Any]] = {}
+    found: dict[tuple[Variant, str], dict[str, Any]] = {}
     for path in sorted(folder.rglob("*.json")):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(content, dict) or content.get("mocrop_result") != 1:
+                continue
+            if not all(isinstance(content[name], int | float) for name in ("top1", "gflops")):
+                raise TypeError("top1 or gflops is not a number")
+            found[variant_of(content), content["checkpoint"]["sha256"]] = content
         except (OSError, ValueError) as error:
             raise Failed(f"{str(path)!r} cannot be read: {error}") from error
-        if isinstance(content, dict) and content.get("mocrop_result") == 1:
-            found[variant_of(content), content["checkpoint"]["sha256"]] = content
+        except (KeyError, TypeError, AttributeError) as error:
+            what = f"{type(error).__name__}: {error}"
+            raise Failed(f"{str(path)!r} is not a whole result ({what}); python -m training.test writes it") from error
     if not found:
         raise Refused(f"DIR {str(folder)!r}: no result in it; training.test --output-dir {folder} writes them")
     return list(found.values())
@@ -112,6 +134,10 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
 def variant_of(result: Mapping[str, Any]) -> Variant:
     """What a result is a figure of."""
     trained = result["trained"]
+    settings = {key: str(value) for key, value in sorted(trained.get("settings", {}).items())}
+    boxes = {f"boxes of {result['view']}": result["view_fingerprint"][:8]}
+    if "view_fingerprint" in settings:
+        boxes[f"trained on boxes of {trained['view']}"] = settings.pop("view_fingerprint")[:8]
     return Variant(
         dataset=str(result["dataset"]),
         split=result["split"],
@@ -123,11 +149,17 @@ def variant_of(result: Mapping[str, Any]) -> Variant:
         trained_size=trained.get("input_size") or 0,
         view=result["view"],
         size=result["input_size"],
+        amp=result["amp"],
+        settings=tuple(settings.items()),
+        boxes=tuple(sorted(boxes.items())),
     )
 
 
 def table(results: Iterable[Mapping[str, Any]]) -> list[Row]:
-    """The rows: backbone by backbone, the baseline first, then MoCrop, then the controls."""
+    """The rows: backbone by backbone, the baseline first, then MoCrop, then the controls.
+
+    A figure is the mean over seeds. What the rows of a backbone differ in otherwise stands in their titles.
+    """
     groups: dict[Variant, list[Mapping[str, Any]]] = defaultdict(list)
     for result in results:
         groups[variant_of(result)].append(result)
@@ -135,12 +167,13 @@ def table(results: Iterable[Mapping[str, Any]]) -> list[Row]:
     for variant, mine in groups.items():
         baseline = _baseline(variant, groups)
         title = variant.title(None if baseline is None else baseline.size)
-        top1 = [result["top1"] for result in mine]
+        title = ", ".join([title, *_differences(variant, groups)])
+        top1 = _by_seed(mine)
         gflops = mine[0]["gflops"]
         changes: tuple[float | None, float | None] = (None, None)
         if baseline is not None:
             theirs = groups[baseline]
-            accuracy = statistics.mean(top1) - statistics.mean(result["top1"] for result in theirs)
+            accuracy = statistics.mean(top1) - statistics.mean(_by_seed(theirs))
             changes = accuracy, 100 * (gflops / theirs[0]["gflops"] - 1)
         deviation = statistics.stdev(top1) if len(top1) > 1 else None
         rows.append(Row(variant, title, statistics.mean(top1), deviation, gflops, *changes, len(top1)))
@@ -157,15 +190,34 @@ def table(results: Iterable[Mapping[str, Any]]) -> list[Row]:
     )
 
 
+def _by_seed(results: Iterable[Mapping[str, Any]]) -> list[float]:
+    """The top-1 of each seed, the mean where it was trained twice; a checkpoint that names none counts as one."""
+    found: dict[object, list[float]] = defaultdict(list)
+    for result in results:
+        seed = result["trained"].get("seed")
+        found[result["checkpoint"]["sha256"] if seed is None else seed].append(result["top1"])
+    return [statistics.mean(top1) for top1 in found.values()]
+
+
+def _differences(variant: Variant, groups: Iterable[Variant]) -> list[str]:
+    """What a variant has otherwise than another one of its backbone that has it too."""
+    others = [other.details for other in groups if other.arch == variant.arch]
+    return [
+        f"{name} {value}"
+        for name, value in variant.details.items()
+        if any(other.get(name, value) != value for other in others)
+    ]
+
+
 def _baseline(variant: Variant, groups: Iterable[Variant]) -> Variant | None:
     """Trained and tested on whole frames, otherwise alike; at 224 px, else at the largest size there is."""
 
     def alike(other: Variant) -> bool:
-        names = ("dataset", "split", "clips", "segments", "epoch", "arch")
+        names = ("dataset", "split", "clips", "segments", "epoch", "arch", "amp", "settings")
         return all(getattr(variant, name) == getattr(other, name) for name in names)
 
     found = [other for other in groups if other.is_baseline and alike(other)]
-    return max(found, key=lambda other: (other.size == 224, other.size), default=None)
+    return max(found, key=lambda other: (other.size == 224, other.size, other == variant, other.boxes), default=None)
 
 
 def as_text(rows: Sequence[Row]) -> str:

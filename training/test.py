@@ -18,7 +18,7 @@ from rich.progress import track
 
 from data_specs.stored import open_store, shown
 from training.backbones import Backbone, build
-from training.checkpoints import replaced
+from training.checkpoints import replaced, settings_of
 from training.clips import read_clips
 from training.evaluation import Scores, evaluate, write_confusion
 from training.flops import gflops
@@ -27,6 +27,7 @@ from training.options import (
     Refused,
     add_data_flags,
     add_machine_flags,
+    check_output,
     check_view,
     chosen_view,
     exit_status,
@@ -42,8 +43,8 @@ EXAMPLES = """examples:
   the reference's weights  python -m training.test --store ucf101.zarr --weights Res50_best.pth.tar --arch resnet50
   the table of all         python -m training.results results
 """
-TRAINED = ("view", "input_size", "split", "seed", "select", "epochs", "num_segments", "store_fingerprint", "pretrained")
-"""What a result says of how its weights were trained."""
+TRAINED = ("view", "input_size", "split", "seed", "select", "store_fingerprint")
+"""What a result says of how its weights were trained, beside the settings."""
 PACKAGES = ("mocrop", "torchvision", "timm", "numpy")
 
 
@@ -74,6 +75,7 @@ def test(args: argparse.Namespace) -> list[dict[str, Any]]:
     arch = args.arch or trained.get("arch")
     if arch is None:
         raise Refused("--arch: this checkpoint does not tell its backbone; name it")
+    check_output(args.output_dir)
     for view in views:
         check_view(args.store, view, args.crop_ratio, args.mv_h, args.mv_w)
     check_origin(args, trained)
@@ -83,7 +85,11 @@ def test(args: argparse.Namespace) -> list[dict[str, Any]]:
         backbone = loaded(args, arch, size, checkpoint, accelerator)
         for view in views:
             result = test_view(args, view, size, arch, backbone, accelerator)
-            result |= {"trained": {key: trained.get(key) for key in TRAINED} | {"epoch": checkpoint.get("epoch")}}
+            result["trained"] = {
+                **{key: trained.get(key) for key in TRAINED},
+                "epoch": checkpoint.get("epoch"),
+                "settings": settings_of(trained),
+            }
             results.append(result)
             if accelerator.is_main_process:
                 write_result(Path(args.output_dir), result)
@@ -131,6 +137,7 @@ def test_view(
     def tracked(batches: Iterable[Any], total: int) -> Iterable[Any]:
         return track(batches, f"{view} at {size} px", total=total, transient=True) if bar else batches
 
+    frame = gflops(arch, size, len(clips.class_names)) if accelerator.is_main_process else 0.0
     began = time.perf_counter()
     scores = evaluate(
         backbone,
@@ -144,8 +151,8 @@ def test_view(
     )
     seconds = time.perf_counter() - began
     digest = sha256_of(args.weights)
-    frame = gflops(arch, size, len(clips.class_names)) if accelerator.is_main_process else 0.0
-    name = f"{arch.replace('/', '_')}-{view}-{size}px-split{args.split}-{digest[:8]}"
+    tested = f"{size}px-{args.test_segments}frames-split{args.split}{'-bf16' if args.amp else ''}"
+    name = f"{arch.replace('/', '_')}-{view}-{tested}-{digest[:8]}"
     accelerator.print(said(arch, view, size, args, scores))
     if accelerator.is_main_process:
         title = f"{arch}, view {view}, {size} px: top-1 {scores.top(1):.1f} %"

@@ -36,6 +36,7 @@ from training.options import (
     Refused,
     add_data_flags,
     add_machine_flags,
+    check_output,
     check_view,
     chosen_view,
     exit_status,
@@ -48,7 +49,7 @@ from training.weights import load_for_finetuning, load_strictly, read_file, stat
 
 EXAMPLES = """examples:
   the uncropped baseline    python -m training.train --store ucf101.zarr --arch resnet50 --train-mode normal
-  MoCrop at 192 px          python -m training.train --store ucf101.zarr --arch resnet50 --train-mode mocrop \
+  MoCrop at 192 px          python -m training.train --store ucf101.zarr --arch resnet50 --train-mode mocrop \\
                               --input-size 192 --output-dir runs/mocrop-192
   go on after an interrupt  the same command with --resume
   two GPUs                  torchrun --nproc-per-node 2 -m training.train --store ucf101.zarr --amp
@@ -134,7 +135,7 @@ def train(args: argparse.Namespace) -> Path:
         f"{args.arch}, view {view} at {args.input_size} px, split {args.split}: {len(clips)} clips to train on, "
         f"{accelerator.num_processes} x {accelerator.device}, epochs {state.epoch + 1} to {args.epochs}"
     )
-    board = SummaryWriter(args.output_dir, purge_step=state.epoch) if accelerator.is_main_process else None
+    board = SummaryWriter(args.output_dir, purge_step=state.epoch + 1) if accelerator.is_main_process else None
     while state.epoch < args.epochs:
         row = {"epoch": state.epoch + 1, "lr": state.schedule.get_last_lr()[0], **train_epoch(state, stream, args)}
         state.schedule.step()
@@ -150,6 +151,7 @@ def train(args: argparse.Namespace) -> Path:
 
 def checked_settings(args: argparse.Namespace, view: str, clips: Clips, accelerator: Accelerator) -> dict[str, Any]:
     """The arguments and what they come to, as checkpoints keep them; `Refused` if they do not go together."""
+    check_output(args.output_dir)
     output = Path(args.output_dir)
     if args.resume is None and (output / "last.pt").exists():
         raise Refused(f"--output-dir {str(output)!r} holds a training; give --resume to go on, or another folder")
@@ -165,6 +167,7 @@ def checked_settings(args: argparse.Namespace, view: str, clips: Clips, accelera
         "processes": accelerator.num_processes,
         "device": accelerator.device.type,
         "classes": list(clips.class_names),
+        "train_clips": len(clips),
         "store_fingerprint": store.fingerprint,
         "view_fingerprint": store.view(view).fingerprint,
     }
@@ -277,10 +280,10 @@ def record(state: Training, args: argparse.Namespace, settings: dict[str, Any], 
     best = max((past.get("test_top1", -1.0) for past in state.history[:-1]), default=-1.0)
     if state.epoch == args.epochs if args.select == "last" else row.get("test_top1", -1.0) > best:
         save(output / "model.pt", {key: content[key] for key in ("mocrop_checkpoint", "model", "epoch", "args")})
-    save(output / "last.pt", content)
     for name, value in row.items():
         board.add_scalar(name, value, row["epoch"])
     board.flush()
+    save(output / "last.pt", content)  # last: an epoch that is in it is in all the others
     figures = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
     accelerator.print(f"epoch {row['epoch']} of {args.epochs}: {figures}")
 
@@ -300,6 +303,7 @@ def restore(state: Training, path: Path, settings: dict[str, Any]) -> None:
     if not {"mocrop_checkpoint", "optimizer", "random_states"} <= found.keys():
         raise Refused(f"--resume {str(path)!r}: no training to go on with; --init-weights starts from weights alone")
     check_same(found["args"], settings)
+    settings["init_weights"] = found["args"]["init_weights"]
     load_strictly(state.accelerator.unwrap_model(state.backbone.model), state_of(found), f"--resume {str(path)!r}")
     state.optimizer.load_state_dict(found["optimizer"])
     state.schedule.load_state_dict(found["schedule"])
