@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_specs.datasets import TEST, TRAIN
-from data_specs.schema import State
+from data_specs.schema import State, shard_rows
 from data_specs.stored import Store, StoreError, open_store, shown
 
 Part = Literal["train", "test"]
@@ -51,7 +51,8 @@ def read_clips(location: str, view: str, split: int, part: Part) -> Clips:
     store = open_store(location)
     where = f"store {shown(location)!r}"
     cached = store.view(view)
-    _check_finished(store, where)
+    if (store.table("state") == State.PENDING).any():
+        raise _unfinished(store, where)
     lists = store.table("split")[:, split - 1]
     done = store.table("state") == State.DONE
     rows = np.flatnonzero(done & (lists == (TRAIN if part == "train" else TEST)))
@@ -62,8 +63,7 @@ def read_clips(location: str, view: str, split: int, part: Part) -> Clips:
     _check_labels(store, labels, where)
     frames = (cached.table("frame_index") >= 0).sum(axis=1)
     if not frames[rows].all():
-        empty = store.ids[rows[int(frames[rows].argmin())]]
-        raise StoreError(f"{where}: clip {empty!r} has no cached frame in view {view!r}; run mocrop verify")
+        raise _unfinished(store, where)
     x0, y0, x1, y1 = cached.table("box")[rows].T.astype(np.int64)
     return Clips(
         location=location,
@@ -80,13 +80,16 @@ def read_clips(location: str, view: str, split: int, part: Part) -> Clips:
     )
 
 
-def _check_finished(store: Store, where: str) -> None:
-    pending = int((store.table("state") == State.PENDING).sum())
-    if pending:
-        raise StoreError(
-            f"{where}: {pending} of {len(store.ids)} clips are pending; finish it with the mocrop preprocess "
-            f"--source … --store {shown(store.location)} that began it"
-        )
+def _unfinished(store: Store, where: str) -> StoreError:
+    """What is left to do, by the records: a run that was killed has not written its tables."""
+    done = set.intersection(*(set(store.records("clips", view)) for view in store.views))
+    sizes = [len(shard_rows(shard, len(store.ids), store.recipe.shard_clips)) for shard in range(store.num_shards)]
+    pending = sum(size for shard, size in enumerate(sizes) if shard not in done)
+    what = f"{pending} of {len(store.ids)} clips are pending" if pending else "its tables are not written"
+    return StoreError(
+        f"{where}: unfinished, {what}; finish it with the mocrop preprocess --source … "
+        f"--store {shown(store.location)} that began it"
+    )
 
 
 def _other_splits(store: Store, part: Part) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 from data_specs.stored import open_store
 from training import results, test, train
+from training.clips import read_clips
 from training.options import OneLineParser, exit_status, parse, whole
 
 TRAINED_ON = ("full", "mocrop")
@@ -32,10 +33,12 @@ def run_demo(
 ) -> list[dict[str, Any]]:
     """Train on the views ``full`` and ``mocrop`` of a store, test both on all of its views; the results.
 
+    A step takes 16 clips, or all where the train list has fewer.
     Checkpoints and metrics go below ``out``/runs, results to ``out``/results. A training that is there and whole is not
     done again; one that was interrupted goes on.
     """
     found: list[dict[str, Any]] = []
+    batch = min(16, len(read_clips(store, "full", 1, "train")))
     for seed in seeds:
         for view in TRAINED_ON:
             folder = out / "runs" / f"{view}-seed{seed}"
@@ -43,7 +46,7 @@ def run_demo(
             asked = [
                 *("--store", store, "--view", view, "--arch", arch, "--no-pretrained", "--input-size", str(size)),
                 *("--epochs", str(epochs), "--schedule", "cosine", "--lr", "3e-3", "--weight-decay", "0.05"),
-                *("--batch-size", "16", "--mixup", "0", "--augment", "flip", "--eval-freq", "0", "--cpu"),
+                *("--batch-size", str(batch), "--mixup", "0", "--augment", "flip", "--eval-freq", "0", "--cpu"),
                 *("--seed", str(seed), "--output-dir", str(folder)),
             ]
             if (folder / "last.pt").exists():

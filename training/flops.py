@@ -88,13 +88,13 @@ def table_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for each backbone and size."""
     if args.store and not args.test_segments:
         raise Refused("--store: the box is chosen once a clip; give --test-segments, the frames of a clip")
+    box = box_gflops(args.store, args.view) if args.store else 0.0
     rows: list[dict[str, Any]] = []
     for arch in args.arch:
         for size in args.input_size:
             row: dict[str, Any] = {"arch": arch, "input_size": size, "gflops": gflops(arch, size, args.classes)}
             if args.test_segments:
                 pixels = PIXEL_WORK * 3 * size * size * args.test_segments / 1e9
-                box = box_gflops(args.store, args.view) if args.store else 0.0
                 row |= {
                     "segments": args.test_segments,
                     "clip_backbone_gflops": row["gflops"] * args.test_segments,

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from data_specs.stored import StoreError, View, open_store
@@ -51,6 +52,9 @@ def exit_status(work: Callable[[], object]) -> int:
         return 1
     except BrokenPipeError:  # whoever read the output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
@@ -138,6 +142,14 @@ def check_view(store: str, name: str, crop_ratio: float | None, mv_h: int | None
             )
 
 
+def check_output(folder: str) -> None:
+    """`Refused` for an ``--output-dir`` that cannot be made or written into."""
+    there = next(path for path in (Path(folder).absolute(), *Path(folder).absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        what = "may not be written into" if there.is_dir() else "is not a folder"
+        raise Refused(f"--output-dir {folder!r}: {str(there)!r} {what}; give another folder")
+
+
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments, after the checks that need no store."""
     args = parser.parse_args(argv)
@@ -147,8 +159,10 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
 
 
 def check_amp(*, cpu: bool) -> None:
-    """`Refused` where mixed precision is asked for without a GPU."""
+    """`Refused` where mixed precision is asked for without a GPU that has it."""
     import torch
 
     if cpu or not torch.cuda.is_available():
         raise Refused("--amp: bf16 needs a GPU and there is none here; leave --amp out")
+    if not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise Refused(f"--amp: {torch.cuda.get_device_name()} computes no bf16; leave --amp out")

@@ -191,13 +191,21 @@ def _read_file(path: str, wanted: ByteRequest) -> bytes | None:
         file = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise _unreadable(path, error) from error
     try:
         if isinstance(wanted, RangeByteRequest):
             return os.pread(file, wanted.end - wanted.start, wanted.start)
         assert isinstance(wanted, SuffixByteRequest)
         return os.pread(file, wanted.suffix, max(0, os.fstat(file).st_size - wanted.suffix))
+    except OSError as error:
+        raise _unreadable(path, error) from error
     finally:
         os.close(file)
+
+
+def _unreadable(path: str, error: OSError) -> Failed:
+    return Failed(f"{path!r} cannot be read: {error.strerror}")
 
 
 def _object_fetcher(location: str) -> Fetcher:

@@ -1,7 +1,8 @@
 """Batches of cached clips in the order of a plan, read ahead by threads.
 
 A plan is a pure function of seed and epoch: it does not know how many processes, threads or clips a batch there are.
-Memory is bounded by the batches read ahead: (`AHEAD` + 1) * clips * segments * size * size * 3 bytes.
+Memory is bounded by the batches read ahead, the one asked for and the one in use: (`AHEAD` + 2) * clips * segments *
+size * size * 3 bytes.
 """
 
 from __future__ import annotations
