@@ -55,6 +55,18 @@ def test_flops_of_a_clip_are_those_of_its_frames_and_a_little(
     assert flops.main(["--store", str(ucf_store)]) == 2
 
 
+def test_the_box_is_counted_once_for_all_backbones_and_sizes(
+    ucf_store: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = []
+    monkeypatch.setattr(flops, "box_gflops", lambda *asked: counted.append(asked) or 1.0)
+    asked = ["--json", "--arch", SMALL, "mobilenet_v3_large", "--input-size", "32", "64", "--test-segments", "2"]
+    assert flops.main([*asked, "--store", str(ucf_store)]) == 0
+    assert counted == [(str(ucf_store), "mocrop")]
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["clip_preprocessing_gflops"] > 1 for row in rows] == [True] * 4
+
+
 @pytest.mark.parametrize("arch", TORCHVISION)
 def test_every_backbone_of_the_reference_is_torchvisions_with_a_new_last_layer(arch: str) -> None:
     with torch.device("meta"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any, cast
 
@@ -51,13 +52,26 @@ def test_quarantined_clips_are_left_out(own_ucf_store: Path) -> None:
 
 
 def test_an_unfinished_store_is_refused_with_the_number_and_the_command(own_ucf_store: Path) -> None:
-    state = open_store(own_ucf_store).table("state")
-    state[:3] = 0
-    rewrite(own_ucf_store, "state", state)
-    with pytest.raises(
-        StoreError, match=r"3 of 15 clips are pending.*mocrop preprocess --source … --store .*ucf\.zarr"
-    ):
+    """As SIGKILL leaves it: no table is written yet, the records say what is done."""
+    rewrite(own_ucf_store, "state", 0)
+    command = r"; finish it with the mocrop preprocess --source … --store .*ucf\.zarr that began it"
+    with pytest.raises(StoreError, match=f"unfinished, its tables are not written{command}"):
         read_clips(str(own_ucf_store), "full", 1, "train")
+    shutil.rmtree(own_ucf_store / "progress" / "clips" / "mocrop" / "00001")
+    shutil.rmtree(own_ucf_store / "progress" / "clips" / "full" / "00003")
+    for view in ("full", "mocrop"):
+        with pytest.raises(StoreError, match=f"unfinished, 7 of 15 clips are pending{command}"):
+            read_clips(str(own_ucf_store), view, 1, "train")
+
+
+def test_a_view_that_was_being_added_is_unfinished_not_damaged(own_ucf_store: Path) -> None:
+    """As SIGKILL leaves it: the clips are done in the views of before."""
+    rewrite(own_ucf_store, "views/mocrop/frame_index", -1)
+    for shard in (0, 2):
+        shutil.rmtree(own_ucf_store / "progress" / "clips" / "mocrop" / f"{shard:05d}")
+    with pytest.raises(StoreError, match=r"unfinished, 8 of 15 clips are pending; finish it with the mocrop preproc"):
+        read_clips(str(own_ucf_store), "mocrop", 1, "train")
+    assert len(read_clips(str(own_ucf_store), "full", 1, "train")) == 5
 
 
 def test_a_store_that_is_not_there_or_of_another_format_is_refused(own_ucf_store: Path, tmp_path: Path) -> None:

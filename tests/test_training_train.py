@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import math
 import os
+import random
 import re
 import shutil
 import signal
@@ -17,11 +20,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from training import demo
 from training import test as testing
 from training import train as training
 from training.backbones import build
-from training.evaluation import scores_of
+from training.evaluation import evaluate, scores_of
+from training.options import exit_status
 from training.weights import read_file
 
 SMALL = ["--arch", "test_resnet", "--no-pretrained", "--input-size", "32", "--cpu", "--split", "2"]
@@ -74,6 +80,9 @@ def test_a_test_of_all_views_and_sizes_writes_results_and_confusion(
         assert row["segments"] == 25
         assert row["trained"]["view"] == "mocrop"
         assert row["trained"]["select"] == "last"
+        settings = row["trained"]["settings"]
+        assert (settings["lr"], settings["epochs"], settings["train_clips"]) == (0.001, 2, 14)
+        assert not {"seed", "workers", "cpu", "output_dir", "store", "eval_freq"} & settings.keys()
         assert len(row["checkpoint"]["sha256"]) == 64
         assert row["store_fingerprint"]
         assert row["view_params"]["kind"]
@@ -83,20 +92,33 @@ def test_a_test_of_all_views_and_sizes_writes_results_and_confusion(
         assert sum(int(cell) for line in table[1:] for cell in line[1:]) == 1
         assert (tmp_path / f"{row['name']}.confusion.png").stat().st_size > 10_000
     assert capsys.readouterr().out.count("top-1") == 4
+    assert run_test(ucf_store, tmp_path, trained / "model.pt", *flags[:-1], "8") == 0
+    assert sorted(row["segments"] for row in results_in(tmp_path)) == [8] * 4 + [25] * 4
 
 
 def test_a_test_is_the_same_whatever_the_batch_the_threads_and_the_random_state(
-    ucf_store: Path, trained: Path, tmp_path: Path
+    ucf_store: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    untouched = []
+
+    def state() -> list[Any]:
+        return [torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()]  # type: ignore[index, union-attr]
+
+    def watched(*args: Any, **options: Any) -> Any:
+        before = state()
+        scores = evaluate(*args, **options)
+        untouched.append(state() == before)
+        return scores
+
+    monkeypatch.setattr(testing, "evaluate", watched)
     for number, flags in enumerate((["-b", "1", "-j", "1"], ["-b", "7", "-j", "3"])):
         torch.manual_seed(number)
         np.random.seed(number)
-        before = torch.get_rng_state(), np.random.get_state()[1].tolist()  # type: ignore[index, union-attr]
         out = tmp_path / str(number)
         model = trained / "model.pt"
         assert run_test(ucf_store, out, model, "--split", "2", *flags, "--test-mode", "mocrop") == 0
-        assert before[1] == np.random.get_state()[1].tolist()  # type: ignore[index, union-attr]
     first, second = (results_in(tmp_path / str(number))[0] for number in (0, 1))
+    assert untouched == [True, True]
     assert first["top1"] == second["top1"]
     assert first["loss"] == pytest.approx(second["loss"], abs=1e-5)
 
@@ -161,6 +183,13 @@ def test_a_resume_from_other_arguments_is_refused_with_the_differences(
     # more epochs are no other training with step decay
     assert train(ucf_store, out, *SMALL, *mode[:-1], "3", "--resume") == 0
     assert read_file(out / "model.pt")["epoch"] == 3
+    curves = EventAccumulator(str(out)).Reload()
+    for name in ("train_loss", "test_top1", "lr"):
+        assert [event.step for event in curves.Scalars(name)] == [1, 2, 3]
+    # nor is the same view by its own name, or with what is known of it
+    view = ["--view", "mocrop", "--crop-ratio", "0.75", "--mv-h", "6", "-b", "4", "--epochs", "4", "--resume"]
+    assert train(ucf_store, out, *SMALL, *view) == 0
+    assert read_file(out / "model.pt")["epoch"] == 4
 
 
 def test_two_processes_train_and_test_each_clip_once(ucf_store: Path, tmp_path: Path) -> None:
@@ -176,6 +205,62 @@ def test_two_processes_train_and_test_each_clip_once(ucf_store: Path, tmp_path: 
     assert one["clips"] == 10
     assert last["history"][0]["test_loss"] == pytest.approx(one["loss"], abs=1e-5)
     assert last["history"][0]["test_top1"] == one["top1"]
+
+
+def last_of(store: Path, out: Path, *flags: str) -> dict[str, Any]:
+    """The last checkpoint of a training of one step without mixup."""
+    assert train(store, out, *ONCE, "-b", "14", "--num-segments", "1", "--mixup", "0", "--eval-freq", "0", *flags) == 0
+    return read_file(out / "last.pt")
+
+
+def test_every_optimiser_decays_weights_in_its_own_way(ucf_store: Path, tmp_path: Path) -> None:
+    decayed = {}
+    for name in ("adamw", "adam", "sgd"):
+        found = last_of(ucf_store, tmp_path / name, "--optimizer", name, "--weight-decay", "0.5")
+        moments = found["optimizer"]["state"][0]
+        assert ("momentum_buffer" in moments, "exp_avg_sq" in moments) == (name == "sgd", name != "sgd")
+        decayed[name] = found["model"][
+            "conv1.weight" if "conv1.weight" in found["model"] else next(iter(found["model"]))
+        ]
+    assert not torch.equal(decayed["adam"], decayed["adamw"])
+    assert not torch.equal(decayed["adam"], decayed["sgd"])
+
+
+def test_the_learning_rate_falls_along_a_cosine(ucf_store: Path, tmp_path: Path) -> None:
+    found = last_of(ucf_store, tmp_path / "run", "--schedule", "cosine", "--lr", "0.01", "--epochs", "4")
+    expected = [0.01 * (1 + math.cos(math.pi * epoch / 4)) / 2 for epoch in range(4)]
+    assert [row["lr"] for row in found["history"]] == pytest.approx(expected)
+
+
+def test_channels_last_is_the_memory_of_the_weights_and_not_their_values(ucf_store: Path, tmp_path: Path) -> None:
+    plain, last = (last_of(ucf_store, tmp_path / flag, flag) for flag in ("--no-channels-last", "--channels-last"))
+    kernels = [key for key, value in plain["model"].items() if value.ndim == 4 and min(value.shape[1:]) > 1]
+    assert kernels
+    for key in kernels:
+        assert plain["model"][key].is_contiguous()
+        assert not last["model"][key].is_contiguous()
+        assert last["model"][key].is_contiguous(memory_format=torch.channels_last)
+    assert plain["history"][0]["train_loss"] == pytest.approx(last["history"][0]["train_loss"], rel=1e-3)
+
+
+def test_label_smoothing_changes_the_loss(ucf_store: Path, tmp_path: Path) -> None:
+    shares = ("0", "0.5")
+    plain, smooth = (last_of(ucf_store, tmp_path / s, "--lr", "0", "--label-smoothing", s) for s in shares)
+    assert abs(plain["history"][0]["train_loss"] - smooth["history"][0]["train_loss"]) > 1e-3
+
+
+def test_a_training_starts_from_weights_for_other_classes(ucf_store: Path, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    theirs = build("test_resnet", 7, 32, pretrained=False).model.state_dict()
+    torch.save({"state_dict": theirs}, tmp_path / "theirs.pt")
+    flags = ("--lr", "0", "--weight-decay", "0", "--init-weights", str(tmp_path / "theirs.pt"))
+    ours = last_of(ucf_store, tmp_path / "run", *flags)["model"]
+    other = [key for key in theirs if ours[key].shape != theirs[key].shape]
+    assert [len(ours[key]) for key in other] == [101, 101]
+    same = [key for key in theirs if key not in other and key.endswith(("weight", "bias"))]
+    assert len(same) > 10
+    for key in same:
+        assert torch.equal(ours[key], theirs[key]), key
 
 
 def test_choosing_by_the_test_list_has_to_be_asked_for_and_is_told(ucf_store: Path, tmp_path: Path) -> None:
@@ -246,6 +331,10 @@ def test_wrong_weights_are_refused_in_one_line(
     plain = tmp_path / "plain.pt"
     torch.save(read_file(model)["model"], plain)
     for store, weights, flags, message in (
+        (ucf_store, model, ["--test-mode", "mocrop", "--crop-ratio", "0.5"], "view 'mocrop' of this store has 0.75"),
+        (ucf_store, model, ["--view", "full", "mocrop", "--mv-h", "9"], "--mv-h 9: view 'full' of this store has no"),
+        (ucf_store, model, ["--test-mode", "mocrop", "--mv-h", "9"], "--mv-h 9: view 'mocrop' of this store has 6"),
+        (ucf_store, model, ["--test-mode", "mocrop", "--mv-w", "3"], "--mv-w 3: view 'mocrop' of this store has 8"),
         (ucf_store, model, ["--split", "1"], "--split 1: these weights were trained on split 2"),
         (synth_store, model, ["--split", "2"], "trained on 101 classes (ApplyEyeMakeup first), the store has 3"),
         (synth_store, plain, ["--arch", "test_resnet"], "it was made for 101 classes, the store has 3"),
@@ -272,6 +361,74 @@ def test_a_damaged_frame_ends_the_training_with_its_clip(
     assert error.startswith("error: clip '")
     assert "frame 0: its checksum does not fit its bytes; mocrop verify" in error
     assert not (tmp_path / "run" / "last.pt").exists()
+
+
+def test_an_output_folder_that_cannot_be_is_refused_before_any_work(
+    ucf_store: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    assert train(ucf_store, tmp_path / "file" / "run", *ONCE) == 2
+    assert run_test(ucf_store, tmp_path / "file", trained / "model.pt", "--split", "2") == 2
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != tmp_path)
+    assert train(ucf_store, tmp_path / "run", *ONCE) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert errors == [
+        f"error: --output-dir '{tmp_path}/file/run': '{tmp_path}/file' is not a folder; give another folder",
+        f"error: --output-dir '{tmp_path}/file': '{tmp_path}/file' is not a folder; give another folder",
+        f"error: --output-dir '{tmp_path}/run': '{tmp_path}' may not be written into; give another folder",
+    ]
+
+
+@pytest.mark.parametrize("call", ["open", "pread"])
+def test_a_file_that_cannot_be_read_ends_the_training_in_one_line(
+    call: str, ucf_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(f"training.shards.os.{call}", broken)
+    assert train(ucf_store, tmp_path / "run", *ONCE) == 1
+    error = capsys.readouterr().err
+    assert re.fullmatch(r"error: '.*/views/full/frames/c/\d/0/0/0/0' cannot be read: Input/output error\n", error)
+
+
+def test_other_trouble_with_files_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "runs/last.pt")
+
+    assert exit_status(full) == 1
+    assert capsys.readouterr().err == "error: [Errno 28] No space left on device: 'runs/last.pt'\n"
+
+
+def test_a_gpu_without_bf16_is_refused_for_mixed_precision(
+    ucf_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "GeForce GTX 1080")
+    flags = [flag for flag in ONCE if flag != "--cpu"]
+    assert train(ucf_store, tmp_path / "run", *flags, "--amp") == 2
+    assert capsys.readouterr().err == "error: --amp: GeForce GTX 1080 computes no bf16; leave --amp out\n"
+
+
+DEMO = ["--arch", "test_resnet", "--epochs", "1", "--input-size", "32"]
+
+
+def test_the_demo_trains_on_two_views_tests_on_all_and_goes_on(
+    synth_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert demo.main([str(synth_store), "--out", str(tmp_path), *DEMO]) == 0
+    out = capsys.readouterr().out
+    rows = [line for line in out.splitlines() if line.startswith("test_resnet  ")]
+    assert len(rows) == 2 * 4
+    assert sum("Baseline (32px)" in row for row in rows) == sum("+ MoCrop (32px)" in row for row in rows) == 1
+    assert len(results_in(tmp_path / "results")) == 2 * 4
+    checkpoints = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/last.pt")}
+    assert {path.parent.name for path in checkpoints} == {"full-seed0", "mocrop-seed0"}
+    assert demo.main([str(synth_store), "--out", str(tmp_path), *DEMO]) == 0
+    again = capsys.readouterr().out
+    assert [line for line in again.splitlines() if line.startswith("test_resnet  ")] == rows
+    assert {path: path.stat().st_mtime_ns for path in checkpoints} == checkpoints
 
 
 def test_help_shows_every_flag_of_the_contract_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
