@@ -20,8 +20,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.benchmarks import loader_training
 from training import demo
 from training import test as testing
 from training import train as training
@@ -409,6 +412,22 @@ def test_a_gpu_without_bf16_is_refused_for_mixed_precision(
     flags = [flag for flag in ONCE if flag != "--cpu"]
     assert train(ucf_store, tmp_path / "run", *flags, "--amp") == 2
     assert capsys.readouterr().err == "error: --amp: GeForce GTX 1080 computes no bf16; leave --amp out\n"
+
+
+def test_the_benchmark_of_trainings_gives_each_a_process_of_its_own(
+    ucf_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process keeps its first precision: here it is another than the one that the benchmark's trainings ask for."""
+    monkeypatch.setattr(loader_training, "built_store", lambda _: ucf_store)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        Accelerator(mixed_precision="bf16", cpu=True)
+        loader_training.main(["--quick", "--json", str(tmp_path / "found.json")])
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    rows = json.loads((tmp_path / "found.json").read_text())["results"]
+    assert [(row["input_size"], row["precision"]) for row in rows] == [(32, "fp32"), (48, "fp32")]
+    assert all(row["clips_per_s"] > 0 for row in rows)
 
 
 DEMO = ["--arch", "test_resnet", "--epochs", "1", "--input-size", "32"]

@@ -12,6 +12,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
@@ -49,13 +50,13 @@ def trainings(archs: tuple[str, ...], sizes: tuple[int, ...], precisions: dict[s
         ]
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="share of the time that a GPU waits for data")
     parser.add_argument("--json", type=Path, help="write the result here too")
     parser.add_argument("--quick", action="store_true", help="one small backbone on the CPU: to see that it runs")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     if arguments.quick:
-        rows = trainings(("mobilenet_v3_large",), (32,), {"fp32": ["--cpu"]}, rows=32)
+        rows = trainings(("test_resnet",), (32, 48), {"fp32": ["--cpu"]}, rows=32)
     elif torch.cuda.is_available():
         rows = trainings(TORCHVISION, (192, 224), {"fp32": [], "bf16": ["--amp"]}, rows=ROWS)
     else:
