@@ -215,6 +215,19 @@ class Attack:
         return Path.touch, (Path("attacked"),)
 
 
+def test_a_download_with_code_in_it_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file lies where an earlier download would have left it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    url = torchvision.models.get_model_weights("resnet50").DEFAULT.url
+    cached = tmp_path / "hub" / "checkpoints" / url.rpartition("/")[2]
+    cached.parent.mkdir(parents=True)
+    torch.save({"model": Attack()}, cached)
+    with pytest.raises(Refused, match=r"no ImageNet weights for resnet50 \(more than plain tensors \(\S+\)\); give"):
+        build("resnet50", 5, 224, pretrained=True)
+    assert not (tmp_path / "attacked").exists()
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import torchvision
 from torch import Tensor, nn
 
 from training.options import Refused
+from training.weights import what_is_unsafe
 
 TORCHVISION = ("resnet50", "resnet152", "mobilenet_v3_large", "efficientnet_b1", "swin_t", "swin_b")
 """Names that mean torchvision's models, so that the reference's checkpoints and GFLOPs are met."""
@@ -65,6 +67,8 @@ def build(arch: str, num_classes: int, input_size: int, *, pretrained: bool) -> 
 
 
 def _line(error: BaseException) -> str:
+    if isinstance(error, pickle.UnpicklingError):
+        return what_is_unsafe(error)
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 

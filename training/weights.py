@@ -37,14 +37,18 @@ def read_file(path: str | Path, flag: str = "--weights") -> dict[str, Any]:
         with torch.serialization.safe_globals([argparse.Namespace]):
             found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        held = re.search(r"GLOBAL (\S+)", str(error))  # all that is ours of torch's many lines
-        what = f"more than plain tensors ({held[1]})" if held else "not what torch.save writes"
-        raise Refused(f"{flag} {str(path)!r}: {what}; save its state_dict() alone") from None
+        raise Refused(f"{flag} {str(path)!r}: {what_is_unsafe(error)}; save its state_dict() alone") from None
     except (RuntimeError, EOFError, ValueError, KeyError, SafetensorError) as error:
         raise Refused(f"{flag} {str(path)!r}: not a whole checkpoint ({_first_line(error)})") from None
     if not isinstance(found, Mapping):
         raise Refused(f"{flag} {str(path)!r}: holds {type(found).__name__}, not a state_dict")
     return dict(found)
+
+
+def what_is_unsafe(error: pickle.UnpicklingError) -> str:
+    """What a file holds that is not loaded: all that is ours of torch's many lines."""
+    held = re.search(r"GLOBAL (\S+)", str(error))
+    return f"more than plain tensors ({held[1]})" if held else "not what torch.save writes"
 
 
 def _first_line(error: Exception) -> str:
