@@ -1,8 +1,8 @@
-"""All benchmarks: `python -m tests.benchmarks [--quick | --full] [--only NAME ...] [--out DIR]`.
+"""All benchmarks: `python -m tests.benchmarks [--quick] [--only NAME ...] [--out DIR]`.
 
-Each writes DIR/NAME.json: the command, the machine's facts, and every line with its repetitions. The table at the end
-shows the median, the lowest and the highest of the repetitions, and what is asked for. `--quick` only tries them out;
-`--full` takes all repetitions and sizes, for results that are kept, on a machine that does nothing else.
+Each writes DIR/NAME.json when it has ended: the command, the machine's facts, and every line with its repetitions. The
+table at the end shows the median, the lowest and the highest of the repetitions, and what is asked for. Results that
+are kept are of a machine that does nothing else. `--quick` only tries the benchmarks out, and keeps its results apart.
 """
 
 from __future__ import annotations
@@ -10,27 +10,27 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.measuring import Result, machine
+from tests.benchmarks.measuring import Result, load, machine
 
-NAMES = ("box_search", "motion_vectors", "whole_flow", "scaling", "memory", "store_codecs")
+NAMES = ("box_search", "motion_vectors", "whole_flow", "scaling", "memory", "store_codecs", "loader")
 RESULTS = Path(__file__).parent / "results"
 
 
-def run_one(name: str, quick: bool, full: bool, out: Path) -> list[dict[str, Any]]:
+def run_one(name: str, quick: bool, out: Path) -> list[dict[str, Any]]:
     """Run a benchmark and keep what it found; its lines."""
     began, before = time.perf_counter(), machine()
-    found: Sequence[Result] = importlib.import_module(f"tests.benchmarks.{name}").run(quick=quick, full=full)
+    found: Sequence[Result] = importlib.import_module(f"tests.benchmarks.{name}").run(quick=quick)
     lines = [result.as_json() for result in found]
-    size = " --quick" if quick else " --full" if full else ""
     kept = {
-        "command": f"python -m tests.benchmarks{size} --only {name}",
+        "command": f"python -m tests.benchmarks{' --quick' if quick else ''} --only {name}",
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "machine": before | {"load_at_the_end": machine()["load"]},
+        "machine": before | {"load_at_the_end": load()},
         "seconds": round(time.perf_counter() - began, 1),
         "lines": lines,
     }
@@ -55,17 +55,20 @@ def table(lines: Sequence[dict[str, Any]]) -> str:
 def main(words: Sequence[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description="speed and memory, as ratios")
-    parser.add_argument("--quick", action="store_true", help="try everything out, in seconds")
-    parser.add_argument("--full", action="store_true", help="all sizes and repetitions")
+    parser.add_argument("--quick", action="store_true", help="try everything out, in little")
     parser.add_argument("--only", action="append", choices=NAMES, help="this one; may be given again")
-    parser.add_argument("--out", type=Path, help=f"folder for the JSON files [default: {RESULTS.name} beside this]")
+    parser.add_argument(
+        "--out", type=Path, help="folder for the JSON files [default: results beside this; one in /tmp with --quick]"
+    )
     given = parser.parse_args(words)
+    out = given.out or (Path(tempfile.mkdtemp(prefix="mocrop-benchmarks-")) if given.quick else RESULTS)
     lines = []
     for name in given.only or NAMES:
         print(f"{name} …", flush=True)
-        lines += run_one(name, given.quick, given.full, given.out or RESULTS)
+        lines += run_one(name, given.quick, out)
     print(json.dumps(machine()))
     print(table(lines))
+    print(f"kept in {out}")
 
 
 if __name__ == "__main__":

@@ -87,10 +87,10 @@ def _calls(work: Callable[[], object], seconds: float) -> int:
     return max(1, round(seconds / max(time.process_time() - began, 1e-6)))
 
 
-def run(quick: bool = False, full: bool = False) -> list[Result]:
+def run(quick: bool = False) -> list[Result]:
     """The search one map at a time, a shard's maps in one call, and its share of what a clip costs."""
     clips = real_clips()[: 2 if quick else None]
-    repetitions, seconds = (2, 0.01) if quick else (2 * REPETITIONS + 1 if full else REPETITIONS, 0.2)
+    repetitions, seconds = (2, 0.01) if quick else (2 * REPETITIONS + 1, 0.2)
     results = []
     with tempfile.TemporaryDirectory() as folder:
         maps = real_maps(encoded(clips, Path(folder, "h264")))

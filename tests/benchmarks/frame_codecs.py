@@ -11,14 +11,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import tempfile
 import time
 import warnings
 from collections import defaultdict
 from collections.abc import Callable
-from importlib.metadata import version
 from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
@@ -37,10 +35,10 @@ from zarr.codecs.numcodecs import Delta
 from zarr.storage import LocalStore, ObjectStore
 
 from data_specs.jpeg import JpegCodec
+from tests.benchmarks.measuring import machine
 
 CLIPS, FRAMES, SIDE, EVERY = 16, 16, 256, 12
 FRAMES_READ = 3
-PACKAGES = ("zarr", "numcodecs", "tensorstore", "obstore", "pillow", "numpy", "av")
 RAW = "raw"
 PLANAR = TransposeCodec(order=(0, 1, 4, 2, 3))
 
@@ -211,12 +209,14 @@ def remove_files(folder: Path) -> None:
             path.unlink()
 
 
-def summary(samples: dict[str, list[float]]) -> dict[str, dict[str, float]]:
+def summary(samples: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
+    """What was measured in each repetition, with its middle and its ends."""
     return {
         name: {
             "median": round(statistics.median(values), 3),
             "min": round(min(values), 3),
             "max": round(max(values), 3),
+            "samples": [round(value, 3) for value in values],
         }
         for name, values in samples.items()
     }
@@ -244,23 +244,7 @@ def chroma_comparison(frames: Frames) -> dict[str, dict[str, float]]:
     return result
 
 
-def machine() -> dict[str, Any]:
-    """What the figures were measured with."""
-    cpu = platform.processor() or platform.machine()
-    listing = Path("/proc/cpuinfo")
-    if listing.exists():
-        models = [line for line in listing.read_text().splitlines() if line.startswith("model name")]
-        cpu = models[0].split(":", 1)[1].strip() if models else cpu
-    return {
-        "cores": os.cpu_count(),
-        "cpu": cpu,
-        "system": platform.system(),
-        "python": platform.python_version(),
-        **{package: version(package) for package in PACKAGES},
-    }
-
-
-def cell(values: dict[str, float] | None) -> str:
+def cell(values: dict[str, Any] | None) -> str:
     return "–" if values is None else f"{values['median']:.4g} ({values['min']:.4g}–{values['max']:.4g})"
 
 

@@ -12,13 +12,19 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-PACKAGES = ("av", "dask", "mocrop", "numpy", "obstore", "pillow", "prefect", "zarr")
+from pipelines.ffmpeg import find_ffmpeg
+
+PACKAGES = (
+    "av", "dask", "distributed", "mocrop", "motion-vector-extractor", "numcodecs", "numpy", "obstore",
+    "opencv-python-headless", "pillow", "prefect", "tensorstore", "torch", "zarr",
+)  # fmt: skip
 REPETITIONS = 5
 
 _ADOPTING = """
@@ -188,6 +194,36 @@ def answer(process: subprocess.Popen[str]) -> Any:
     return json.loads(out.splitlines()[-1])
 
 
+def load() -> list[float]:
+    """Processes that wanted a core, on average over 1, 5 and 15 minutes."""
+    return [round(value, 2) for value in os.getloadavg()]
+
+
+def commit() -> str:
+    """The commit of this code, with a + where what is measured differs from it; "unknown" outside a repository."""
+    git = partial(subprocess.run, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    named = git(["git", "rev-parse", "HEAD"])
+    if named.returncode:
+        return "unknown"
+    changed = git(["git", "diff", "--quiet", "HEAD", "--", "*.py", "*.toml", "constraints.txt"]).returncode
+    return named.stdout.strip() + ("+" if changed else "")
+
+
+def peak_mb() -> float:
+    """The highest resident memory that this process has had, MB."""
+    return _status_mb("VmHWM")
+
+
+def resident_mb() -> float:
+    """The resident memory of this process now, MB."""
+    return _status_mb("VmRSS")
+
+
+def _status_mb(name: str) -> float:
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name)]
+    return int(line.split()[1]) * 1024 / 1e6
+
+
 def machine() -> dict[str, Any]:
     """What the figures were measured with."""
     listing = Path("/proc/cpuinfo")
@@ -199,7 +235,9 @@ def machine() -> dict[str, Any]:
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "load": [round(value, 2) for value in os.getloadavg()],
+        "load": load(),
+        "commit": commit(),
+        "ffmpeg": find_ffmpeg().build,
         **{package: version(package) for package in PACKAGES},
     }
 

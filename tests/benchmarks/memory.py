@@ -1,42 +1,41 @@
 """The peak memory of a worker in each stage: on a shard of real clips, and on one video of twenty minutes.
 
-Each stage runs in a fresh process, which tells its own peak (VmHWM); ffmpeg, which it starts, is measured alone.
+Each stage runs on a Dask worker of its own, as in a run, which tells its own peak (VmHWM); ffmpeg, which it starts, is
+measured alone. What a worker takes before it has done anything is in the details.
 """
 
 from __future__ import annotations
 
-import json
 import tempfile
+from collections import defaultdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from data_specs.recipes import Encode, Recipe, load_recipe
+from pipelines.attempts import attempt
+from pipelines.flow import dask_client, map_shards
 from pipelines.preprocess import Options, open_run
-from pipelines.stages import STAGES, process_shard
+from pipelines.stages import STAGES, ShardReport
 from tests.benchmarks.footage import long_video, many, real_clips
-from tests.benchmarks.measuring import Result, answer, called, most, run_command
+from tests.benchmarks.measuring import REPETITIONS, Result, most, peak_mb, run_command
 from tests.benchmarks.whole_flow import transcoding
 
 MINUTES, SHARD = 20.0, 16
 BOUND_MB = 256.0  # for a worker, whatever the length of its videos
 
 
-def peak_mb() -> float:
-    """The highest resident memory that this process has had, MB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    (line,) = [line for line in lines if line.startswith("VmHWM")]
-    return int(line.split()[1]) * 1024 / 1e6
-
-
-def stage_peak(stage: str, source: str, store: str, preset: str) -> dict[str, float]:
-    """Do one stage of a run here, and say the peak before it and after it, MB."""
-    recipe = _recipe(preset)
-    with open_run(Options(source, store, recipe=recipe)) as run:
-        before = peak_mb()
-        for plan in run.pending(stage):
-            report = process_shard(plan, recipe)
-            assert report.done == report.clips, json.dumps(report.quarantined)
-        return {"before_mb": before, "peak_mb": peak_mb()}
+def stage_peak(stage: str, source: Path, store: Path, recipe: Recipe) -> dict[str, float]:
+    """Do one stage of a run on a worker of its own, and say the worker's peak before it and after it, MB."""
+    with dask_client(1) as client, open_run(Options(str(source), str(store), recipe=recipe)) as run:
+        (before,) = client.run(peak_mb).values()
+        reports: list[ShardReport] = []
+        failed = map_shards(client, run.pending(stage), partial(attempt, recipe=recipe), reports.append)
+        assert not failed, failed
+        assert reports
+        assert all(report.done == report.clips for report in reports), reports
+        (peak,) = client.run(peak_mb).values()
+        return {"before_mb": round(before, 1), "peak_mb": round(peak, 1)}
 
 
 def ffmpeg_peak(source: Path, folder: Path, preset: str) -> float:
@@ -49,27 +48,32 @@ def _recipe(preset: Any) -> Recipe:
     return load_recipe("ucf101").model_copy(update={"transcode": Encode(preset=preset)})
 
 
-def run(quick: bool = False, full: bool = False) -> list[Result]:
+def run(quick: bool = False) -> list[Result]:
     """The peak of each stage on short clips and on a long video."""
-    results = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         clips = real_clips()[: 2 if quick else None]
-        minutes = 0.2 if quick else MINUTES if full else 5.0
-        sources = {f"one video of {minutes:g} minutes": (long_video(clips, minutes, folder).parents[1], "ultrafast")}
-        if not quick:
-            sources[f"{SHARD} clips of UCF-101"] = many(clips, SHARD, folder / "short"), "medium"
-        for number, (what, (source, preset)) in enumerate(sources.items()):
-            for stage in STAGES:
-                found = answer(
-                    called(
-                        "tests.benchmarks.memory:stage_peak",
-                        stage=stage, source=str(source), store=str(folder / f"{number}.zarr"), preset=preset,
-                    )
-                )  # fmt: skip
-                details = {key: round(value, 1) for key, value in found.items()}
-                name_of = f"memory of a worker, {stage}, {what}"
-                results.append(Result(name_of, "MB", (found["peak_mb"],), most(BOUND_MB), "", details))
-            peak = ffmpeg_peak(source, folder, preset)
-            results.append(Result(f"memory of ffmpeg, {what}", "MB", (peak,), most(BOUND_MB), preset))
+        minutes, rows, repetitions = (0.2, 2, 1) if quick else (MINUTES, SHARD, REPETITIONS)
+        long, short = long_video(clips, minutes, folder).parents[1], many(clips, rows, folder / "short")
+        return [
+            *_peaks(f"one video of {minutes:g} minutes", long, folder / "long", "ultrafast", 1),
+            *_peaks(f"{rows} clips of UCF-101", short, folder / "shorts", "medium", repetitions),
+        ]
+
+
+def _peaks(what: str, source: Path, folder: Path, preset: str, repetitions: int) -> list[Result]:
+    recipe, found = _recipe(preset), defaultdict[str, list[dict[str, float]]](list)
+    folder.mkdir()
+    for repetition in range(repetitions):
+        for stage in STAGES:
+            found[stage].append(stage_peak(stage, source, folder / f"{repetition}.zarr", recipe))
+        found["ffmpeg"].append({"peak_mb": ffmpeg_peak(source, folder, preset)})
+    once = ", once" if repetitions == 1 else ""
+    results = []
+    for part, peaks in found.items():
+        name = "memory of ffmpeg" if part == "ffmpeg" else f"memory of a worker, {part}"
+        samples = tuple(peak["peak_mb"] for peak in peaks)
+        results.append(
+            Result(f"{name}, {what}", "MB", samples, most(BOUND_MB), f"preset {preset}{once}", {"MB": peaks})
+        )
     return results

@@ -154,10 +154,10 @@ def assert_same_whole(path: Path, choose: Callable[[video.Motion], list[int]]) -
         assert np.abs(picture.astype(int) - once).mean() < 3
 
 
-def run(quick: bool = False, full: bool = False) -> list[Result]:
+def run(quick: bool = False) -> list[Result]:
     """Vectors alone; then vectors, density and eight frames of a clip."""
     cv2.setNumThreads(1)
-    repetitions = 2 if quick else 2 * REPETITIONS + 1 if full else REPETITIONS
+    repetitions = 2 if quick else 2 * REPETITIONS + 1
     with tempfile.TemporaryDirectory() as folder, one_core():
         videos = encoded(real_clips()[: 2 if quick else None], Path(folder))
         vectors = sum(map(assert_same_vectors, videos))

@@ -11,7 +11,7 @@ from tests.benchmarks.measuring import REPETITIONS, Result
 SHOWN = ("raw", "blosc lz4", "zstd1", "zstd3", "jpeg q95", "jpeg q90")  # what a recipe can ask for, and their next
 
 
-def run(quick: bool = False, full: bool = False) -> list[Result]:
+def run(quick: bool = False) -> list[Result]:
     """Bytes a clip of each codec, and its speed: writing, and reading three frames of a clip at random."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Numcodecs codecs are not in the Zarr")
@@ -24,12 +24,8 @@ def run(quick: bool = False, full: bool = False) -> list[Result]:
         by = "tensorstore" if "read_tensorstore_ms" in row else "zarr-python"
         results += [
             Result(f"store, {codec}", "MB/clip", (row["bytes_a_clip"] / 1e6,), None, f"{row['share']:.0%} of raw"),
-            Result(f"store, {codec}, writing", "MB/s", _spread(row["write_mb_s"])),
-            Result(f"store, {codec}, three frames of a clip", "ms", _spread(reading), None, by),
+            Result(f"store, {codec}, writing", "MB/s", tuple(row["write_mb_s"]["samples"])),
+            Result(f"store, {codec}, three frames of a clip", "ms", tuple(reading["samples"]), None, by),
         ]
     results[0] = Result(results[0].name, results[0].unit, results[0].samples, None, results[0].remark, found)
     return results
-
-
-def _spread(row: dict[str, float]) -> tuple[float, ...]:
-    return (row["min"], row["median"], row["max"])
