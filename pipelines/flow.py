@@ -76,6 +76,8 @@ _DASK = {
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
     "distributed.worker.memory.terminate": 0.95,
+    "distributed.worker.profile.enabled": False,  # these two: 0.06 s of CPU a second, which nobody looks at
+    "distributed.admin.tick.interval": "1 s",
     "distributed.deploy.lost-worker-timeout": "10 minutes",  # or a slow restart is taken for a loss
     "distributed.scheduler.allowed-failures": 0,  # map_shards says what becomes of a shard that a worker died on
 }
