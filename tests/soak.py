@@ -13,9 +13,9 @@ COMMAND = "make soak"
 
 
 def record(test: str, **facts: object) -> None:
-    """Write down what a long test found, in place of what it found before."""
-    known = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
-    results = known.get("tests", {}) | {test: {"passed": f"{datetime.now(UTC):%Y-%m-%d}", **facts}}
+    """Write down what a long test found and on which machine, in place of what it found before."""
+    known = json.loads(RESULTS.read_text())["tests"] if RESULTS.is_file() else {}
     about = {"cores": os.cpu_count(), "python": platform.python_version(), "system": platform.machine()}
-    document = {"command": COMMAND, "machine": about, "tests": dict(sorted(results.items()))}
+    results = known | {test: {"passed": f"{datetime.now(UTC):%Y-%m-%d}", **about, **facts}}
+    document = {"command": COMMAND, "tests": dict(sorted(results.items()))}
     RESULTS.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
