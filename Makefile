@@ -27,7 +27,7 @@ lint: $(READY)  ## ruff and mypy
 test: lint  ## lint, types and every test
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-bench: $(READY)  ## the benchmarks: ratios measured in one run
+bench: $(READY)  ## the benchmarks, at least five repetitions of each: 45 minutes
 	$(BIN)/python -m tests.benchmarks
 
 soak: $(READY)  ## the long tests

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
+from tests import soak
+from tests.benchmarks import __main__ as command
 from tests.benchmarks.__main__ import NAMES, main
-from tests.benchmarks.measuring import Result, interleaved, least, most, run_command
+from tests.benchmarks.measuring import Result, interleaved, least, machine, most, run_command
 
 FIELDS = {"name", "unit", "median", "lowest", "highest", "repetitions", "samples", "target", "verdict", "remark"}
 
@@ -54,3 +57,47 @@ def test_a_commands_cpu_time_counts_what_outlives_its_parent(tmp_path: Path) -> 
     assert 0.3 <= used.cpu_s < 3
     with pytest.raises(RuntimeError, match="ended with status 3"):
         run_command(["python3", "-c", "raise SystemExit(3)"], tmp_path)
+
+
+def test_quick_results_are_kept_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr("tests.benchmarks.box_search.run", lambda quick: [Result("x", "times", (1.0, 2.0))])
+    main(["--quick", "--only", "box_search"])
+    place = Path(capsys.readouterr().out.splitlines()[-1].removeprefix("kept in "))
+    assert (place / "box_search.json").is_file()
+    assert not (tmp_path / "results").exists()
+    main(["--only", "box_search"])
+    kept = json.loads((tmp_path / "results" / "box_search.json").read_text())
+    assert kept["command"] == "python -m tests.benchmarks --only box_search"
+    assert kept["lines"][0]["samples"] == [1, 2]
+
+
+def test_a_benchmark_that_fails_leaves_the_kept_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(quick: bool) -> list[Result]:
+        raise RuntimeError("half way")
+
+    kept = tmp_path / "box_search.json"
+    kept.write_text("{}")
+    monkeypatch.setattr("tests.benchmarks.box_search.run", fails)
+    with pytest.raises(RuntimeError, match="half way"):
+        main(["--only", "box_search", "--out", str(tmp_path)])
+    assert kept.read_text() == "{}"
+
+
+def test_the_facts_name_the_code_the_ffmpeg_and_the_peers() -> None:
+    facts = machine()
+    assert facts["ffmpeg"].startswith("ffmpeg ")
+    assert re.fullmatch(r"[0-9a-f]{40}\+?|unknown", facts["commit"])
+    assert facts.keys() >= {"cores", "cpu", "torch", "tensorstore", "numcodecs", "motion-vector-extractor"}
+
+
+def test_a_long_tests_record_keeps_its_own_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(soak, "RESULTS", tmp_path / "soak_results.json")
+    for cores, test in ((2, "a"), (64, "b")):
+        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+        soak.record(test, files=1)
+    found = json.loads(soak.RESULTS.read_text())["tests"]
+    assert {test: entry["cores"] for test, entry in found.items()} == {"a": 2, "b": 64}
+    assert found["a"].keys() == {"passed", "cores", "python", "system", "files"}

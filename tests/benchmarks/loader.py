@@ -45,8 +45,9 @@ from training.stream import AHEAD, ClipStream, batches_of_training, plan_of_trai
 
 ROWS, SHARD, SEGMENTS, BATCH, INPUT = 600, 16, 3, 32, 224
 REFERENCE_ITEMS, ZARR_ITEMS = 40, 32
-FASTER, OF_MEMORY_MAP, GROWTH_MB = 40.0, 0.5, 8.0
-SLACK_MB = 32.0  # compressed frames, decoders and stacks of the reading threads
+FASTER, OF_MEMORY_MAP = 40.0, 0.5
+SLACK_MB = 64.0  # compressed frames, decoders and stacks of the reading threads, and what the allocator keeps
+GROWTH_MB = 20.0  # a batch of raw frames, which the allocator keeps or does not
 CODECS: dict[str, tuple[Any, ...]] = {
     "raw": (),
     "lz4": (BloscCodec(cname="lz4", clevel=5, shuffle="noshuffle", typesize=1),),

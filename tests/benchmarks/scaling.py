@@ -30,6 +30,7 @@ from tests.benchmarks.whole_flow import transcode
 
 SHARD_ROWS = 60  # of real clips, in shards of two
 ROWS = (200, 1000, 5000)
+FEW = 16  # rows of a run that is little but its start
 SMALL_RECIPE = """
 name = "small"
 transcode = "keep"
@@ -75,16 +76,16 @@ def rows_seconds(source: Path, folder: Path, name: str) -> float:
     return run_command([mocrop, *words], folder, PREFECT_HOME=str(folder / "prefect"), DO_NOT_TRACK="1").cpu_s
 
 
-def run(quick: bool = False, full: bool = False) -> list[Result]:
+def run(quick: bool = False) -> list[Result]:
     """Both, and the machine's own scaling."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        return _workers(folder, quick, full) + ([] if quick else _rows(folder, full))
+        return _workers(folder, quick) + ([] if quick else _rows(folder))
 
 
-def _workers(folder: Path, quick: bool, full: bool) -> list[Result]:
+def _workers(folder: Path, quick: bool) -> list[Result]:
     clips = real_clips()[: 2 if quick else None]
-    rows, repetitions = (2, 1) if quick else (SHARD_ROWS, REPETITIONS if full else 3)
+    rows, repetitions = (2, 1) if quick else (SHARD_ROWS, REPETITIONS)
     preset = "ultrafast" if quick else "medium"
     frames, views = Frames(size=64 if quick else 256), (FullView(), MotionView())
     recipe = Recipe(
@@ -110,32 +111,38 @@ def _workers(folder: Path, quick: bool, full: bool) -> list[Result]:
     ]  # fmt: skip
 
 
-def _rows(folder: Path, full: bool) -> list[Result]:
+def _rows(folder: Path) -> list[Result]:
     clips = small(real_clips(), folder / "small")
-    sizes = ROWS if full else (200, 1000)
-    sources = {rows: many(clips, rows, folder / f"rows{rows}") for rows in (16, *sizes)}
-    rows_seconds(sources[16], folder, "warm")
+    sources = {rows: many(clips, rows, folder / f"rows{rows}") for rows in (FEW, *ROWS)}
+    rows_seconds(sources[FEW], folder, "warm")
     turn = iter(range(10_000))
     arms = {
         f"{rows}": partial(lambda rows: rows_seconds(sources[rows], folder, f"r{next(turn)}"), rows) for rows in sources
     }
-    samples = interleaved(arms, REPETITIONS if full else 3)
-    start = samples["16"]
+    samples = interleaved(arms, REPETITIONS)
     each = {
-        rows: [1e3 * (whole - first) / (rows - 16) for whole, first in zip(samples[f"{rows}"], start, strict=True)]
-        for rows in sizes
+        rows: [
+            1e3 * (whole - start) / (rows - FEW)
+            for whole, start in zip(samples[f"{rows}"], samples[f"{FEW}"], strict=True)
+        ]
+        for rows in ROWS
     }
     real = 1e3 * clip_seconds(real_clips(), folder / "one")
     median = {f"{rows}": round(float(np.median(values)), 3) for rows, values in each.items()}
-    few, many_rows = sizes[0], sizes[-1]
-    growth = tuple(1 + (b - a) / real for a, b in zip(each[few], each[many_rows], strict=True))
-    return [
-        Result(
-            f"cost of a clip at {many_rows} rows against {few}", "times", growth, most(1.05),
-            "measured on small clips, set against what a real one costs", {"small_ms": median, "real_ms": real},
-        ),
-        Result(
-            f"the same for the small clips alone, {few} to {many_rows} rows", "times",
-            ratios(each[many_rows], each[few]), None, f"{median[str(few)]} ms a clip",
-        ),
-    ]  # fmt: skip
+    first, *more = ROWS
+    results = []
+    for rows in more:
+        growth = tuple(1 + (b - a) / real for a, b in zip(each[first], each[rows], strict=True))
+        results += [
+            Result(
+                f"cost of a clip at {rows:,} rows against {first}", "times", growth, most(1.05),
+                f"1 + what a small clip costs more there / the {real:.0f} ms of a real one",
+                {"small_ms": median, "real_ms": real},
+            ),
+            Result(
+                f"cost of a small clip at {rows:,} rows against {first}", "times",
+                ratios(each[rows], each[first]), None,
+                f"{median[str(first)]:.3g} ms a clip at {first} rows, without the start",
+            ),
+        ]  # fmt: skip
+    return results
