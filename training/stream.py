@@ -144,7 +144,12 @@ class ClipStream(IterableDataset[Batch]):
         reader, pool = self._open()
         slots = self.plan.slots[positions]
         shape = (*slots.shape, self.clips.size, self.clips.size, 3)
-        frames = torch.empty(shape, dtype=torch.uint8, pin_memory=self.pin)
+        # numpy's memory: torch's own, aligned, is not given back in pieces that the next batch fits into
+        frames = (
+            torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+            if self.pin
+            else torch.from_numpy(np.empty(shape, np.uint8))
+        )
         where, out = np.repeat(positions, slots.shape[1]), frames.flatten(0, 1).numpy()
         parts = np.array_split(np.arange(len(where)), min(self.threads, len(where)))
         reads = [
