@@ -36,6 +36,17 @@ class Folders:
     work_dir: str
 
 
+def check_source(folders: Folders) -> None:
+    """``RunStopped`` if the source folder is gone or empty, as where its disk is no longer mounted."""
+    try:
+        with os.scandir(folders.source) as entries:
+            problem = "" if any(entries) else "the folder is empty now"
+    except OSError as error:
+        problem = error.strerror or str(error)
+    if problem:
+        raise RunStopped(f"source {folders.source!r}: {problem}; mend it and start the same command again")
+
+
 def source_path(clip: Clip, folders: Folders) -> Path:
     """The clip's file; ``ClipError`` if it is gone or a symbolic link leads out of the source folder."""
     root = Path(os.path.realpath(folders.source))
@@ -84,7 +95,10 @@ def _finished(target: Path) -> Attributes | None:
 
 def _transcode(source: Path, target: Path, recipe: Recipe, encode: Encode, build: str) -> Attributes:
     target.parent.mkdir(parents=True, exist_ok=True)
-    tool = ffmpeg.find_ffmpeg()
+    try:
+        tool = ffmpeg.find_ffmpeg()
+    except ffmpeg.FfmpegError as error:
+        raise RunStopped(str(error)) from error
     if tool.build != build:
         raise RunStopped(
             f"the store was begun with ffmpeg build {build!r}, here is {tool.build!r}; "
@@ -97,6 +111,10 @@ def _transcode(source: Path, target: Path, recipe: Recipe, encode: Encode, build
         if any(cause in str(error) for cause in _NOT_THE_CLIPS_FAULT):
             raise RunStopped(f"{error} ({target.parent}); mend it and start the same command again") from error
         raise
+    except FileNotFoundError as error:
+        if error.filename != tool.path:
+            raise
+        raise RunStopped(f"{tool.path} is gone; mend it and start the same command again") from error
     made = {"h264": file_fingerprint(target), "h264_bytes": target.stat().st_size, "frames": frames}
     with beside(target.with_suffix(".json")) as note:
         note.write_text(json.dumps(made))

@@ -36,9 +36,9 @@ from mocrop_core.method import SOURCE_FIXED, choose_box_from, denoise
 from mocrop_core.vectors import clip_rng
 from pipelines import video
 from pipelines.ffmpeg import FfmpegError
-from pipelines.h264 import ClipError, Folders, RunStopped, video_of
+from pipelines.h264 import ClipError, Folders, RunStopped, check_source, video_of
 from pipelines.shards import FrameWriter, VectorWriter
-from pipelines.store import HashingStore, write_record, write_rows
+from pipelines.store import HashingStore, remove_attributes, write_record, write_rows
 from pipelines.video import VideoError
 
 STAGES = schema.STAGES
@@ -97,7 +97,8 @@ _Each = Callable[[Record | None, _Work], dict[str, Attributes]]
 
 
 def process_shard(plan: ShardPlan, recipe: Recipe, around: Around = nullcontext) -> ShardReport:
-    """Do one stage of one shard and record it. ``RunStopped`` if the disk is full or a right is missing.
+    """Do one stage of one shard and record it. ``RunStopped`` if the disk is full, a right is missing, or the source
+    folder or a usable ffmpeg is not there.
 
     ``StoreError`` if the store is damaged or does not answer.
     """
@@ -139,10 +140,12 @@ def _each_clip(plan: ShardPlan, around: Around, before: Record | None, work: _Wo
         except MemoryError:
             rows[clip.id] = {"reason": f"{plan.stage}: it needs more memory than a worker may have"}
         except (ClipError, FfmpegError, VideoError) as error:
+            check_source(plan.folders)
             rows[clip.id] = {"reason": f"{plan.stage}: {_one_line(error, plan)}"}
         except Exception as error:  # whatever it is, it belongs to this clip: it is recorded, and shown by status
             if isinstance(error, OSError):
                 _stop_if_not_the_clips_fault(error)
+                check_source(plan.folders)
             rows[clip.id] = {"reason": f"{plan.stage}: {type(error).__name__}: {_one_line(error, plan)}"}
     return rows
 
@@ -178,7 +181,7 @@ def _motion(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: _Each) -
 
     def work(index: int, clip: Clip) -> Attributes:
         path, known = video_of(clip, recipe, plan.build, plan.folders)
-        _check_unchanged(known, before.clips[clip.id])
+        _check_unchanged(clip, known, before, store)
         mark, first = writer.mark(), writer.count
         try:
             motion = video.extract(path, writer.append, time_limit=recipe.time_limit)
@@ -213,9 +216,11 @@ def _undone_if_failed(undo: Callable[[int], None], index: int) -> Iterator[None]
         raise
 
 
-def _check_unchanged(known: Attributes, recorded: Attributes) -> None:
-    if known["source"] != recorded["source"]:
-        raise RunStopped("a source file was changed during the run; start the same command again")
+def _check_unchanged(clip: Clip, known: Attributes, transcoded: Record, store: ZarrStore) -> None:
+    """``RunStopped`` if the source file is not the one that was transcoded; then its shard is not done any more."""
+    if known["source"] != transcoded.clips[clip.id]["source"]:
+        remove_attributes(store, transcoded.path)
+        raise RunStopped(f"the source file of {clip.id} was changed; start the same command again")
 
 
 def _boxes(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: _Each) -> list[Record]:
@@ -282,7 +287,7 @@ def _choose(
 
 
 def _clips(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: _Each) -> list[Record]:
-    motion = _upstream(store, "motion", plan.shard)
+    transcoded, motion = _upstream(store, "transcode", plan.shard), _upstream(store, "motion", plan.shard)
     boxes = {name: _upstream(store, "boxes", plan.shard, name) for name in plan.views}
     size = recipe.frames.size
     writers = {name: FrameWriter(store, f"views/{name}/frames", plan.rows) for name in plan.views}
@@ -292,8 +297,11 @@ def _clips(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: _Each) ->
             writer.drop(index)
 
     def work(index: int, clip: Clip) -> Attributes:
-        path, _ = video_of(clip, recipe, plan.build, plan.folders)
+        path, known = video_of(clip, recipe, plan.build, plan.folders)
+        _check_unchanged(clip, known, transcoded, store)
         chosen = frame_choice(motion.clips[clip.id], recipe)
+        if not chosen:
+            raise ClipError('it has no key frame to keep; frames.choose = "uniform" takes others')
         keys = motion.clips[clip.id]["key_frames"]
         slot = 0
         with _undone_if_failed(drop, index):

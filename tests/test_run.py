@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -213,6 +214,24 @@ def test_keep_reads_vectors_from_the_source_itself(options: Options, three_clips
     assert "mjpeg" in summary.quarantined["Biking/still"]
     assert summary.done == 4
     assert not Path(f"{options.store}.work").exists()
+
+
+def test_a_clip_without_key_frames_is_quarantined_where_key_frames_are_kept(options: Options, tmp_path: Path) -> None:
+    write_video(tmp_path / "whole.avi", noise_frames(), 25, g=250)
+    cut = Path(options.source) / "Biking/cut.avi"
+    with av.open(str(tmp_path / "whole.avi")) as whole, av.open(str(cut), "w") as target:
+        stream = target.add_stream_from_template(whole.streams.video[0])
+        packets = [packet for packet in whole.demux(video=0) if packet.size]
+        assert [packet.is_keyframe for packet in packets] == [True] + 9 * [False]
+        for packet in packets[1:]:
+            packet.stream = stream
+            target.mux(packet)
+    kept = parse_recipe({**SMALL.model_dump(mode="json"), "transcode": "keep"}, "kept")
+    summary, _ = run_stages(replace(options, recipe=kept))
+    assert summary.done == 3
+    assert summary.quarantined == {
+        "Biking/cut": 'clips: it has no key frame to keep; frames.choose = "uniform" takes others'
+    }
 
 
 def noise_frames() -> np.ndarray:
