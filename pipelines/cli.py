@@ -13,9 +13,11 @@ from typing import Annotated, Any
 import typer
 
 from data_specs.stored import StoreError, open_store
+from pipelines.ffmpeg import FfmpegError
 from pipelines.h264 import RunStopped
 from pipelines.preprocess import Options, RunError
 from pipelines.processes import no_collections, sigterm_exits
+from pipelines.video import VideoError
 
 EXITS = "Exit status: 0 all is well, 1 refused, failed or something wrong found, 2 a flag that cannot be."
 
@@ -54,7 +56,7 @@ def main() -> None:
         if ended.code in STOPPED:
             print("mocrop: stopped; what is done is kept, start the same command again to go on", file=sys.stderr)
         raise
-    except (RunError, RunStopped, StoreError) as error:
+    except (RunError, RunStopped, StoreError, FfmpegError, VideoError) as error:
         _fail(str(error))
     except OSError as error:
         _fail(f"{error.strerror or error}{f' ({error.filename})' if error.filename else ''}")

@@ -32,9 +32,9 @@ def mocrop(*arguments: object, **options: object) -> subprocess.CompletedProcess
     )
 
 
-def refused(*arguments: object) -> str:
+def refused(*arguments: object, **options: object) -> str:
     """The one line on standard error of a command that is refused."""
-    result = mocrop(*arguments)
+    result = mocrop(*arguments, **options)
     assert result.returncode == 1, result
     assert result.stdout == ""
     assert result.stderr.startswith("mocrop: ")
@@ -208,6 +208,26 @@ def test_a_flag_that_cannot_be_ends_with_status_2() -> None:
     result = mocrop("preprocess", "--source", "x", "--store", "y", "--max-quarantined", "2")
     assert result.returncode == 2
     assert "--max-quarantined" in result.stderr
+
+
+def test_commands_that_write_videos_name_an_ffmpeg_that_cannot(ucf_store: Path, tmp_path: Path) -> None:
+    id = "Archery/v_Archery_g01_c01"
+    commands = [
+        ("synth", tmp_path / "toy"),
+        ("demo", "--out", tmp_path / "demo"),
+        ("boxes", ucf_store, "--clip", id, "--video", tmp_path / "x.mp4"),
+    ]
+    lines = [refused(*command, env={**os.environ, "MOCROP_FFMPEG": "/bin/false"}) for command in commands]
+    assert len(lines) == 3
+    assert all(line.startswith("mocrop: MOCROP_FFMPEG names a program that cannot be run") for line in lines), lines
+
+
+def test_a_video_whose_h264_is_damaged_is_refused_in_one_line(own_ucf_store: Path, tmp_path: Path) -> None:
+    id = "Archery/v_Archery_g01_c01"
+    (h264,) = own_ucf_store.with_name("ucf.zarr.work").glob(f"h264/{id}-*.mp4")
+    h264.write_bytes(b"x" * 1000)
+    line = refused("boxes", own_ucf_store, "--clip", id, "--video", tmp_path / "x.mp4")
+    assert "it is not a video, or too damaged to be opened" in line
 
 
 def test_an_ffmpeg_without_libx264_is_refused(data: Path, tmp_path: Path) -> None:
