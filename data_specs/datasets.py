@@ -15,6 +15,8 @@ VIDEO_SUFFIXES = frozenset(
 )  # fmt: skip
 NUM_SPLITS = 3
 NEITHER, TRAIN, TEST = 0, 1, 2
+MAX_CLASSES = 1 << 15  # labels are int16 in the store
+_WHOLE = re.compile(r"[0-9]{1,9}")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
@@ -93,6 +95,7 @@ def read_dataset(source: Path | str, splits: Path | str | None = None, *, strict
                 f"source {str(source)!r}: {len(loose)} videos lie beside the class folders ({loose[0]!r} first); "
                 "move them into a class folder or give --splits with a list of labels"
             )
+        _check_count(len(names), f"source {str(source)!r}")
         clips = [Clip(id, str(path), names.index(printable(path.parts[0]))) for id, path in files.items()]
         return Dataset(_name(source, names), source, tuple(names), tuple(clips))
     return _with_lists(source, files, Path(splits), strict=strict)
@@ -244,12 +247,18 @@ def read_class_index(path: Path) -> tuple[str, ...]:
     rows: dict[int, str] = {}
     for number, line in _lines(path):
         label, _, name = line.partition(" ")
-        if not label.isdigit() or not name.strip() or int(label) in rows:
+        if not _WHOLE.fullmatch(label) or not name.strip() or int(label) in rows:
             raise DatasetError(f"{path.name} line {number}: {line!r}; expected a new label from 1 on and a class name")
         rows[int(label)] = name.strip()
     if sorted(rows) != list(range(1, len(rows) + 1)):
         raise DatasetError(f"{path.name}: the labels are not 1 to {len(rows)} without a gap")
+    _check_count(len(rows), path.name)
     return tuple(rows[label] for label in sorted(rows))
+
+
+def _check_count(classes: int, where: str) -> None:
+    if classes > MAX_CLASSES:
+        raise DatasetError(f"{where}: {classes} classes; a store knows {MAX_CLASSES} at most")
 
 
 def _names_of_labels(files: dict[str, PurePosixPath], labels: dict[str, int]) -> tuple[str, ...]:
@@ -289,10 +298,11 @@ def _read_lists(folder: Path, *, first_label: int) -> Iterator[ListedClip]:
 def _parse_line(line: str, where: str, split: int, part: int, first_label: int) -> ListedClip:
     name, label = line, None
     fields = line.rsplit(maxsplit=1)
-    if len(fields) == 2 and fields[1].lstrip("-").isdigit():
-        name, label = fields[0], int(fields[1]) - first_label
-        if label < 0:
-            raise DatasetError(f"{where}: label {fields[1]}; labels count from {first_label} here")
+    if len(fields) == 2 and not any(map(str.isalpha, fields[1])):
+        name, label = fields[0], int(fields[1]) - first_label if _WHOLE.fullmatch(fields[1]) else -1
+        if not 0 <= label < MAX_CLASSES:
+            highest = MAX_CLASSES - 1 + first_label
+            raise DatasetError(f"{where}: label {fields[1]:.40}; labels count from {first_label} to {highest} here")
     path = PurePosixPath(name.replace("\\", "/"))
     if path.suffix.lower() not in VIDEO_SUFFIXES:  # "video.avi ClassName label", as CoViAR writes it
         path = PurePosixPath(name.split()[0].replace("\\", "/"))

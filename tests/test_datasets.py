@@ -6,9 +6,10 @@ import os
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from data_specs import ucf101
+from data_specs import datasets, ucf101
 from data_specs.datasets import TEST, TRAIN, DatasetError, read_class_index, read_dataset
 
 
@@ -116,6 +117,13 @@ def test_lists_with_a_class_name_between_path_and_label_are_read(tmp_path: Path)
         (["a/1.avi"], {"train1": "a/1.avi 0\n", "train2": "a/1.avi 1\n"}, "has label 1 here and 0 elsewhere"),
         (["a/1.avi"], {"train4": "a/1.avi 0\n"}, "split 4; a store knows"),
         (["1.avi"], {"train": "2.avi 0\n"}, "gives 1 videos a label"),
+        (["a/1.avi"], {"train": "a/1.avi 40000\n"}, "line 1: label 40000; labels count from 0 to 32767 here"),
+        (["a/1.avi"], {"train": "a/1.avi 20130412\n"}, "label 20130412; labels count from 0 to 32767 here"),
+        (["a/1.avi"], {"train": f"a/1.avi {'9' * 5000}\n"}, "label 9{40}; labels count from"),
+        (["a/1.avi"], {"train": "a/1.avi --5\n"}, "label --5; labels count from"),
+        (["a/1.avi"], {"train": "a/1.avi -5\n"}, "label -5; labels count from"),
+        (["a/1.avi"], {"train": "a/1.avi ²\n"}, "label ²; labels count from"),
+        (["a/1.avi"], {"classInd": "² a\n", "train": "a/1.avi 1\n"}, "expected a new label from 1 on"),
     ],
 )
 def test_lists_that_do_not_fit_are_refused_in_one_line(
@@ -125,6 +133,25 @@ def test_lists_that_do_not_fit_are_refused_in_one_line(
     with pytest.raises(DatasetError, match=line) as caught:
         read_dataset(source, splits)
     assert "\n" not in str(caught.value)
+
+
+def test_labels_up_to_the_largest_that_a_store_holds_are_read(tmp_path: Path) -> None:
+    source = make(tmp_path / "videos", "a/1.avi", "a/clip 7.avi")
+    splits = lists(tmp_path / "lists", train="a/1.avi 32767\na/clip 7.avi 007\n")
+    dataset = read_dataset(source, splits)
+    assert [clip.label for clip in dataset.clips] == [32767, 7]
+    assert np.int16(32767) == len(dataset.class_names) - 1
+
+
+def test_more_classes_than_a_store_holds_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = make(tmp_path / "videos", "a/1.avi", "b/1.avi", "c/1.avi")
+    splits = lists(tmp_path / "lists", classInd="1 a\n2 b\n3 c\n", trainlist01="a/1.avi 1\n")
+    assert len(read_dataset(source, splits).class_names) == 3
+    monkeypatch.setattr(datasets, "MAX_CLASSES", 2)
+    with pytest.raises(DatasetError, match="videos': 3 classes; a store knows 2 at most"):
+        read_dataset(source)
+    with pytest.raises(DatasetError, match=r"classInd\.txt: 3 classes; a store knows 2 at most"):
+        read_dataset(source, splits)
 
 
 def test_folders_that_do_not_fit_are_refused_in_one_line(tmp_path: Path) -> None:
