@@ -250,16 +250,14 @@ def preprocess(
 def _run(options: Options, verbose: bool) -> Any:
     with no_collections():
         from pipelines.flow import run_here
-    from pipelines.preprocess import new_views, read_request
+    from pipelines.preprocess import about_new_views, read_request
     from pipelines.screen import stage_progress
 
     dataset, recipe = read_request(options)
     for warning in dataset.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    if new := new_views(options, recipe):
-        print(
-            f"new in the store: {', '.join(new)}; from the stored vectors, nothing is transcoded again", file=sys.stderr
-        )
+    if notice := about_new_views(options, recipe):
+        print(notice, file=sys.stderr)
     with stage_progress() as show:
         return run_here(options, show, verbose=verbose)
 

@@ -300,6 +300,8 @@ def build(run: Run, client: distributed.Client, on_progress: OnProgress) -> Summ
     logger = get_run_logger()
     for warning in run.warnings:
         logger.warning(warning)
+    if run.notice:
+        logger.info(run.notice)
     logger.info("%d clips of %s into %s", len(run.dataset.clips), run.folders.source, shown(run.location))
     for stage in STAGES:
         run_stage(run, stage, client, on_progress)

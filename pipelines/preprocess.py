@@ -80,9 +80,10 @@ def read_request(options: Options) -> tuple[Dataset, Recipe]:
 class Run:
     """A store being filled. Made by ``open_run``, which holds the store's lock."""
 
-    def __init__(self, options: Options, dataset: Dataset, recipe: Recipe, lease: Lease) -> None:
+    def __init__(self, options: Options, dataset: Dataset, recipe: Recipe, lease: Lease, notice: str) -> None:
         self.options = options
         self.lease = lease
+        self.notice = notice
         self.dataset = dataset
         self.recipe = recipe
         self.location = options.location()
@@ -145,13 +146,15 @@ class Run:
         writing.put_attributes(self.zarr, "progress", {"seconds": {key: round(seconds[key], 3) for key in seconds}})
 
 
-def new_views(options: Options, recipe: Recipe) -> list[str]:
-    """The recipe's views that a store which is there already lacks."""
+def about_new_views(options: Options, recipe: Recipe) -> str:
+    """One line on the recipe's views that a store which is there already lacks; "" where it lacks none."""
     try:
         known = open_store(options.location()).views
     except StoreError:
-        return []
-    return [view.name for view in recipe.views if view.name not in known]
+        return ""
+    new = ", ".join(view.name for view in recipe.views if view.name not in known)
+    gone = "" if recipe.transcode == "keep" else "; H.264 files that are gone are made again"
+    return f"new in the store: {new}, from the stored vectors{gone}" if new else ""
 
 
 @contextmanager
@@ -167,10 +170,11 @@ def open_run(options: Options) -> Iterator[Run]:
         if not is_made(location):
             _check_space(location, recipe, len(dataset.clips))
         with locked(location) as lease:
+            notice = about_new_views(options, recipe)
             make_or_reopen(location, dataset, recipe)
             _sweep(location)
             sweep(Path(folders.work_dir, H264))  # never a folder that others use too
-            run = Run(options, dataset, recipe, lease)
+            run = Run(options, dataset, recipe, lease, notice)
             if isinstance(recipe.transcode, Encode):
                 register(folders.work_dir, location)
             _forget_damaged(run)

@@ -22,6 +22,10 @@ from pipelines.ffmpeg import find_ffmpeg
 from pipelines.report import LARGEST
 from tests.test_report_file import document_of
 
+import data_specs
+from pipelines.preprocess import Options
+from tests.conftest import run_stages
+
 MOCROP = Path(sys.executable).with_name("mocrop")
 
 
@@ -90,6 +94,25 @@ def test_preprocess_builds_a_store_and_then_has_nothing_to_do(data: Path, tmp_pa
     assert (summary["clips"], summary["done"], summary["quarantined"]) == (2, 2, {})
     (source / "Archery/broken.avi").write_text("x" * 99)
     assert "the source 3 ('Archery/broken' is new)" in refused(*arguments)
+
+
+def test_a_new_view_is_announced_with_what_it_takes(data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data / "UCF-101/Archery", tmp_path / "source/Archery")
+    store = tmp_path / "s.zarr"
+    run_stages(Options(str(tmp_path / "source"), str(store), recipe="smoke"))
+    made = sorted(tmp_path.glob("s.zarr.work/h264/Archery/*.mp4"))
+    assert len(made) == 1
+    shutil.rmtree(tmp_path / "s.zarr.work")
+    wider = (Path(data_specs.__file__).parent / "smoke.toml").read_text()
+    (tmp_path / "wider.toml").write_text(f'{wider}\n[[views]]\nname = "half"\nkind = "centre"\ncrop_ratio = 0.5\n')
+    found = mocrop("preprocess", "--source", tmp_path / "source", "--store", store, "--recipe", tmp_path / "wider.toml",
+                   "--verbose")  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    notice = "new in the store: half, from the stored vectors; H.264 files that are gone are made again"
+    lines = [line for line in found.stderr.splitlines() if line.endswith(notice)]
+    assert lines[0] == notice
+    assert len(lines) == 2, "once by the command, once in the flow's log"
+    assert sorted(tmp_path.glob("s.zarr.work/h264/Archery/*.mp4")) == made
 
 
 def test_too_many_quarantined_clips_end_a_run_with_status_1(data: Path, tmp_path: Path) -> None:
