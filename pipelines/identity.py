@@ -73,6 +73,19 @@ def make_or_reopen(location: str, dataset: Dataset, recipe: Recipe) -> None:
         writing.put_attributes(zarr, "", root)
 
 
+def refusal(location: str, dataset: Dataset, recipe: Recipe) -> str:
+    """Why `make_or_reopen` would refuse, "" if it would not; writes nothing."""
+    try:
+        if is_made(location):
+            store = open_store(location)
+            _software(store, dataset, recipe) or _checked(store, dataset, recipe)
+        else:
+            _check_remains(location, dataset, recipe, _build(recipe))
+    except StoreError as error:
+        return str(error)
+    return ""
+
+
 def _build(recipe: Recipe) -> str:
     return "not used" if recipe.transcode == "keep" else find_ffmpeg().build
 

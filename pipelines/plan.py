@@ -14,7 +14,7 @@ from data_specs import schema
 from data_specs.datasets import TEST, TRAIN, Dataset
 from data_specs.recipes import Recipe
 from data_specs.stored import is_url, open_store, shown
-from pipelines.identity import is_made
+from pipelines.identity import is_made, refusal
 from pipelines.preprocess import Options, open_run, read_request
 from pipelines.processes import usable_cores
 from pipelines.progress import Progress
@@ -37,8 +37,9 @@ class Cost:
 class Plan:
     """A dry run: what there is, what is left to do, and what that is expected to take.
 
-    ``seconds`` is wall time with ``workers`` processes; ``sample`` the clips that the expectation was measured on;
-    ``free`` the bytes free where the store and the work folder are to be (None for an object store).
+    ``seconds`` is wall time with ``workers`` processes, of which no more have work than there are shards left;
+    ``sample`` the clips that the expectation was measured on; ``free`` the bytes free where the store and the work
+    folder are to be (None for an object store).
     """
 
     dataset: str
@@ -68,9 +69,12 @@ def plan(options: Options) -> Plan:
     """Look at what is asked for and say what it would take; ``RunError`` for what could not even begin."""
     dataset, recipe = read_request(options)
     folders = options.folders(dataset)
-    left = _clips_left(options, dataset, recipe)
     sample, cost = measured(options, dataset)
+    refused = refusal(options.location(), dataset, recipe)
+    shards_left = _shards_left(None if refused else options.location(), dataset, recipe)
+    left = sum(shards_left)
     workers = options.workers or usable_cores()
+    at_once = max(1, min(workers, len(shards_left)))
     store_bytes, work_bytes = round(cost.store_bytes * left), round(cost.work_bytes * left)
     free = {"store": free_bytes(options.location()), "work_dir": free_bytes(folders.work_dir)}
     return Plan(
@@ -85,12 +89,15 @@ def plan(options: Options) -> Plan:
         clips_left=left,
         workers=workers,
         sample=sample,
-        seconds=round(cost.seconds * left / workers, 1),
+        seconds=round(cost.seconds * left / at_once, 1),
         store_bytes=store_bytes,
         work_bytes=work_bytes,
         free=free,
         warnings=dataset.warnings,
-        problems=tuple(_space_problems(options, free, store_bytes, work_bytes, folders.work_dir)),
+        problems=(
+            *([refused] if refused else []),
+            *_space_problems(options, free, store_bytes, work_bytes, folders.work_dir),
+        ),
     )
 
 
@@ -118,17 +125,14 @@ def measured(options: Options, dataset: Dataset) -> tuple[tuple[str, ...], Cost]
         return sample, Cost(seconds / count, _tree_bytes(store) / count, _tree_bytes(f"{store}.work") / count)
 
 
-def _clips_left(options: Options, dataset: Dataset, recipe: Recipe) -> int:
-    """Clips of shards that are not complete; all of them where there is no store yet."""
-    if not is_made(options.location()):
-        return len(dataset.clips)
-    store = open_store(options.location())
-    progress = Progress(store.zarr, recipe, store.num_shards)
-    return sum(
-        len(schema.shard_rows(shard, len(store.ids), recipe.shard_clips))
-        for shard in range(store.num_shards)
-        if not all(progress.complete(shard, view) for view in recipe.views)
-    )
+def _shards_left(location: str | None, dataset: Dataset, recipe: Recipe) -> list[int]:
+    """The clips of each shard that is not complete in the store at ``location``; all shards where there is none."""
+    clips, step = len(dataset.clips), recipe.shard_clips
+    shards = range(schema.num_shards(clips, step))
+    if location is not None and is_made(location):
+        progress = Progress(open_store(location).zarr, recipe, len(shards))
+        shards = [shard for shard in shards if not all(progress.complete(shard, view) for view in recipe.views)]
+    return [len(schema.shard_rows(shard, clips, step)) for shard in shards]
 
 
 def _space_problems(
