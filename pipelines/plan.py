@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -128,7 +128,7 @@ def measured(options: Options, dataset: Dataset) -> tuple[tuple[str, ...], Cost]
 def _shards_left(location: str | None, dataset: Dataset, recipe: Recipe) -> list[int]:
     """The clips of each shard that is not complete in the store at ``location``; all shards where there is none."""
     clips, step = len(dataset.clips), recipe.shard_clips
-    shards = range(schema.num_shards(clips, step))
+    shards: Sequence[int] = range(schema.num_shards(clips, step))
     if location is not None and is_made(location):
         progress = Progress(open_store(location).zarr, recipe, len(shards))
         shards = [shard for shard in shards if not all(progress.complete(shard, view) for view in recipe.views)]
