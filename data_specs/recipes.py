@@ -12,8 +12,14 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mocrop_core.method import PRESETS, Method
+from mocrop_core.search import candidate_sizes
 
 Preset = Literal["medium", "ultrafast", "superfast", "veryfast", "faster", "fast", "slow", "slower", "veryslow"]
+
+
+MAX_RECTANGLES = 6_000_000
+"""Rectangles that a search may try: it takes some 100 bytes for each, of the 2 GiB that a worker may have. All those of
+60 × 80 cells are fewer."""
 
 
 class RecipeError(ValueError):
@@ -100,7 +106,15 @@ class MotionView(_Part):
 
     @model_validator(mode="after")
     def _method_is_valid(self) -> MotionView:
-        self.method()
+        if twice := [key for key in ("grid", "crop_ratio") if key in self.overrides]:
+            raise ValueError(f"overrides: {' and '.join(twice)}: a key of the view itself; give it there")
+        method = self.method()
+        rectangles = num_rectangles(method)
+        if rectangles > MAX_RECTANGLES:
+            raise ValueError(
+                f"grid {list(method.grid)} with crop_ratio {method.crop_ratio:g} and tolerance {method.tolerance:g}: "
+                f"{rectangles:,} rectangles to try, more than {MAX_RECTANGLES:,}; give a coarser grid"
+            )
         return self
 
     def method(self) -> Method:
@@ -116,6 +130,12 @@ class MotionView(_Part):
         if self.crop_ratio is not None:
             own["crop_ratio"] = self.crop_ratio
         return dataclasses.replace(PRESETS[self.preset], **own)
+
+
+def num_rectangles(method: Method) -> int:
+    """How many rectangles the search of a method tries."""
+    (rows, columns), sizes = method.grid, candidate_sizes(method.grid, method.crop_ratio, method.tolerance)
+    return sum((rows - height + 1) * (columns - width + 1) for height, width in sizes)
 
 
 View = Annotated[FullView | FixedView | MotionView, Field(discriminator="kind")]
@@ -141,7 +161,9 @@ class Recipe(_Part):
     name: str = Field("ucf101", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", description="name of the recipe")
     seed: int = Field(0, ge=0, lt=2**63, description="seed of every random draw, with the clip's id")
     shard_clips: int = Field(16, ge=1, le=1024, description="clips in a shard: the unit of work and of files")
-    time_limit: float = Field(600.0, gt=0, description="seconds that one clip may take in one stage")
+    time_limit: float = Field(
+        600.0, gt=0, le=86_400, allow_inf_nan=False, description="seconds that one clip may take in one stage"
+    )
     transcode: Encode | Literal["keep"] = Field(
         default_factory=Encode, description='H.264 settings, or "keep" for sources that carry motion vectors'
     )

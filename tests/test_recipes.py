@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from data_specs.recipes import MotionView, Recipe, RecipeError, builtin_recipes, load_recipe, parse_recipe, view_params
+from data_specs.recipes import (
+    MAX_RECTANGLES,
+    MotionView,
+    Recipe,
+    RecipeError,
+    builtin_recipes,
+    load_recipe,
+    num_rectangles,
+    parse_recipe,
+    view_params,
+)
 from mocrop_core.method import PAPER_V1, PAPER_V2
+from pipelines.limits import MEMORY
 
 
 def test_the_ucf101_recipe_is_the_papers_set_up() -> None:
@@ -65,6 +78,21 @@ def test_a_file_is_read_as_toml(tmp_path: Path) -> None:
         ({"transcode": {"crf": 99}}, "transcode.crf = 99: .*less than or equal to 51"),
         ({"frames": {"codec": {"name": "zstd", "quality": 4}}}, "quality 4 goes with the codec jpeg, not zstd"),
         ({"seed": -1}, "seed = -1"),
+        ({"time_limit": 86_401}, "time_limit = 86401: .*less than or equal to 86400"),
+        ({"time_limit": float("inf")}, "time_limit = inf: .*a finite number"),
+        ({"time_limit": float("nan")}, "time_limit = nan: .*a finite number"),
+        (
+            {"views": [{"kind": "motion", "overrides": {"grid": [1000, 1000], "crop_ratio": 0.5}}]},
+            "overrides: grid and crop_ratio: a key of the view itself; give it there",
+        ),
+        (
+            {"views": [{"kind": "motion", "grid": [240, 240], "crop_ratio": 0.25}]},
+            r"grid \[240, 240\] with crop_ratio 0.25 and .* 0.1: 39,886,088 rectangles to try, more than 6,000,000",
+        ),
+        (
+            {"views": [{"kind": "motion", "grid": [120, 120], "overrides": {"tolerance": 1}}]},
+            r"grid \[120, 120\] with .* 52,\d+,\d+ rectangles to try",
+        ),
     ],
 )
 def test_a_wrong_recipe_is_told_the_key_the_value_and_what_is_right(values: dict[str, Any], line: str) -> None:
@@ -72,6 +100,24 @@ def test_a_wrong_recipe_is_told_the_key_the_value_and_what_is_right(values: dict
         parse_recipe(values, "'x.toml'")
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith("recipe 'x.toml': ")
+
+
+LARGEST_SEARCH = """
+import json, pathlib, numpy
+from mocrop_core import best_rectangle
+def peak():
+    return int(pathlib.Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
+before = peak()
+best_rectangle(numpy.random.default_rng(0).random((60, 80)), 0.5, tolerance=1.0)
+print(peak() - before)
+"""
+
+
+def test_the_largest_search_that_a_recipe_may_ask_for_fits_a_worker() -> None:
+    view = {"kind": "motion", "grid": [60, 80], "crop_ratio": 0.5, "overrides": {"tolerance": 1.0}}
+    assert num_rectangles(MotionView.model_validate(view).method()) > 0.9 * MAX_RECTANGLES
+    found = subprocess.run([sys.executable, "-c", LARGEST_SEARCH], capture_output=True, text=True, check=True)
+    assert float(found.stdout) * 2**20 < MEMORY / 2
 
 
 def test_files_that_are_no_recipe_are_refused(tmp_path: Path) -> None:
