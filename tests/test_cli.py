@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer.main
+import zarr
 from typer.testing import CliRunner
 
 from pipelines import demo
@@ -172,6 +173,17 @@ def test_density_maps_are_exported_where_the_reference_looks_for_them(ucf_store:
     assert (density.shape, density.dtype) == ((6, 8), np.float32)
     assert density.sum() > 1000
     assert len(list(tmp_path.rglob("*.npy"))) == 15
+
+
+@pytest.mark.parametrize("id", ["../../outside/x", "/{}/outside/x", "a/../../outside/x"])
+def test_an_id_that_leads_out_of_the_folder_is_not_exported(own_ucf_store: Path, tmp_path: Path, id: str) -> None:
+    ids = zarr.open_group(own_ucf_store, mode="r+")["id"]
+    names = ids[:]
+    names[-1] = id.format(tmp_path)
+    ids[:] = names
+    line = refused("export-npy", own_ucf_store, tmp_path / "npy")
+    assert f"clip {names[-1]!r} of the store leads out of" in line
+    assert list(tmp_path.rglob("*.npy")) == []
 
 
 def test_synth_writes_a_data_set_that_preprocess_takes(tmp_path: Path) -> None:
