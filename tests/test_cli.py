@@ -60,6 +60,20 @@ def test_help_names_the_size_from_which_on_a_page_needs_all() -> None:
     assert f"more than {LARGEST // 1_000_000} MB" in " ".join(mocrop("report", "--help").stdout.split())
 
 
+def test_the_doctor_ends_with_status_1_where_something_is_wrong(tmp_path: Path) -> None:
+    for broken in (False, True):
+        env = {**os.environ, **({"MOCROP_FFMPEG": "/bin/false"} if broken else {})}
+        plain, as_json = mocrop("doctor", env=env), mocrop("doctor", "--json", env=env)
+        assert (plain.returncode, as_json.returncode) == (broken, broken), plain.stdout
+        wrong = {check["name"]: check["mend"] for check in json.loads(as_json.stdout) if not check["ok"]}
+        assert list(wrong) == (["ffmpeg"] if broken else [])
+        assert all(wrong.values())
+        assert [line.split(":")[0] for line in plain.stdout.splitlines() if line.startswith("WRONG")] == [
+            f"WRONG  {name}" for name in wrong
+        ]
+        assert ("       → " in plain.stdout) == broken
+
+
 def test_version_names_what_matters() -> None:
     out = mocrop("--version").stdout
     assert all(name in out for name in ("mocrop ", "av ", "pillow ", "zarr ", "prefect ", "dask "))

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mocrop_core import (
@@ -20,6 +20,7 @@ from mocrop_core import (
     Box,
     Method,
     Rectangle,
+    candidate_sizes,
     centre_box,
     choose_box,
     choose_box_from,
@@ -30,6 +31,7 @@ from mocrop_core import (
     magnitudes,
     pixel_box,
     sample,
+    within_tolerance,
 )
 
 some = settings(derandomize=True, deadline=None, max_examples=60)
@@ -244,6 +246,47 @@ def test_an_exact_box_is_the_pixels_of_its_rectangle(seed, frame_size):
     v = vectors(np.random.default_rng(seed), 300, frame_size)
     chosen = choose_box(v, frame_size, PAPER_V2, np.random.default_rng(seed))
     assert chosen.box == pixel_box(chosen.rectangle, PAPER_V2.grid, frame_size)
+
+
+@some
+@given(
+    st.tuples(st.integers(2, 7), st.integers(2, 9)),
+    st.tuples(st.integers(4, 40), st.integers(4, 40)),
+    st.sampled_from([0.75, 0.5, 0.25]),
+    st.sampled_from(["paper-v1", "reference"]),
+    st.integers(2, 5),
+    st.integers(0, 2**32),
+)
+def test_the_box_of_a_scaled_and_of_a_mirrored_clip_is_scaled_and_mirrored(grid, cell, ratio, preset, times, seed):
+    height, width = grid[0] * cell[0], grid[1] * cell[1]
+    counts = np.random.default_rng(seed).integers(0, 60, grid)
+    sums = [
+        counts[row : row + h, col : col + w].sum()
+        for h, w in candidate_sizes(grid, ratio)
+        for row in range(grid[0] - h + 1)
+        for col in range(grid[1] - w + 1)
+    ]
+    assume(sums.count(max(sums)) == 1)  # of equal sums the first wins, which is another one in a mirror
+    method = replace(PRESETS[preset], grid=grid, crop_ratio=ratio)
+    assume(preset == "paper-v1" or within_tolerance(grid, ratio))
+    v = with_counts(counts, (height, width))
+
+    def box(v, frame_size):
+        chosen = choose_box(v, frame_size, method, np.random.default_rng(seed))
+        assert chosen.score == pytest.approx(max(sums) / counts.sum())
+        return chosen.box
+
+    found = box(v, (height, width))
+    scaled = v.copy()
+    for name in ("x", "y", "dx", "dy"):
+        scaled[name] *= times
+    assert box(scaled, (height * times, width * times)) == Box(*(edge * times for edge in found.corners))
+    mirrored = v.copy()
+    mirrored["x"], mirrored["dx"] = width - 1 - v["x"], -v["dx"]
+    assert box(mirrored, (height, width)) == Box(width - found.x1, found.y0, width - found.x0, found.y1)
+    upside_down = v.copy()
+    upside_down["y"] = height - 1 - v["y"]
+    assert box(upside_down, (height, width)) == Box(found.x0, height - found.y1, found.x1, height - found.y0)
 
 
 def test_the_presets_hold_the_published_numbers():

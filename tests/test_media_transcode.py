@@ -303,3 +303,26 @@ def test_a_hanging_ffmpeg_is_killed_with_all_it_started(tmp_path: Path, clips: l
         transcode(clips[0], tmp_path / "out.mp4", FAST, Ffmpeg(hanging, "", ""), 1)
     status = Path(f"/proc/{note.read_text().strip()}/status")
     assert not status.exists() or "State:\tZ" in status.read_text()
+
+
+def test_a_good_ffmpeg_of_the_system_is_preferred_to_the_bundled_one(
+    tool: Ffmpeg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ffmpeg").symlink_to(tool.path)
+    monkeypatch.delenv("MOCROP_FFMPEG", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_ffmpeg() == Ffmpeg(str(tmp_path / "ffmpeg"), tool.version, tool.build)
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    assert find_ffmpeg().path != str(tmp_path / "ffmpeg")
+
+
+def test_an_encoder_that_loses_frames_is_found_out(clips: list[Path], tool: Ffmpeg, tmp_path: Path) -> None:
+    liar = tmp_path / "ffmpeg"
+    counted = "sed -E 's/[0-9]+ frames encoded/7 frames encoded/' >&2"
+    liar.write_text(f'#!/bin/bash\n"{tool.path}" "$@" 2>&1 >/dev/null | {counted}\nexit ${{PIPESTATUS[0]}}\n')
+    liar.chmod(0o755)
+    lying = Ffmpeg(str(liar), tool.version, tool.build)
+    with pytest.raises(FfmpegError, match=r"^131 frames were decoded but 7 encoded$"):
+        transcode(clips[3], tmp_path / "out.mp4", FAST, lying, 60)
+    assert clips[3].stem == "v_Archery_g01_c01"
+    assert not (tmp_path / "out.mp4").exists()

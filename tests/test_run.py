@@ -216,6 +216,44 @@ def test_keep_reads_vectors_from_the_source_itself(options: Options, three_clips
     assert not Path(f"{options.store}.work").exists()
 
 
+def test_an_h264_file_of_fewer_frames_than_its_source_is_quarantined(options: Options) -> None:
+    with open_run(options) as run:
+        for plan in run.pending("transcode"):
+            process_shard(plan, run.recipe)
+    (note,) = Path(f"{options.store}.work").rglob("v_Archery_g01_c01-*.json")
+    said = json.loads(note.read_text())
+    note.write_text(json.dumps({**said, "frames": said["frames"] + 1}))
+    summary, _ = run_stages(options)
+    assert summary.done == 2
+    assert summary.quarantined == {
+        "Archery/v_Archery_g01_c01": "motion: 131 frames decoded from the H.264 file, 132 from the source"
+    }
+
+
+@pytest.mark.parametrize("choose", ["key", "uniform"])
+@pytest.mark.parametrize("slots", [1, 4, 5, 300])
+def test_the_frames_kept_are_spread_evenly_over_the_clip(options: Options, choose: str, slots: int) -> None:
+    """At most so many, the first and the last among them, each within half a place of an even spread."""
+    frames = {"choose": choose, "slots": slots, "size": 8}
+    run_stages(replace(options, recipe=parse_recipe({**SMALL.model_dump(mode="json"), "frames": frames}, "x")))
+    store = open_store(options.store)
+    kept = store.view("full").table("frame_index")
+    assert kept.shape == (3, slots)
+    for id, indices in zip(store.ids, kept, strict=True):
+        (video,) = Path(f"{options.store}.work").rglob(f"{id.split('/')[1]}-*.mp4")
+        with av.open(str(video)) as container:
+            keys = [frame.key_frame for frame in container.decode(video=0)]
+        there = np.flatnonzero(keys) if choose == "key" else np.arange(len(keys))
+        assert len(there) > 5
+        count = min(slots, len(there))
+        assert (indices[count:] == -1).all()
+        places = np.searchsorted(there, indices[:count])
+        assert (there[places] == indices[:count]).all()
+        even = np.linspace(0, len(there) - 1, count) if count > 1 else np.array([(len(there) - 1) / 2])
+        assert (np.abs(places - even) <= 0.5).all()
+        assert count == 1 or (places[0], places[-1]) == (0, len(there) - 1)
+
+
 def test_a_clip_without_key_frames_is_quarantined_where_key_frames_are_kept(options: Options, tmp_path: Path) -> None:
     write_video(tmp_path / "whole.avi", noise_frames(), 25, g=250)
     cut = Path(options.source) / "Biking/cut.avi"
