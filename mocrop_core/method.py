@@ -87,8 +87,8 @@ PAPER_V1 = Method(
     grid=(6, 8),  # the paper's: 6 rows, 8 across
     crop_ratio=0.75,  # the paper's, in all published runs
     tolerance=0.1,  # the paper's
-    keep=("threshold", 1.0),  # ours, px: the paper gives no number; 0.5 and 2 change 2 and 3 of 15 boxes
-    sample=("uniform", 4096),  # ours: the paper gives no number; these lose about 0.01 % of the motion
+    keep=("threshold", 1.0),  # ours, px: the paper gives no number; docs/method.md measures others
+    sample=("uniform", 4096),  # ours: the paper gives no number; docs/method.md measures going without
     sum_weight=1.0,  # the paper's: a plain sum
     mean_weight=0.0,
 )
