@@ -31,7 +31,8 @@ def completed(argv: list[str]) -> list[str]:
         if words[at : at + 2] == ["deployment", "run"]:
             for place in range(at + 2, len(words)):
                 before = words[place - 1]
-                an_option_s_value = before.startswith("-") and before not in WITHOUT_VALUE and place > at + 2
+                takes_a_value = before.startswith("-") and "=" not in before and before not in WITHOUT_VALUE
+                an_option_s_value = takes_a_value and place > at + 2
                 if words[place] == FLOW and not an_option_s_value:
                     words[place] = DEPLOYMENT
                     return words

@@ -20,6 +20,7 @@ RUN = ["prefect", "deployment", "run"]
         [*RUN, "preprocess-ucf101", "-p", "source=a", "--watch"],
         [*RUN, "--watch", "preprocess-ucf101"],
         [*RUN, "-p", "source=a", "preprocess-ucf101"],
+        [*RUN, "--param=source=a", "preprocess-ucf101"],
         ["prefect", "--profile", "default", "deployment", "run", "preprocess-ucf101"],
     ],
 )
