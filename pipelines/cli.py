@@ -15,6 +15,7 @@ import typer
 from data_specs.stored import StoreError, open_store
 from pipelines.ffmpeg import FfmpegError
 from pipelines.h264 import RunStopped
+from pipelines.outcome import TooManyQuarantined
 from pipelines.preprocess import Options, RunError
 from pipelines.processes import no_collections, sigterm_exits
 from pipelines.video import VideoError
@@ -244,7 +245,11 @@ def preprocess(
     """Run the whole flow here: videos to H.264, motion vectors, boxes and cached crops in one store."""
     options = Options(source, store, splits, recipe, work_dir, workers, dask_address, limit, strict,
                       retry_quarantined, max_quarantined)  # fmt: skip
-    _print_summary(_run(options, verbose), as_json)
+    try:
+        _print_summary(_run(options, verbose), as_json)
+    except TooManyQuarantined as error:
+        _print_summary(error.summary, as_json)
+        raise
 
 
 def _run(options: Options, verbose: bool) -> Any:

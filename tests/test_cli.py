@@ -138,6 +138,9 @@ def test_too_many_quarantined_clips_end_a_run_with_status_1(data: Path, tmp_path
     failed = mocrop("preprocess", *arguments)
     assert failed.returncode == 1
     assert "1 of 2 clips are quarantined, more than max_quarantined 0.05 allows" in failed.stderr
+    again = mocrop("preprocess", *arguments, "--json")
+    assert again.returncode == 1
+    assert list(json.loads(again.stdout)["quarantined"]) == ["Archery/broken"]
     status = json.loads(mocrop("status", tmp_path / "s.zarr", "--json").stdout)
     assert (status["done"], list(status["quarantined"])) == (1, ["Archery/broken"])
     assert status["quarantined"]["Archery/broken"].startswith("transcode: ")
