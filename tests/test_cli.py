@@ -17,15 +17,14 @@ import typer.main
 import zarr
 from typer.testing import CliRunner
 
+import data_specs
 from pipelines import demo
 from pipelines.cli import app
 from pipelines.ffmpeg import find_ffmpeg
-from pipelines.report import LARGEST
-from tests.test_report_file import document_of
-
-import data_specs
 from pipelines.preprocess import Options
+from pipelines.report import LARGEST
 from tests.conftest import run_stages
+from tests.test_report_file import document_of
 
 MOCROP = Path(sys.executable).with_name("mocrop")
 
