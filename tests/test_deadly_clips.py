@@ -16,7 +16,6 @@ from pipelines.stages import STAGES
 from tests.saboteurs import CLIPS, SMALL, contents, copy_clips, do_on_dask
 from tests.soak import record
 
-pytestmark = pytest.mark.xdist_group("dask")
 WIDE = parse_recipe({**SMALL.model_dump(mode="json"), "shard_clips": 3}, "wide")
 
 

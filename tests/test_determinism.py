@@ -26,8 +26,6 @@ from tests.conftest import run_stages
 from tests.saboteurs import SMALL, contents, copy_clips, do_on_dask
 from tests.soak import record
 
-pytestmark = pytest.mark.xdist_group("dask")
-
 
 @pytest.fixture(scope="module")
 def in_order(ucf_clips: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Options, dict[str, bytes]]:

@@ -16,7 +16,6 @@ import pytest
 from pipelines import outcome, server
 from pipelines.progress import Summary
 
-pytestmark = pytest.mark.xdist_group("prefect")
 RUN = """
 import os, sys
 from pipelines.flow import run_here

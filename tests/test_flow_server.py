@@ -23,7 +23,6 @@ from pipelines import server
 from pipelines.bare_name import DEPLOYMENT, FLOW
 from tests.listening import is_loopback, listening
 
-pytestmark = pytest.mark.xdist_group("prefect")
 REPOSITORY = Path(__file__).parents[1]
 PREFECT = [sys.executable, "-m", "prefect"]
 SERVE = [sys.executable, "-u", "-c", "from pipelines.flow import serve; serve()"]

@@ -21,7 +21,6 @@ from pipelines.h264 import Folders, RunStopped
 from pipelines.preprocess import RunError
 from pipelines.stages import ShardPlan, ShardReport
 
-pytestmark = pytest.mark.xdist_group("dask")
 PLAN = ShardPlan("motion", 0, "store", Folders("source", "work"), "build", 0, ())
 
 

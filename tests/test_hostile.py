@@ -31,7 +31,6 @@ from tests.saboteurs import SMALL, contents, do_on_dask
 from tests.soak import record
 from tests.test_run import ffmpeg, noise_frames
 
-pytestmark = pytest.mark.xdist_group("dask")
 QUICK, WHOLE = 50, 550  # mutants in `make test` and in `make soak`
 WORKER_MB, FFMPEG_MB = 512, 768  # the bounds that are promised for such clips
 RECIPE = parse_recipe({**SMALL.model_dump(mode="json"), "shard_clips": 16, "time_limit": 30.0}, "hostile")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import random
+import re
+import shutil
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -28,9 +31,8 @@ from tests.saboteurs import (
     workers_of,
 )
 
-pytestmark = pytest.mark.xdist_group("dask")
 STAGE_OF = {"density": "boxes", "frames": "clips"}
-MOMENTS = 14  # of the flow; those of workers and of ffmpeg come on top
+MOMENTS = 20  # of the run itself; those of workers and of ffmpeg come on top
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,11 @@ class Unbroken:
 def unbroken(ucf_clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Unbroken:
     folder = tmp_path_factory.mktemp("unbroken")
     options = Options(str(copy_clips(ucf_clips, folder / "source")), str(folder / "store.zarr"), recipe=SMALL)
-    begun = time.monotonic()
-    run = start_stages(options, folder / "done")
-    run.join()
-    seconds = time.monotonic() - begun
+    for store in (str(folder / "warm-up.zarr"), options.store):  # the first starts what all others are forked from
+        begun = time.monotonic()
+        run = start_stages(replace(options, store=store), folder / "done")
+        run.join()
+        seconds = time.monotonic() - begun
     assert open_store(options.store).table("state").tolist() == [1] * 6
     return Unbroken(options, contents(Path(options.store)), seconds)
 
@@ -62,9 +65,29 @@ def client() -> Iterator[distributed.Client]:
         yield client
 
 
+def kill_in_the_middle(options: Options, done: Path, seconds: float, *, made: bool) -> None:
+    """Start a run and kill it after so long, ``made``: once the store is there; sooner where it had ended already."""
+    for _ in range(10):
+        done.write_text("")
+        run = start_stages(options, done)
+        if made:
+            assert wait_until((Path(options.store) / "zarr.json").is_file)
+        time.sleep(seconds)
+        run.kill()
+        run.join()
+        if run.exitcode == -signal.SIGKILL:
+            return
+        assert run.exitcode == 0
+        seconds *= 0.8
+        for folder in (options.store, f"{options.store}.work"):
+            shutil.rmtree(folder)
+    pytest.fail("every run had ended before it was killed")
+
+
 def leave_half_a_shard(store: Path, expected: dict[str, bytes], rng: random.Random) -> str:
     """Leave what a loss of power leaves: half of a file of a shard, done or not, and unfinished files; its record."""
-    name = rng.choice(sorted(key for key in expected if "/c/" in key and key.startswith(("motion/", "views/"))))
+    shards = re.compile(rf"motion/\d+/\w+/c/|views/[\w-]+/({'|'.join(STAGE_OF)})/c/")
+    name = rng.choice(sorted(filter(shards.match, expected)))
     (store / name).parent.mkdir(parents=True, exist_ok=True)
     (store / name).write_bytes(expected[name][: len(expected[name]) // 2])
     (store / f"{name}.0123456789abcdef.partial").write_bytes(b"half")
@@ -84,12 +107,10 @@ def test_a_run_killed_at_any_moment_is_completed_and_no_finished_shard_is_done_a
     options = replace(unbroken.options, store=str(tmp_path / "store.zarr"))
     store, done = Path(options.store), tmp_path / "done"
 
-    first = start_stages(options, done)
-    time.sleep(rng.uniform(0, unbroken.seconds))
-    first.kill()
-    first.join()
+    power_lost = bool(moment % 2)
+    kill_in_the_middle(options, done, (moment + rng.random()) / MOMENTS * unbroken.seconds, made=power_lost)
     finished = records(store)
-    damaged_record = leave_half_a_shard(store, expected, rng) if (store / "zarr.json").is_file() and moment % 2 else ""
+    damaged_record = leave_half_a_shard(store, expected, rng) if power_lost else ""
 
     done.write_text("")
     again = start_stages(options, done)

@@ -9,7 +9,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +19,6 @@ from pipelines import server
 from tests.saboteurs import contents, copy_clips, descendants, records, wait_until
 from tests.soak import record
 
-pytestmark = pytest.mark.xdist_group("prefect")
 SMALL = """
 name = "small"
 shard_clips = 2
@@ -36,7 +34,7 @@ MOMENTS = 24  # of the whole test, a third of them for each of the three
 
 @dataclass(frozen=True)
 class Command:
-    """`mocrop preprocess` on six real clips, with what it makes when nothing disturbs it, and in which time."""
+    """`mocrop preprocess` on six real clips, with what it makes when nothing disturbs it, and its stages' seconds."""
 
     folder: Path
     environment: dict[str, str]
@@ -72,12 +70,19 @@ def command(ucf_clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         environment["PREFECT_API_URL"] = child.when_ready()
         undisturbed = Command(folder, environment, {}, 0.0)
         process, begun = undisturbed.start(folder / "undisturbed.zarr"), time.monotonic()
+        assert wait_until(lambda: all_crops_are_there(folder / "undisturbed.log") or process.poll() is not None, 300)
+        seconds = time.monotonic() - begun
         assert process.wait(300) == 0, (folder / "undisturbed.log").read_text()
-        yield Command(folder, environment, contents(folder / "undisturbed.zarr"), time.monotonic() - begun)
+        yield Command(folder, environment, contents(folder / "undisturbed.zarr"), seconds)
 
 
-def kill_one(process: subprocess.Popen[bytes], whom: str) -> bool:
-    """Kill the command, or one of its workers or ffmpegs; whether there was one. With it go all below it."""
+def all_crops_are_there(log: Path) -> bool:
+    """Whether a command has said that its last stage is through; what follows is tables, and the end of processes."""
+    return "clips: 6 of 6" in log.read_text()
+
+
+def kill_one(process: subprocess.Popen[bytes], whom: str, rng: random.Random) -> bool:
+    """Kill the command, or any one of its workers or ffmpegs; whether there was one. With it go all below it."""
     below = descendants(process.pid, "")
     victims = {
         "command": [psutil.Process(process.pid)],
@@ -86,9 +91,12 @@ def kill_one(process: subprocess.Popen[bytes], whom: str) -> bool:
     }[whom]
     if not victims:
         return False
-    below = below if whom == "command" else descendants(victims[0].pid, "")
-    with suppress(psutil.NoSuchProcess):
-        victims[0].kill()
+    victim = rng.choice(victims)
+    below = below if whom == "command" else descendants(victim.pid, "")
+    try:
+        victim.kill()
+    except psutil.NoSuchProcess:
+        return False
     if whom == "command":
         process.wait(10)
     _, left = psutil.wait_procs(below, 15)
@@ -100,11 +108,11 @@ def check(command: Command, whom: str, seed: int, store: Path) -> bool:
     """Kill at a random moment, start again where it ended for that; whether there was something to kill."""
     rng = random.Random(f"{whom} {seed}")
     process = command.start(store)
-    moment = time.monotonic() + rng.uniform(0, command.seconds if whom != "ffmpeg" else command.seconds / 4)
+    moment = time.monotonic() + command.seconds * rng.uniform(0, 0.8 if whom != "ffmpeg" else 0.25)
     wait_until(lambda: time.monotonic() >= moment or process.poll() is not None, 300)
     if whom == "ffmpeg":
         wait_until(lambda: descendants(process.pid, FFMPEGS) or process.poll() is not None, 20)
-    killed = process.poll() is None and kill_one(process, whom)
+    killed = process.poll() is None and kill_one(process, whom, rng)
     if whom != "command":
         assert process.wait(300) == 0, store.with_suffix(".log").read_text()
     finished = records(store)
@@ -121,7 +129,7 @@ def test_killed_in_its_middle_the_command_takes_all_its_processes_along_and_goes
     store = tmp_path / "store.zarr"
     process = command.start(store)
     assert wait_until(lambda: descendants(process.pid, FFMPEGS))
-    assert kill_one(process, "command")
+    assert kill_one(process, "command", random.Random(0))
     finished = records(store)
     command.complete(store)
     assert contents(store) == command.contents

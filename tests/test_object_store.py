@@ -31,7 +31,6 @@ from tests.object_store import KEY, SECRET, Fault, contents, environment, faulty
 from training.clips import read_clips
 from training.shards import FrameReader
 
-pytestmark = pytest.mark.xdist_group("s3")
 MOCROP = [sys.executable, "-c", "from pipelines.cli import main; main()"]
 TINY = {"name": "tiny", "shard_clips": 2, "transcode": {"preset": "ultrafast"}, "frames": {"slots": 2, "size": 16}}
 

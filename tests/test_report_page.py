@@ -23,8 +23,6 @@ from pipelines.report import render, write_report
 from tests.system_packages import needed
 from tests.test_report_file import document_of, report_of, stopped_after
 
-pytestmark = pytest.mark.xdist_group("browser")
-
 FLAGS = (
     "--headless",
     "--no-sandbox",

@@ -31,7 +31,6 @@ from pipelines.server import LOOPBACK, free_port
 from tests.compose import DOCKER, environment_of, read_compose, without_containers
 from tests.system_packages import needed
 
-pytestmark = pytest.mark.xdist_group("prefect")
 BIN = Path(sys.executable).parent
 START_SECONDS = 300.0  # each is up in 10 to 20 s where nothing else runs
 CLIPS = 5
