@@ -19,6 +19,7 @@ import numpy as np
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from data_specs.stored import shown
 from pipelines import server
 
 GIB = 2**30
@@ -226,5 +227,5 @@ def prefect_check() -> Check:
     if not url:
         return Check(name, True, "no PREFECT_API_URL is set: each run brings its own server")
     if server.answers(url):
-        return Check(name, True, f"answers at {url}")
-    return Check(name, True, f"none answers at {url}: mocrop preprocess brings its own, mocrop serve starts one")
+        return Check(name, True, f"answers at {shown(url)}")
+    return Check(name, True, f"none answers at {shown(url)}: mocrop preprocess brings its own, mocrop serve starts one")

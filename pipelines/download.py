@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -146,7 +147,7 @@ def _persist(
             if tries >= TRIES:
                 raise _Refusal(f"{trouble}, {tries} times in a row") from None
             wait = WAITS[min(tries, len(WAITS)) - 1] if trouble.wait is None else min(trouble.wait, LONGEST_WAIT)
-            say(f"{urlsplit(url).netloc}: {trouble}; trying again in {wait:g} s")
+            say(f"{urlsplit(shown(url)).netloc}: {trouble}; trying again in {wait:g} s")
             time.sleep(wait)
 
 
@@ -157,7 +158,7 @@ def _once(client: httpx.Client, url: str, wanted: Wanted, part: _Part, on_bytes:
             start, total = _begin(response, part, wanted, asked=part.size() if "Range" in headers else 0)
             if start is None:
                 return
-            note = {"url": url, "validator": _validator(response.headers), "total": total}
+            note = {"address": _mark(url), "validator": _validator(response.headers), "total": total}
             part.note.write_text(json.dumps(note))
             _receive(response, part, start, total, on_bytes)
     except httpx.TransportError as error:
@@ -182,11 +183,16 @@ def _resuming(url: str, wanted: Wanted, part: _Part) -> Mapping[str, str]:
         return {}
     note = part.read_note()
     validator = note.get("validator")
-    same = note.get("url") == url and isinstance(validator, str)
+    same = note.get("address") == _mark(url) and isinstance(validator, str)
     if not (same or wanted.checked):
         part.clear()
         return {}
     return {"Range": f"bytes={have}-"} | ({"If-Range": str(validator)} if same else {})
+
+
+def _mark(url: str) -> str:
+    """What tells an address from others in a part's note: credentials may be in it."""
+    return hashlib.sha256(url.encode()).hexdigest()
 
 
 @contextmanager

@@ -446,6 +446,12 @@ In another terminal (relative paths are taken from {folder}):
 """
 
 
+def how_to_start(url: str) -> str:
+    """What a served deployment says of itself, with the server's address but no password in it."""
+    url = shown(url)
+    return _SERVING.format(deployment=DEPLOYMENT, url=url, page=url.removesuffix("/api"), folder=Path.cwd())
+
+
 def serve(say: Callable[[str], None] = print) -> None:
     """Serve the deployment until SIGINT or SIGTERM, with a Prefect server on loopback if none answers.
 
@@ -455,13 +461,13 @@ def serve(say: Callable[[str], None] = print) -> None:
     with contextlib.ExitStack() as stack:
         stack.enter_context(sigterm_exits())
         if not server.usable(url):
-            say(f"starting a Prefect server at {url}; its first start on a machine takes some 15 s")
+            say(f"starting a Prefect server at {shown(url)}; its first start on a machine takes some 15 s")
             url = _ready(stack.enter_context(server.started(server.port_of(url), lasting=True)))
         polling = os.environ.get("PREFECT_RUNNER_POLL_FREQUENCY", "2")
         stack.enter_context(_prefect_at(url, PREFECT_RUNNER_POLL_FREQUENCY=polling))
         logging.getLogger("prefect").setLevel(logging.WARNING)
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # what SIGTERM interrupts in it
-        say(_SERVING.format(deployment=DEPLOYMENT, url=url, page=url.removesuffix("/api"), folder=Path.cwd()))
+        say(how_to_start(url))
         warnings.filterwarnings("ignore", "coroutine 'Runner.astop'", RuntimeWarning)  # its SIGTERM handler's
         name = DEPLOYMENT.removeprefix(f"{FLOW}/")
         deployment = preprocess_ucf101.to_deployment(name, entrypoint_type=EntrypointType.MODULE_PATH)

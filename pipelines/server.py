@@ -18,6 +18,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http.client import HTTPException
 from typing import IO
 from urllib.parse import urlsplit
 
@@ -52,7 +53,7 @@ def answers(api_url: str, timeout: float = 2.0) -> bool:
     try:
         with opener.open(f"{api_url.rstrip('/')}/health", timeout=timeout) as response:
             return json.load(response) is True
-    except (OSError, ValueError):
+    except (OSError, ValueError, HTTPException):
         return False
 
 

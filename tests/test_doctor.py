@@ -179,6 +179,9 @@ def test_a_prefect_server_is_looked_for_and_not_needed(
     away = doctor.prefect_check()
     assert away.ok
     assert away.found.startswith(f"none answers at {api_url.replace('/api', '/else')}")
+    for host in ("127.0.0.1:9", "127.0.0.1:no"):
+        monkeypatch.setenv("PREFECT_API_URL", f"http://me:hidden@{host}/api")
+        assert doctor.prefect_check().found.startswith(f"none answers at http://{host}/api")
 
 
 def test_a_prefect_toml_that_cannot_be_read_is_a_finding(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

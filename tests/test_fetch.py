@@ -496,6 +496,24 @@ def test_a_password_in_an_address_is_not_shown(mirror: Mirror, tmp_path: Path) -
     assert "hidden" not in f"{error.value} {lines}"
 
 
+def test_a_password_in_an_address_is_neither_shown_nor_kept_when_it_is_tried_again(
+    mirror: Mirror, tmp_path: Path
+) -> None:
+    mirror.files["f.bin?token=hidden"] = BODY
+    mirror.faults["f.bin?token=hidden"] = ["break:5000"] + ["status:503"] * TRIES
+    url = mirror.url("f.bin?token=hidden").replace("http://", "http://me:hidden@")
+    file = Wanted(tmp_path / "f.bin", (url,), None, False)
+    lines: list[str] = []
+    with pytest.raises(DownloadError) as error:
+        download(file, say=lines.append)
+    assert any("status 503 Service Unavailable; trying again" in line for line in lines)
+    notes = [path.read_text() for path in tmp_path.glob("*.json")]
+    assert len(notes) == 1
+    assert "hidden" not in f"{error.value} {lines} {notes}"
+    download(file)
+    assert mirror.sent == len(BODY), "the note tells that it is the same address"
+
+
 # The check
 
 

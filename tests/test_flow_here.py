@@ -109,6 +109,14 @@ def test_only_servers_on_this_machine_are_asked_whether_they_answer() -> None:
     assert server.usable("https://api.prefect.cloud/api/accounts/a/workspaces/b")
 
 
+def test_a_password_in_a_prefect_servers_address_is_not_shown() -> None:
+    from pipelines.flow import how_to_start
+
+    said = how_to_start("http://me:hidden@127.0.0.1:4200/api")
+    assert "export PREFECT_API_URL=http://127.0.0.1:4200/api" in said
+    assert "hidden" not in said
+
+
 def summary(quarantined: int, clips: int) -> Summary:
     reasons = {f"A/v_A_g01_c{clip:02}": "motion: broken" for clip in range(quarantined)}
     return Summary("store", clips, clips - quarantined, 0, reasons, {"motion": (1, 1)})
