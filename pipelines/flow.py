@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Annotated, Any, cast
 
@@ -59,7 +58,7 @@ from pipelines.h264 import RunStopped
 from pipelines.preprocess import Options, Run, RunError, open_run
 from pipelines.processes import bare_main, environment, off_the_terminal, sigterm_exits, uninterrupted, usable_cores
 from pipelines.progress import Summary
-from pipelines.stages import STAGES, ShardPlan, ShardReport
+from pipelines.stages import DOES, STAGES, ShardPlan, ShardReport
 
 ATTEMPTS = 3  # of a shard, the first included
 ARTIFACT_SECONDS = 2.0  # between two updates of a stage's progress artifact
@@ -255,7 +254,7 @@ class _Progress:
 
     def tell(self) -> None:
         """Make the artifact, or bring it up to date."""
-        percent, words = 100 * self.done / max(1, self.total), f"{self.done} of {self.total} clips"
+        percent, words = 100 * self.done / max(1, self.total), f"{DOES[self.stage]}: {self.done} of {self.total} clips"
         if self.artifact is None:
             self.artifact = cast(uuid.UUID, create_progress_artifact(percent, f"{FLOW}-{self.stage}", words))
         else:
@@ -274,7 +273,7 @@ def run_stage(run: Run, stage: str, client: distributed.Client, on_progress: OnP
         run.lease.check()
         progress.add(report)
 
-    @task(name=stage, task_run_name=name, cache_policy=NO_CACHE, persist_result=False)
+    @task(name=stage, description=DOES[stage], task_run_name=name, cache_policy=NO_CACHE, persist_result=False)
     def do_shards() -> State[Any]:
         on_progress(stage, progress.done, total, None)
         progress.tell()
@@ -296,19 +295,31 @@ def run_stage(run: Run, stage: str, client: distributed.Client, on_progress: OnP
 
 
 def build(run: Run, client: distributed.Client, on_progress: OnProgress) -> Summary:
-    """All stages of a run, then the store's tables and the table artifact."""
+    """All stages of a run, then the store's tables and the artifacts; these of what is there, too, if a stage fails."""
     logger = get_run_logger()
     for warning in run.warnings:
         logger.warning(warning)
     if run.notice:
         logger.info(run.notice)
     logger.info("%d clips of %s into %s", len(run.dataset.clips), run.folders.source, shown(run.location))
-    for stage in STAGES:
-        run_stage(run, stage, client, on_progress)
+    try:
+        for stage in STAGES:
+            run_stage(run, stage, client, on_progress)
+    except (RunError, StoreError):
+        with contextlib.suppress(OSError, StoreError):  # what stopped the stage may stop this too, and is told already
+            show_result(run.summary())
+            run.publish()
+            show_boxes(run)
+        raise
     summary = run.publish()
-    create_table_artifact(outcome.table(summary), f"{FLOW}-result", outcome.in_one_line(summary))
+    show_result(summary)
     show_boxes(run)
     return summary
+
+
+def show_result(summary: Summary) -> None:
+    """Put the table of a run on Prefect's page."""
+    create_table_artifact(outcome.table(summary), f"{FLOW}-result", outcome.in_one_line(summary))
 
 
 def show_boxes(run: Run) -> None:
@@ -439,19 +450,6 @@ def _ready(child: server.Server) -> str:
         raise RunError(str(error)) from None
 
 
-_SERVING = """serving {deployment}; the page is {page}; stop with Ctrl-C
-In another terminal (relative paths are taken from {folder}):
-    export PREFECT_API_URL={url}    # not needed inside the repository
-    prefect deployment run {deployment} -p source=UCF-101 -p store=ucf101.zarr --watch
-"""
-
-
-def how_to_start(url: str) -> str:
-    """What a served deployment says of itself, with the server's address but no password in it."""
-    url = shown(url)
-    return _SERVING.format(deployment=DEPLOYMENT, url=url, page=url.removesuffix("/api"), folder=Path.cwd())
-
-
 def serve(say: Callable[[str], None] = print) -> None:
     """Serve the deployment until SIGINT or SIGTERM, with a Prefect server on loopback if none answers.
 
@@ -467,7 +465,7 @@ def serve(say: Callable[[str], None] = print) -> None:
         stack.enter_context(_prefect_at(url, PREFECT_RUNNER_POLL_FREQUENCY=polling))
         logging.getLogger("prefect").setLevel(logging.WARNING)
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # what SIGTERM interrupts in it
-        say(how_to_start(url))
+        say(server.how_to_start_runs(DEPLOYMENT, url))
         warnings.filterwarnings("ignore", "coroutine 'Runner.astop'", RuntimeWarning)  # its SIGTERM handler's
         name = DEPLOYMENT.removeprefix(f"{FLOW}/")
         deployment = preprocess_ucf101.to_deployment(name, entrypoint_type=EntrypointType.MODULE_PATH)

@@ -19,8 +19,11 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http.client import HTTPException
+from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
+
+from data_specs.locations import shown
 
 LOOPBACK = "127.0.0.1"
 START_SECONDS = 120.0  # a fresh home runs Prefect's migrations first: 12 s on two cores
@@ -41,6 +44,13 @@ _SHORT_LIVED = {  # what is only of use while no run is going on
     "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",
     "PREFECT_SERVER_UI_ENABLED": "false",
 }
+
+
+_SERVING = """serving {deployment}; the page is {page}; stop with Ctrl-C
+In another terminal (relative paths are taken from {folder}):
+    export PREFECT_API_URL={url}    # not needed inside the repository
+    prefect deployment run {deployment} -p source=UCF-101 -p store=ucf101.zarr --watch
+"""
 
 
 class ServerError(RuntimeError):
@@ -74,6 +84,12 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         return int(probe.getsockname()[1])
+
+
+def how_to_start_runs(deployment: str, api_url: str) -> str:
+    """What `mocrop serve` says once it serves a deployment, with the server's address but no password in it."""
+    url = shown(api_url)
+    return _SERVING.format(deployment=deployment, url=url, page=url.removesuffix("/api"), folder=Path.cwd())
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,13 @@ from pipelines.store import HashingStore, remove_attributes, write_record, write
 from pipelines.video import VideoError
 
 STAGES = schema.STAGES
+DOES = {
+    "transcode": "Each video to H.264, its motion vectors in it",
+    "motion": "The motion vectors of each H.264 file, decoded once",
+    "boxes": "The box of each clip in each view, and the motion density that it was chosen on",
+    "clips": "The crops of each clip in each view, from frames of its H.264 file",
+}
+"""What each stage makes, for people who watch a run."""
 _NOT_THE_CLIPS_FAULT = {
     errno.ENOSPC,
     errno.EDQUOT,

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import outcome, server
+from pipelines.bare_name import DEPLOYMENT
 from pipelines.progress import Summary
 
 RUN = """
@@ -110,9 +111,7 @@ def test_only_servers_on_this_machine_are_asked_whether_they_answer() -> None:
 
 
 def test_a_password_in_a_prefect_servers_address_is_not_shown() -> None:
-    from pipelines.flow import how_to_start
-
-    said = how_to_start("http://me:hidden@127.0.0.1:4200/api")
+    said = server.how_to_start_runs(DEPLOYMENT, "http://me:hidden@127.0.0.1:4200/api")
     assert "export PREFECT_API_URL=http://127.0.0.1:4200/api" in said
     assert "hidden" not in said
 

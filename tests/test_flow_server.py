@@ -21,6 +21,9 @@ from PIL import Image
 
 from pipelines import server
 from pipelines.bare_name import DEPLOYMENT, FLOW
+from pipelines.flow import preprocess_ucf101
+from pipelines.preprocess import Options, open_run
+from pipelines.stages import DOES
 from tests.listening import is_loopback, listening
 
 REPOSITORY = Path(__file__).parents[1]
@@ -105,7 +108,9 @@ def test_a_run_started_from_a_second_process_completes_and_leaves_its_artifacts(
     assert [name.split(":")[0] for name in names] == ["boxes", "clips", "motion", "transcode"]
     assert all(name.endswith("shards to do") for name in names)
     artifacts = {record["key"]: record for record in served.read("artifacts")}
-    assert artifacts[f"{FLOW}-transcode"]["data"] == 100
+    for stage, does in DOES.items():
+        assert artifacts[f"{FLOW}-{stage}"]["data"] == 100
+        assert artifacts[f"{FLOW}-{stage}"]["description"] == f"{does}: 2 of 2 clips"
     rows = json.loads(artifacts[f"{FLOW}-result"]["data"])
     assert {"what": "done", "count": 2, "detail": ""} in rows
     sheet = artifacts[f"{FLOW}-contact-sheet"]
@@ -146,6 +151,27 @@ def test_a_run_with_too_many_quarantined_clips_fails_and_says_why(
     assert any("transcode: " in row["detail"] for row in json.loads(table["data"]))
 
 
+def test_a_stage_that_fails_for_good_leaves_the_table_and_the_boxes_of_what_is_there(
+    served: Served, synth_data: Path, tmp_path: Path
+) -> None:
+    store = tmp_path / "stuck.zarr"
+    with open_run(Options(str(synth_data / "UCF-101"), str(store), recipe="smoke", limit=2)):
+        pass
+    (store / "views" / "mocrop" / "frames" / "c").write_text("in the way of the crops")
+    before = [record["id"] for record in served.read("artifacts")]
+    words = run_arguments(synth_data / "UCF-101", store)
+    found = served.prefect("deployment", "run", DEPLOYMENT, "--watch", *words, folder=tmp_path)
+    assert found.returncode == 1, found.stdout
+    message = served.read("flow_runs")[0]["state"]["message"]
+    assert message.startswith("clips: shard 0 failed 3 times: ")
+    artifacts = {record["key"]: record for record in served.read("artifacts") if record["id"] not in before}
+    rows = json.loads(artifacts[f"{FLOW}-result"]["data"])
+    assert {"what": "stage boxes", "count": 1, "detail": "of 1 shards"} in rows
+    assert {"what": "stage clips", "count": 0, "detail": "of 1 shards"} in rows
+    assert {"what": "pending", "count": 2, "detail": ""} in rows
+    assert artifacts[f"{FLOW}-contact-sheet"]["type"] == "image"
+
+
 def test_a_wrong_source_ends_a_served_run_with_the_one_line(served: Served, tmp_path: Path) -> None:
     words = run_arguments(tmp_path / "nowhere", tmp_path / "none.zarr")
     found = served.prefect("deployment", "run", DEPLOYMENT, "--watch", *words, folder=tmp_path)
@@ -160,6 +186,8 @@ def test_the_page_draws_the_form_from_the_recipe_and_the_docstring(served: Serve
     (deployment,) = served.read("deployments")
     schema = deployment["parameter_openapi_schema"]
     assert deployment["name"] == "local"
+    assert deployment["description"] == preprocess_ucf101.description
+    assert deployment["description"].startswith("Turn a folder of videos into a store of motion-guided boxes")
     assert schema["required"] == ["source", "store"]
     assert schema["properties"]["source"]["description"].startswith("folder of the videos")
     assert {"views", "transcode", "frames", "seed"} <= schema["definitions"]["Recipe"]["properties"].keys()
