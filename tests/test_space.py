@@ -38,7 +38,8 @@ TWICE = """
 mkdir -p "$FOLDER/disk"
 mount -t tmpfs -o size=$SIZE tmpfs "$FOLDER/disk"
 mkdir "$FOLDER/disk/w" "$FOLDER/disk/s"
-$FIRST "$PYTHON" -c "$STAGES_ONLY" "$SOURCE" "$STORE" "$WORK" "$BEFORE" >"$FOLDER/first" 2>&1 && exit 9
+$FIRST "$PYTHON" -c "$STAGES_ONLY" "$SOURCE" "$STORE" "$WORK" "$BEFORE" >"$FOLDER/first" 2>&1 || status=$?
+[ "${status:-0}" = 1 ] || exit 9
 eval "$MEND"
 "$PYTHON" -c "$STAGES_ONLY" "$SOURCE" "$STORE" "$WORK" "" >"$FOLDER/second" 2>&1
 [ "$STORE" = "$FOLDER/s.zarr" ] || cp -r "$STORE" "$FOLDER/s.zarr"
@@ -113,29 +114,51 @@ def test_a_run_that_cannot_write_ends_in_one_line_and_is_completed_later(
 
 COMMAND = """
 mkdir "$FOLDER/disk"
-mount -t tmpfs -o size=100m tmpfs "$FOLDER/disk"
+mount -t tmpfs -o size=$SIZE tmpfs "$FOLDER/disk"
 run() {
   "$PYTHON" -c "from pipelines.cli import main; main()" preprocess --source "$SOURCE" --recipe "$FOLDER/raw.toml" \
     --store "$FOLDER/disk/s.zarr" --work-dir "$FOLDER/w" --json
 }
-run >"$FOLDER/first" 2>"$FOLDER/first.err" && exit 9
-mount -o remount,size=400m "$FOLDER/disk"
+run >"$FOLDER/first" 2>"$FOLDER/first.err" &
+first=$!
+eval "$MEANWHILE"
+status=0
+wait $first || status=$?
+[ $status = 1 ] || exit 9
+eval "$MEND"
 run >"$FOLDER/second" 2>"$FOLDER/second.err"
 "$PYTHON" -c "from pipelines.cli import main; main()" verify "$FOLDER/disk/s.zarr" >"$FOLDER/third" 2>&1
 """
+TURN_READ_ONLY = f"""
+until grep -q "^transcode: 12 of 12" "$FOLDER/first.err"; do kill -0 $first; sleep 0.02; done
+until mount -o remount,ro {DISK}; do kill -0 $first; sleep 0.01; done
+"""  # the kernel refuses while a file is being written
 
 
-def test_the_command_on_a_disk_that_fills_up_says_so_and_completes_when_there_is_space(
-    synth_data: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("trouble", "given"),
+    [
+        (
+            "No space left on device",
+            {"SIZE": "100m", "MEANWHILE": "", "MEND": f"mount -o remount,size=400m {DISK}"},
+        ),
+        (
+            "Read-only file system",
+            {"SIZE": "400m", "MEANWHILE": TURN_READ_ONLY, "MEND": f"mount -o remount,rw {DISK}"},
+        ),
+    ],
+)
+def test_the_command_on_a_disk_that_takes_no_more_says_so_and_completes_once_it_does(
+    trouble: str, given: dict[str, str], synth_data: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "raw.toml").write_text(RAW)
-    home = str(tmp_path / "prefect")
-    ended = private(COMMAND, FOLDER=str(tmp_path), SOURCE=str(synth_data / "UCF-101"), PREFECT_HOME=home)
+    known = {**given, "FOLDER": str(tmp_path), "SOURCE": str(synth_data / "UCF-101")}
+    ended = private(COMMAND, **known, PREFECT_HOME=str(tmp_path / "prefect"))
+    assert ended.returncode == 0, ended.stderr + (tmp_path / "first.err").read_text()
     said = (tmp_path / "first.err").read_text().splitlines()
-    assert said[-1].startswith("mocrop: clips: No space left on device")
+    assert re.match(rf"mocrop: (motion|boxes|clips): {trouble}", said[-1]), said
     assert [line for line in said if "Traceback" in line or "Errno" in line] == []
     assert (tmp_path / "first").read_text() == ""
-    assert ended.returncode == 0, ended.stderr + (tmp_path / "second.err").read_text()
     summary = json.loads((tmp_path / "second").read_text())
     assert (summary["done"], summary["quarantined"]) == (12, {})
     assert "transcode: 12 of 12 clips" in (tmp_path / "second.err").read_text()
