@@ -192,12 +192,26 @@ def _row_faults(store: Store, progress: Progress, record: Record) -> Iterator[Fa
         ):
             yield Fault(record.path, f"{id}: frame indices {row['frame_index']} of {known['frames']}", record.path)
     if record.stage == "motion":
+        yield from _frame_count_faults(progress, record)
         yield from _vector_count_faults(store, record)
 
 
 def _rising_inside(indices: list[int], frames: int, slots: int) -> bool:
     rising = all(first < second for first, second in pairwise(indices))
     return rising and 0 < len(indices) <= slots and indices[0] >= 0 and indices[-1] < frames
+
+
+def _frame_count_faults(progress: Progress, record: Record) -> Iterator[Fault]:
+    """Whether the clips have as many frames as were encoded, and their key frames are among these."""
+    transcode = progress.transcode.get(record.shard)
+    for id, row in record.clips.items():
+        if "frames" not in row:
+            continue
+        encoded = transcode.clips.get(id, {}).get("frames") if transcode else None
+        if encoded not in (None, row["frames"]):
+            yield Fault(record.path, f"{id}: {row['frames']} frames, {encoded} were encoded", record.path)
+        if row["key_frames"] and not _rising_inside(row["key_frames"], row["frames"], row["frames"]):
+            yield Fault(record.path, f"{id}: key frames {row['key_frames']} of {row['frames']}", record.path)
 
 
 def _vector_count_faults(store: Store, record: Record) -> Iterator[Fault]:

@@ -133,13 +133,18 @@ def test_a_box_outside_its_frame_is_found(options: Options) -> None:
     assert contents(Path(options.store)) == before
 
 
-def test_a_wrong_count_of_vectors_or_frames_is_found(options: Options) -> None:
+@pytest.mark.parametrize(("key", "what"), [("vectors", "the number of vectors"), ("frames", "were encoded")])
+def test_a_wrong_count_of_vectors_or_frames_is_found_and_counted_again(options: Options, key: str, what: str) -> None:
+    before = contents(Path(options.store))
     (record,) = read_records(zarr_store(options.store, read_only=True), "motion", None, [0]).values()
-    for key, what in (("vectors", "the number of vectors"), ("frames", "frame indices")):
-        clips: dict[str, Any] = {id: dict(row) for id, row in record.clips.items()}
-        clips[min(clips)][key] = 1
-        forge(options, replace(record, clips=clips))
-        assert any(what in fault.what for fault in verify(options.store)), key
+    clips: dict[str, Any] = {id: dict(row) for id, row in record.clips.items()}
+    clips[min(clips)][key] = 1
+    forge(options, replace(record, clips=clips))
+    assert any(what in fault.what and fault.record == record.path for fault in verify(options.store))
+    _, done = run_stages(options)
+    assert "transcode" not in done
+    assert contents(Path(options.store)) == before
+    assert verify(options.store) == []
 
 
 def test_a_record_that_makes_no_sense_is_found(options: Options) -> None:
