@@ -325,17 +325,15 @@ def gc(
     as_json: JsonFlag = False,
 ) -> None:
     """List what no store needs any more: stale H.264 files in the work folder, unfinished parts; --yes removes them."""
-    from pipelines.garbage import find_waste, remove, work_folder
+    from pipelines.garbage import clear, find_waste
     from pipelines.space import mebibytes
 
-    waste = find_waste(store, work_dir)
+    waste = clear(store, work_dir) if yes else find_waste(store, work_dir)
     if as_json:
         _print_json([{"path": str(one.path), "bytes": one.bytes, "why": one.why} for one in waste])
     else:
         for one in waste:
             print(f"{one.path}: {one.bytes:,} bytes, {one.why}")
-    if yes:
-        remove(waste, work_folder(store, work_dir))
     if not as_json:
         done = "removed" if yes else "to remove; --yes does it" if waste else "to remove"
         print(f"{len(waste)} files, {mebibytes(sum(one.bytes for one in waste))}, {done}")

@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from data_specs.datasets import Clip
 from data_specs.recipes import Encode
 from data_specs.stored import NoStore, Store, StoreError, is_url, open_store, read_records, shown
 from pipelines.h264 import H264, Folders, target_path
-from pipelines.lock import check_unlocked
+from pipelines.lock import check_unlocked, locked
 from pipelines.parts import beside
 
 STORES = "stores"  # folder in the work folder with one note for each store that uses it
@@ -72,6 +73,26 @@ def find_waste(location: str, work_dir: str | None = None) -> list[Waste]:
     H.264 files are needed if a clip's record, or a clip that is not done yet, stands for them: a new view is made from
     them. ``StoreError`` if there is no such store, if another one cannot be read, or while a run is writing one.
     """
+    stores, gone = _sharing(location, work_dir)
+    for store in stores:
+        check_unlocked(store.location, "look for what it leaves behind")
+    return _waste_of(stores, gone, work_folder(location, work_dir))
+
+
+def clear(location: str, work_dir: str | None = None) -> list[Waste]:
+    """Remove what ``find_waste`` finds, and return it; no run on one of the stores can begin meanwhile."""
+    stores, gone = _sharing(location, work_dir)
+    with ExitStack() as stack:
+        for store in stores:
+            stack.enter_context(locked(store.location))
+        folder = work_folder(location, work_dir)
+        waste = _waste_of(stores, gone, folder)
+        remove(waste, folder)
+    return waste
+
+
+def _sharing(location: str, work_dir: str | None) -> tuple[list[Store], list[str]]:
+    """A store and the others that use its work folder, and where there is none any more."""
     folder = work_folder(location, work_dir)
     location = location if is_url(location) else str(Path(location).resolve())
     stores, gone = [open_store(location)], []
@@ -81,8 +102,11 @@ def find_waste(location: str, work_dir: str | None = None) -> list[Waste]:
                 stores.append(open_store(other))
             except NoStore:
                 gone.append(shown(other))
-    for store in stores:
-        check_unlocked(store.location, "look for what it leaves behind")
+    return stores, gone
+
+
+def _waste_of(stores: list[Store], gone: list[str], folder: Path) -> list[Waste]:
+    location = stores[0].location
     waste = [] if is_url(location) else [_waste(path, "unfinished") for path in unfinished(Path(location))]
     waste += [_waste(path, "unfinished") for own in (H264, STORES) for path in unfinished(folder / own)]
     return waste + _stale(folder, stores, gone)

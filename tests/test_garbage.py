@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from dataclasses import replace
@@ -11,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from data_specs.recipes import Recipe, load_recipe
-from data_specs.stored import StoreError
-from pipelines import cli
+from data_specs.stored import StoreError, zarr_store
+from pipelines import cli, garbage
 from pipelines.garbage import find_waste, remove, work_folder
-from pipelines.lock import StoreLocked, locked
+from pipelines.lock import StoreLocked, locked, read_holder
 from pipelines.preprocess import Options, open_run
 from pipelines.stages import process_shard
 from tests.conftest import run_stages
@@ -150,5 +151,12 @@ def test_the_command_lists_and_removes_only_when_told(
     assert gc().splitlines() == [f"{part}: 3 bytes, unfinished", "1 files, 0 MiB, to remove; --yes does it"]
     assert json.loads(gc("--json")) == [{"path": str(part), "bytes": 3, "why": "unfinished"}]
     assert contents(Path(options.store)) == before
+    held = []
+    monkeypatch.setattr(
+        garbage, "remove", lambda *_: held.append(read_holder(zarr_store(options.store, read_only=True)))
+    )
+    gc("--yes")
+    assert [holder.pid for holder in held if holder] == [os.getpid()], "no run can begin while files are removed"
+    monkeypatch.setattr(garbage, "remove", remove)
     assert gc("--yes").splitlines()[-1] == "1 files, 0 MiB, removed"
     assert gc().splitlines() == ["0 files, 0 MiB, to remove"]

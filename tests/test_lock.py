@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -99,6 +100,26 @@ def test_a_second_command_is_refused_while_the_first_runs(place: str, synth_data
         process.kill()
     with locked(place):
         pass
+
+
+def test_a_second_mocrop_preprocess_is_refused_in_one_line_and_the_first_ends_well(
+    place: str, synth_data: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", "from pipelines.cli import main; main()", "preprocess", "--recipe", "smoke"]
+    command += ["--source", str(synth_data / "UCF-101"), "--store", place, "--workers", "1"]
+    known = {**os.environ, "PREFECT_HOME": str(tmp_path / "home")}
+    with subprocess.Popen(command, env=known, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as first:
+        assert first.stderr is not None
+        assert first.stderr.readline().startswith("transcode: ")
+        first.send_signal(signal.SIGSTOP)  # it lives, and goes on only when the second has been refused
+        second = subprocess.run(command, env=known, capture_output=True, text=True, timeout=120)
+        first.send_signal(signal.SIGCONT)
+        assert (second.returncode, second.stdout) == (1, "")
+        who = f"process {first.pid} on {socket.gethostname()} since 20"
+        assert second.stderr.startswith(f"mocrop: store {place!r} is being written by {who}")
+        assert second.stderr.count("\n") == 1
+        assert first.stderr.read().splitlines()[-1].startswith("clips: 12 of 12")
+    assert first.returncode == 0
 
 
 def test_a_process_number_that_was_given_again_is_not_mistaken_for_the_holder(place: str) -> None:
