@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -28,6 +31,7 @@ from tests import test_store
 from tests.conftest import run_stages
 from tests.listening import is_loopback, watch
 from tests.object_store import KEY, SECRET, Fault, contents, environment, faulty, make_bucket, s3_server
+from training import train as training
 from training.clips import read_clips
 from training.shards import FrameReader
 
@@ -66,8 +70,6 @@ class Command:
 @pytest.fixture(scope="module")
 def command(server: str, synth_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Command:
     """The real command, with Prefect and two Dask workers, from the synthetic videos to a store on S3."""
-    import os
-
     folder = tmp_path_factory.mktemp("s3")
     store, said, home = "s3://bucket/runs of mine/ü%20.zarr", folder / "said.txt", folder / "prefect"
     words = ["--source", str(synth_data / "UCF-101"), "--splits", str(synth_data / "ucfTrainTestlist")]
@@ -134,6 +136,44 @@ def test_frames_for_training_are_read_from_s3(command: Command) -> None:
         found.append(frames)
     assert found[0].std() > 10
     assert (found[0] == found[1]).all()
+
+
+def train(store: str, out: Path) -> int:
+    """The exit status of a small training of one epoch on a CPU."""
+    small = ["--arch", "test_resnet", "--no-pretrained", "--input-size", "32", "--cpu", "--split", "1"]
+    return training.main(["--store", store, "--output-dir", str(out), *small, "-b", "2", "--epochs", "1"])
+
+
+def test_a_training_on_s3_sends_failed_requests_again_and_ends_in_one_line_when_all_fail(
+    s3: str, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    requests = 0
+
+    def now_and_then(number: int, method: str) -> Fault:
+        nonlocal requests
+        requests = number
+        return (("error", "reset", "cut")[number // 3 % 3]) if number % 3 == 0 else ""  # type: ignore[return-value]
+
+    with faulty(s3, now_and_then) as (address, proxy):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        assert train(command.store, tmp_path / "steady") == 0
+        assert {kind for kind, _ in proxy.failed} == {"error", "reset", "cut"}
+    assert train(str(command.twin), tmp_path / "twin") == 0
+    here, there = (list(csv.DictReader((tmp_path / name / "metrics.csv").open())) for name in ("twin", "steady"))
+    assert len(here) == 1
+    assert [row["train_loss"] for row in here] == [row["train_loss"] for row in there]
+    assert [row["test_loss"] for row in here] == [row["test_loss"] for row in there]
+    capsys.readouterr()
+
+    monkeypatch.setenv("MOCROP_RETRY_SECONDS", "0.5")
+    monkeypatch.setattr("data_specs.remote.PAUSES", (0.01,))
+    with faulty(s3, lambda number, _: "error" if number > requests // 2 else "") as (address, proxy):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        assert train(command.store, tmp_path / "failing") == 1
+        assert proxy.failed
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: store {command.store!r}: it answers 500")
+    assert error.count("\n") == 1
 
 
 @pytest.mark.usefixtures("s3")
@@ -237,6 +277,35 @@ def test_a_run_whose_object_store_fails_for_good_ends_in_one_line_and_is_complet
     assert (summary.done, summary.quarantined) == (4, {})
     assert 0 < len(done) < 8, "what was done before must not be done again"
     assert contents(s3, options.store) == local
+
+
+def test_the_command_ends_in_one_line_when_its_object_store_fails_for_good_in_mid_run(
+    s3: str, options: Options, tmp_path: Path
+) -> None:
+    failing = threading.Event()
+    words = ["--source", options.source, "--store", options.store, "--work-dir", str(options.work_dir), "--limit", "4"]
+    with faulty(s3, lambda *_: "error" if failing.is_set() else "") as (address, proxy):
+        known = {**os.environ, **environment(address), "PREFECT_HOME": str(tmp_path), "MOCROP_RETRY_SECONDS": "1"}
+        process = subprocess.Popen(
+            [*MOCROP, "preprocess", *words, "--recipe", "smoke"],
+            env=known, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert process.stderr is not None
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            if line.startswith("motion: "):
+                failing.set()
+        assert process.wait(120) == 1, lines
+        assert proxy.failed
+    assert process.stdout is not None
+    assert process.stdout.read() == ""
+    assert lines[-1].startswith(f"mocrop: motion: store {options.store!r}: it answers 500 Internal Server Error"), lines
+    assert [line for line in lines if line.startswith(("mocrop: ", "Traceback"))] == lines[-1:]
+    summary, done = run_stages(replace(options, recipe="smoke"))
+    assert (summary.done, summary.quarantined) == (4, {})
+    assert done
+    assert "transcode" not in done, "what was done before must not be done again"
 
 
 WRONG = [
