@@ -27,6 +27,7 @@ os.environ.setdefault("DO_NOT_TRACK", "1")  # Prefect reads it when it is import
 
 import dask
 import distributed
+import httpx
 import prefect
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import (
@@ -423,11 +424,20 @@ def run_here(options: Options, on_progress: OnProgress = no_progress, *, verbose
         stack.callback(_HERE.reset, _HERE.set(here))
         stack.enter_context(temporary_settings({"flows.heartbeat_frequency": None}))  # it costs 1 s at the end
         parameters = {option.name: getattr(options, option.name) for option in fields(options)}
-        state = preprocess_ucf101(**parameters, return_state=True)
+        try:
+            state = preprocess_ucf101(**parameters, return_state=True)
+        except (RuntimeError, httpx.HTTPError) as error:  # Prefect's own: what goes wrong in the flow is in its state
+            raise RunError(f"{_why_unrecorded(error)}; mend PREFECT_API_URL {shown(str(url))!r}, or unset it") from None
         if here.summary is not None and state.is_completed():
             return here.summary
         problem = state.message or f"the run ended as {state.name}"
         raise outcome.TooManyQuarantined(problem, here.summary) if here.summary else RunError(problem)
+
+
+def _why_unrecorded(error: Exception) -> str:
+    """Why Prefect cannot record a run; not in its own words, which may quote an address with a password."""
+    answer = f" (status {error.response.status_code})" if isinstance(error, httpx.HTTPStatusError) else ""
+    return f"the Prefect server cannot be reached or refuses{answer}"
 
 
 @contextlib.contextmanager

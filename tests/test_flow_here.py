@@ -97,6 +97,17 @@ def test_a_wrong_call_is_refused_in_one_line_before_any_server_is_up(
     assert "nowhere" in found.stderr
 
 
+def test_a_server_elsewhere_that_does_not_answer_is_one_line(
+    environment: dict[str, str], synth_data: Path, tmp_path: Path
+) -> None:
+    away = f"http://me:hidden@127.0.0.2:{server.free_port()}/api"  # not asked beforehand, as if it were far away
+    found = run({**environment, "PREFECT_API_URL": away}, tmp_path, synth_data / "UCF-101", "c.zarr")
+    assert found.returncode == 1
+    assert found.stderr.startswith("refused: the Prefect server cannot be reached or refuses; mend PREFECT_API_URL")
+    assert len(found.stderr.splitlines()) == 1
+    assert "hidden" not in found.stdout + found.stderr
+
+
 def test_a_server_that_cannot_start_says_why() -> None:
     with socket.create_server((server.LOOPBACK, 0)) as taken, server.started(taken.getsockname()[1]) as child:
         with pytest.raises(server.ServerError, match="already in use"):

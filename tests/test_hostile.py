@@ -32,7 +32,7 @@ from tests.soak import record
 from tests.test_run import ffmpeg, noise_frames
 
 QUICK, WHOLE = 50, 550  # mutants in `make test` and in `make soak`
-WORKER_MB, FFMPEG_MB = 512, 768  # the bounds that are promised for such clips
+WORKER_MB, FFMPEG_MB = 512, 768  # far below what pipelines/limits.py lets them have
 RECIPE = parse_recipe({**SMALL.model_dump(mode="json"), "shard_clips": 16, "time_limit": 30.0}, "hostile")
 REASON = re.compile(r"(transcode|motion|boxes|clips): [^\n\r\x00-\x1f]{3,330}")
 
@@ -159,9 +159,10 @@ def run_and_check(
     """Do a run in an empty folder and check all that must hold whatever the files are; what was measured."""
     before = tree(Path(options.source), outside.folder, folder)
     with dask_client(workers=workers) as client:
-        begun = time.monotonic()
+        begun, processes = time.monotonic(), set(client.run(os.getpid).values())
         do_on_dask(options, client)
         seconds = time.monotonic() - begun
+        assert set(client.run(os.getpid).values()) == processes, "a worker was lost, and its peak with it"
         peaks = client.run(peak_megabytes).values()
     assert tree(Path(options.source), outside.folder, folder) == before
     summary = summarise(options.store)
