@@ -112,6 +112,10 @@ class Server:
         return self.api_url
 
     def _last_words(self) -> str:
+        home = Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser()
+        there = next(folder for folder in (home, *home.parents) if folder.exists())
+        if not (there.is_dir() and os.access(there, os.W_OK)):
+            return f"its folder {home} cannot be written; name another in PREFECT_HOME"
         self.output.seek(0)
         lines = [line.strip() for line in self.output.read().decode(errors="replace").splitlines()]
         return " / ".join([line for line in lines if line][-3:]) or "it said nothing"

@@ -115,6 +115,16 @@ def test_a_server_that_cannot_start_says_why() -> None:
         assert child.process.wait(30) == 1
 
 
+def test_a_home_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "file" / "home"))
+    with server.started() as child, pytest.raises(server.ServerError) as error:
+        child.when_ready()
+    assert str(error.value).endswith(
+        f"its folder {tmp_path / 'file' / 'home'} cannot be written; name another in PREFECT_HOME"
+    )
+
+
 def test_only_servers_on_this_machine_are_asked_whether_they_answer() -> None:
     assert not server.usable(None)
     assert not server.usable(f"http://127.0.0.1:{server.free_port()}/api")
