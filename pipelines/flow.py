@@ -1,4 +1,4 @@
-"""The flow ``preprocess-ucf101``: Prefect keeps the record, Dask does the work. Nothing else imports the two.
+"""The flow ``preprocess-ucf101``: Prefect keeps the record, Dask (`cluster`) does the work. Only this imports Prefect.
 
     stage ── one Prefect task ──▶ its pending shards ── Dask, one single-threaded process a core ──▶ reports
 
@@ -15,18 +15,14 @@ import os
 import time
 import uuid
 import warnings
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from functools import partial
-from queue import Empty, SimpleQueue
 from typing import Annotated, Any, cast
 
 os.environ.setdefault("DO_NOT_TRACK", "1")  # Prefect reads it when it is imported
 
-import dask
-import distributed
 import httpx
 import prefect
 from prefect import flow, get_run_logger, task
@@ -49,189 +45,27 @@ from pydantic import Field
 
 from data_specs.locations import SAFE
 from data_specs.recipes import Recipe
-from data_specs.stored import StoreError, is_url, open_store, shown
+from data_specs.stored import StoreError, open_store, shown
 from pipelines import outcome, server
-from pipelines.attempts import Attempt, attempt, missing_folders, one_line
+from pipelines.attempts import attempt, one_line
 from pipelines.bare_name import DEPLOYMENT, FLOW
 from pipelines.clips import ClipReader
+from pipelines.cluster import ATTEMPTS, Client, check_workers, dask_client, map_shards
 from pipelines.contact_sheet import about_sheet, contact_sheet, data_url
 from pipelines.h264 import RunStopped
 from pipelines.preprocess import Options, Run, RunError, open_run
-from pipelines.processes import bare_main, environment, off_the_terminal, sigterm_exits, uninterrupted, usable_cores
+from pipelines.processes import environment, off_the_terminal, sigterm_exits
 from pipelines.progress import Summary
-from pipelines.stages import DOES, STAGES, ShardPlan, ShardReport
+from pipelines.stages import DOES, STAGES, ShardReport
 
-ATTEMPTS = 3  # of a shard, the first included
 ARTIFACT_SECONDS = 2.0  # between two updates of a stage's progress artifact
-CONNECT_SECONDS = 15.0
-JOIN_SECONDS = 60.0
-CHECK_SECONDS = 5.0  # without news, before the workers are counted
-STOP_SECONDS = 600.0  # for the shards that someone else's cluster is doing when a run is stopped
 
 OnProgress = Callable[[str, int, int, ShardReport | None], None]
 """Called with a stage, its clips done so far, all its clips, and the report of the shard just done (first None)."""
 
-_DASK = {
-    "distributed.worker.memory.target": False,  # workers keep no data: nothing to spill, nothing to wait for
-    "distributed.worker.memory.spill": False,
-    "distributed.worker.memory.pause": False,
-    "distributed.worker.memory.terminate": 0.95,
-    "distributed.worker.profile.enabled": False,  # these two: 0.06 s of CPU a second, which nobody looks at
-    "distributed.admin.tick.interval": "1 s",
-    "distributed.deploy.lost-worker-timeout": "10 minutes",  # or a slow restart is taken for a loss
-    "distributed.scheduler.allowed-failures": 0,  # map_shards says what becomes of a shard that a worker died on
-}
-
 
 def no_progress(stage: str, done: int, total: int, report: ShardReport | None) -> None:
     """Draw nothing."""
-
-
-@contextlib.contextmanager
-def dask_client(workers: int | None = None, address: str | None = None) -> Iterator[distributed.Client]:
-    """A client of the cluster at ``address``, or of one made here: on loopback, a single-threaded process a core.
-
-    ``RunError`` if nothing answers at the address, or if no worker joins.
-    """
-    with contextlib.ExitStack() as stack:
-        for name in ("distributed", "asyncio"):  # they report every connection that closes while a cluster ends
-            logging.getLogger(name).setLevel(logging.CRITICAL)
-        stack.enter_context(dask.config.set(_DASK))
-        where = stack.enter_context(_local_cluster(workers or usable_cores())) if address is None else address
-        try:
-            client = distributed.Client(where, timeout=CONNECT_SECONDS, set_as_default=False)
-            stack.enter_context(client)
-            client.wait_for_workers(1, timeout=JOIN_SECONDS)
-        except (OSError, ValueError) as error:
-            raise RunError(f"dask_address {address!r}: no Dask worker answers there: {error}") from None
-        yield client
-
-
-def _local_cluster(workers: int) -> distributed.LocalCluster:
-    with bare_main(), uninterrupted():
-        return distributed.LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            host=server.LOOPBACK,
-            dashboard_address=f"{server.LOOPBACK}:0",
-            scheduler_kwargs={"dashboard": False},
-            silence_logs=logging.CRITICAL,
-            preload=["pipelines.attempts"],
-        )
-
-
-def check_workers(client: distributed.Client, run: Run) -> None:
-    """``RunError`` if a worker lacks this package or does not see the folders that it is to read and write."""
-    paths = [run.folders.source] + ([] if is_url(run.location) else [run.location])
-    for worker, found in client.run(missing_folders, *paths, on_error="return").items():
-        if isinstance(found, BaseException):
-            raise RunError(f"the Dask worker {worker} cannot run mocrop: {one_line(found)}")
-        if found:
-            raise RunError(f"the Dask worker {worker} does not see {', '.join(found)}")
-
-
-def map_shards(
-    client: distributed.Client,
-    plans: Sequence[ShardPlan],
-    work: Callable[[ShardPlan], Attempt],
-    on_report: Callable[[ShardReport], None],
-) -> dict[int, str]:
-    """Do every shard on the cluster, each tried up to ``ATTEMPTS`` times by itself; why shards failed, by shard.
-
-    A shard that a worker died on is done in a process of its own from then on, where the clip that it dies on is
-    found. ``RunError`` at the first shard that says that going on would not help. However this ends, no shard is
-    being written any more when it returns.
-    """
-    window = 64 + 4 * sum(client.nthreads().values())
-    waiting = deque((plan, 1) for plan in plans)
-    running: dict[distributed.Future, tuple[ShardPlan, int]] = {}
-    failed: dict[int, str] = {}
-    ended: SimpleQueue[distributed.Future] = SimpleQueue()
-    deaths = 0
-
-    def submit() -> None:
-        # once a worker has died, none gets a second shard to wait behind its first: Dask would count it as dead too
-        room = max(1, sum(client.nthreads().values())) if deaths else window
-        if deaths:
-            _mend(client)
-        while waiting and len(running) < room:
-            plan, number = waiting.popleft()
-            future = client.submit(work, plan, key=f"{plan.stage}-{uuid.uuid4().hex}", pure=False)
-            running[future] = plan, number
-            future.add_done_callback(ended.put)
-
-    try:
-        submit()
-        while running:
-            future = _next(client, ended)
-            plan, number = running.pop(future)
-            found = _outcome(future)
-            deaths += found.died
-            if found.report is not None:
-                on_report(found.report)
-            elif found.stop:
-                raise RunError(f"{plan.stage}: {found.error}")
-            elif found.died and not plan.apart:
-                waiting.appendleft((replace(plan, apart=True), number))
-            elif number < ATTEMPTS:
-                waiting.appendleft((plan, number + 1))
-            else:
-                failed[plan.shard] = found.error
-            submit()
-    except BaseException:
-        _stop(client, list(running))
-        raise
-    return failed
-
-
-def _next(client: distributed.Client, ended: SimpleQueue[distributed.Future]) -> distributed.Future:
-    """The next future that ends; ``RunError`` once there has been no worker for a while that could end one."""
-    seen = time.monotonic()
-    while True:
-        with contextlib.suppress(Empty):
-            return ended.get(timeout=CHECK_SECONDS)
-        if client.nthreads():
-            seen = time.monotonic()
-        elif time.monotonic() - seen > JOIN_SECONDS:
-            raise RunError("no Dask worker is left; what is done is kept, start the same command again")
-        _mend(client)
-
-
-def _mend(client: distributed.Client) -> None:
-    """Start a worker of our own cluster again where its nanny gave up, as when it was killed while it started."""
-    cluster = client.cluster
-    if isinstance(cluster, distributed.LocalCluster):
-
-        def mend() -> None:
-            for name, nanny in list(cluster.workers.items()):
-                if nanny.status in (distributed.Status.closed, distributed.Status.failed):
-                    del cluster.workers[name]
-            cluster.scale(len(cluster.worker_spec))
-
-        assert cluster.loop is not None
-        cluster.loop.add_callback(mend)
-
-
-def _outcome(future: distributed.Future) -> Attempt:
-    """What a future brought; a process that died, or a worker without this package, is an attempt that failed."""
-    try:
-        found: Attempt = future.result()
-    except distributed.KilledWorker:
-        return Attempt(error="its worker died each time (killed from outside, or out of memory)", died=True)
-    except Exception as error:  # of Dask: the text reaches the user when the last attempt has failed
-        return Attempt(error=one_line(error))
-    return found
-
-
-def _stop(client: distributed.Client, futures: Sequence[distributed.Future]) -> None:
-    """End the workers of a cluster of our own; on another, take back what has not begun and wait for the rest."""
-    if isinstance(client.cluster, distributed.LocalCluster):
-        client.cluster.close()
-        return
-    begun = {key for keys in client.processing().values() for key in keys}
-    client.cancel([future for future in futures if future.key not in begun])
-    with client.as_current(), contextlib.suppress(TimeoutError):  # why the run stops is what is to be told
-        distributed.wait([future for future in futures if future.key in begun], timeout=STOP_SECONDS)
 
 
 @dataclass(slots=True)
@@ -263,7 +97,7 @@ class _Progress:
         self.told = time.monotonic()
 
 
-def run_stage(run: Run, stage: str, client: distributed.Client, on_progress: OnProgress) -> None:
+def run_stage(run: Run, stage: str, client: Client, on_progress: OnProgress) -> None:
     """Do what is left of a stage, as one Prefect task; ``RunError`` if shards failed for good."""
     plans = run.pending(stage)
     total = len(run.dataset.clips)
@@ -295,7 +129,7 @@ def run_stage(run: Run, stage: str, client: distributed.Client, on_progress: OnP
         raise RunError(state.message or f"{stage}: {state.name}")
 
 
-def build(run: Run, client: distributed.Client, on_progress: OnProgress) -> Summary:
+def build(run: Run, client: Client, on_progress: OnProgress) -> Summary:
     """All stages of a run, then the store's tables and the artifacts; these of what is there, too, if a stage fails."""
     logger = get_run_logger()
     for warning in run.warnings:
@@ -335,7 +169,7 @@ def show_boxes(run: Run) -> None:
 
 
 @contextlib.contextmanager
-def opened(options: Options) -> Iterator[tuple[Run, distributed.Client]]:
+def opened(options: Options) -> Iterator[tuple[Run, Client]]:
     """A run and its cluster, which is gone before the store's lock is."""
     with open_run(options) as run, dask_client(options.workers, options.dask_address) as client:
         check_workers(client, run)
@@ -347,7 +181,7 @@ class _Here:
     """What ``run_here`` has opened for the flow that it calls, and what came of it."""
 
     run: Run
-    client: distributed.Client
+    client: Client
     on_progress: OnProgress
     summary: Summary | None = None
 

@@ -67,7 +67,7 @@ def start_stages(options: Options, done: Path) -> BaseProcess:
 
 def do_on_dask(options: Options, client: distributed.Client) -> list[ShardReport]:
     """Do a run on a Dask cluster, without Prefect; what it reported."""
-    from pipelines.flow import map_shards
+    from pipelines.cluster import map_shards
 
     reports: list[ShardReport] = []
     with open_run(options) as run:

@@ -9,7 +9,7 @@ import pytest
 
 from data_specs.recipes import parse_recipe
 from data_specs.stored import open_store
-from pipelines.flow import dask_client
+from pipelines.cluster import dask_client
 from pipelines.preprocess import Options
 from pipelines.progress import summarise
 from pipelines.stages import STAGES

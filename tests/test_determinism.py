@@ -19,7 +19,7 @@ import distributed
 import psutil
 import pytest
 
-from pipelines.flow import dask_client
+from pipelines.cluster import dask_client
 from pipelines.preprocess import Options, Run, RunError, open_run
 from pipelines.stages import STAGES, ShardPlan, process_shard
 from tests.conftest import run_stages
@@ -149,7 +149,7 @@ def test_a_run_whose_last_worker_is_gone_ends_in_one_line_and_goes_on_elsewhere(
     options, expected = asked
     with cluster(tmp_path, 1, "--no-nanny") as (address, (worker,)), dask_client(address=address) as client:
         client.wait_for_workers(1, timeout=60)
-        monkeypatch.setattr("pipelines.flow.JOIN_SECONDS", 4.0)
+        monkeypatch.setattr("pipelines.cluster.JOIN_SECONDS", 4.0)
         threading.Timer(0.3, worker.kill).start()
         with pytest.raises(RunError, match="no Dask worker is left; what is done is kept"):
             do_on_dask(options, client)

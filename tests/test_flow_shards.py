@@ -16,7 +16,7 @@ import pytest
 
 from data_specs.recipes import Recipe
 from pipelines.attempts import Attempt, attempt, missing_folders, one_line
-from pipelines.flow import ATTEMPTS, dask_client, map_shards
+from pipelines.cluster import ATTEMPTS, dask_client, map_shards
 from pipelines.h264 import Folders, RunStopped
 from pipelines.preprocess import RunError
 from pipelines.stages import ShardPlan, ShardReport
@@ -126,7 +126,7 @@ def test_a_full_disk_stops_the_run_in_one_line() -> None:
 
 
 def test_an_address_where_nothing_answers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.flow.CONNECT_SECONDS", 1.0)
+    monkeypatch.setattr("pipelines.cluster.CONNECT_SECONDS", 1.0)
     with (
         pytest.raises(RunError, match=r"dask_address 'tcp://127\.0\.0\.1:9'"),
         dask_client(address="tcp://127.0.0.1:9"),

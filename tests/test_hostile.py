@@ -22,8 +22,8 @@ import pytest
 from data_specs.datasets import printable
 from data_specs.recipes import parse_recipe
 from data_specs.stored import open_store
+from pipelines.cluster import dask_client
 from pipelines.ffmpeg import write_video
-from pipelines.flow import dask_client
 from pipelines.preprocess import Options
 from pipelines.progress import Summary, summarise
 from tests.mutations import KINDS, NAMES, claims, mutants, references

@@ -59,7 +59,7 @@ def unbroken(ucf_clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Unbro
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[distributed.Client]:
-    from pipelines.flow import dask_client
+    from pipelines.cluster import dask_client
 
     with dask_client(workers=2) as client:
         yield client
@@ -148,11 +148,11 @@ def test_workers_and_ffmpegs_killed_at_random_moments_change_no_byte(
 def test_workers_that_dask_has_given_up_are_started_anew(
     unbroken: Unbroken, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipelines import flow
+    from pipelines import cluster
 
     options = replace(unbroken.options, store=str(tmp_path / "store.zarr"))
-    monkeypatch.setitem(flow._DASK, "distributed.deploy.lost-worker-timeout", "10ms")
-    with flow.dask_client(workers=1) as client:
+    monkeypatch.setitem(cluster._DASK, "distributed.deploy.lost-worker-timeout", "10ms")
+    with cluster.dask_client(workers=1) as client:
         first = workers_of(client)
         first[0].kill()
         assert wait_until(lambda: not client.cluster.workers), "Dask drops it for good"

@@ -14,7 +14,7 @@ from typing import Any
 
 from data_specs.recipes import Encode, Recipe, load_recipe
 from pipelines.attempts import attempt
-from pipelines.flow import dask_client, map_shards
+from pipelines.cluster import dask_client, map_shards
 from pipelines.preprocess import Options, open_run
 from pipelines.stages import STAGES, ShardReport
 from tests.benchmarks.footage import long_video, many, real_clips

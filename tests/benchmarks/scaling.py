@@ -20,7 +20,7 @@ import numpy as np
 
 from data_specs.recipes import Encode, Frames, FullView, MotionView, Recipe, load_recipe
 from pipelines.attempts import attempt
-from pipelines.flow import dask_client, map_shards
+from pipelines.cluster import dask_client, map_shards
 from pipelines.preprocess import Options, open_run
 from pipelines.stages import STAGES
 from tests.benchmarks.box_search import clip_seconds
