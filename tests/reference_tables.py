@@ -1,6 +1,6 @@
-"""The tables of docs/reference that follow from the code: ``python -m tests.reference_tables`` writes them anew.
+"""Tables that follow from code or kept results: ``python -m tests.reference_tables`` writes them anew.
 
-A table stands in its document between ``<!-- table: NAME -->`` and ``<!-- end of table -->``. ``test_docs`` fails
+They are those of docs/reference, and what README.md says of benchmarks. A table stands in its document between ``<!-- table: NAME -->`` and ``<!-- end of table -->``. ``test_docs`` fails
 where one is not what the code says.
 """
 
@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,11 @@ from pydantic import BaseModel
 from data_specs import recipes, schema
 from mocrop_core.method import PRESETS, Method
 from pipelines.cli import app
+from tests.benchmarks.__main__ import NAMES, RESULTS
 
-REFERENCE = Path(__file__).parents[1] / "docs" / "reference"
+ROOT = Path(__file__).parents[1]
+REFERENCE = ROOT / "docs" / "reference"
+DOCUMENTS = (ROOT / "README.md", *sorted(REFERENCE.glob("*.md")))
 _STATED = re.compile(r" \[default: (.+?)\]")
 _PLACE = re.compile(r"(<!-- table: ([^>]+?) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 _NAME = "letters, digits, `_` `.` `-`; at most 64 of them"
@@ -231,6 +236,46 @@ def _script(name: str) -> Callable[[], str]:
     return made
 
 
+def benchmark(name: str) -> str:
+    """Every line of a benchmark's kept result, and what it was measured with."""
+    kept = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    rows = [
+        (line["name"], f"{figure(line['median'])} {line['unit']}", _spread(line), line["target"], line["remark"])
+        for line in kept["lines"]
+    ]
+    made = table(("what", "median", "lowest – highest", "asked for", "remark"), rows)
+    about = kept["machine"]
+    packages = ", ".join(f"{key} {about[key]}" for key in about if key not in _MACHINE)
+    return (
+        f"{made}\n`{kept['command']}`, {kept['date']}, {kept['seconds'] / 60:.0f} min, {about['cores']} cores of "
+        f"{about['cpu']}, {about['memory_gib']:.0f} GiB, {about['system']}; {packages}.\n"
+    )
+
+
+_MACHINE = ("cores", "cpu", "memory_gib", "system", "load", "load_at_the_end", "commit")
+
+
+def promised() -> str:
+    """What README.md promises of speed and memory, with what was measured."""
+    rows = []
+    for what, name, beginning in _PROMISED:
+        kept = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["lines"]
+        (line,) = [one for one in kept if one["name"] == beginning]
+        rows.append((what, line["target"], f"{figure(line['median'])} {line['unit']}", _spread(line)))
+    return table(("what", "asked for", "median", "lowest – highest"), rows)
+
+
+def _spread(line: dict[str, Any]) -> str:
+    if line["repetitions"] == 1:
+        return "once"
+    return f"{figure(line['lowest'])} – {figure(line['highest'])}, {line['repetitions']} times"
+
+
+def figure(value: float) -> str:
+    """A number with three digits that count."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "Recipe": lambda: recipe_keys(recipes.Recipe),
     "Encode": lambda: recipe_keys(recipes.Encode),
@@ -244,6 +289,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "motion columns": motion_columns,
     "commands": commands,
     **{f"training.{name}": _script(name) for name in ("train", "test", "results", "flops", "demo")},
+    **{f"benchmark {name}": partial(benchmark, name) for name in NAMES},
+    "promised": promised,
 }
 
 
@@ -254,7 +301,7 @@ def with_tables(text: str) -> str:
 
 def main() -> int:
     """Write the tables anew; the documents that changed."""
-    for document in sorted(REFERENCE.glob("*.md")):
+    for document in DOCUMENTS:
         text = document.read_text(encoding="utf-8")
         if (made := with_tables(text)) != text:
             document.write_text(made, encoding="utf-8")

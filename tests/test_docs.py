@@ -282,9 +282,9 @@ def test_the_map_names_every_document() -> None:
 DOCUMENTS_INDEX = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
 
 
-def test_tables_of_the_reference_are_those_of_the_code() -> None:
+def test_tables_are_those_of_the_code_and_of_the_kept_results() -> None:
     found = []
-    for document in sorted(reference_tables.REFERENCE.glob("*.md")):
+    for document in reference_tables.DOCUMENTS:
         text = document.read_text(encoding="utf-8")
         assert reference_tables.with_tables(text) == text, f"{document.name}: run python -m tests.reference_tables"
         found += re.findall(r"<!-- table: (.+?) -->", text)
@@ -312,6 +312,22 @@ def test_messages_in_the_reference_are_those_of_the_program() -> None:
     for message in quoted:
         pattern = f"*{message.replace('[', '[[]').strip('…').replace('…', '*')}*"
         assert any(fnmatchcase(each, pattern) for each in known), f"no message of the program reads: {message}"
+
+
+def test_what_is_promised_names_tests_that_are_there() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8").partition("## What is promised")[2].partition("\n## ")[0]
+    rows = [line for line in text.splitlines() if "::test_" in line]
+    assert len(rows) >= 20
+    file = ""
+    for row in rows:
+        for named, test in re.findall(r"`(test_\w+\.py)?::(test_\w+)`", row):
+            file = named or file
+            found = ast.parse((ROOT / "tests" / file).read_text(encoding="utf-8")).body
+            (there,) = [one for one in found if isinstance(one, ast.FunctionDef) and one.name == test] or [None]
+            assert there is not None, f"{file} has no {test}"
+            long = any("soak" in ast.unparse(mark) for mark in there.decorator_list)
+            assert not long or "*soak*" in row, f"{test} is not in make test"
+        file = ""
 
 
 def test_the_stages_are_named_in_the_tutorial() -> None:

@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from fractions import Fraction
+from itertools import cycle
 from pathlib import Path
 
 import av
@@ -251,7 +252,7 @@ def test_write_video_refuses_frames_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(FfmpegError):
         write_video(tmp_path / "out.avi", noise(3), 25, nonsense=1)
     with pytest.raises(FfmpegError, match=r"took longer than 0\.001 s"):
-        write_video(tmp_path / "out.avi", noise(3), 25, time_limit=0.001)
+        write_video(tmp_path / "out.avi", cycle(noise(3)), 25, time_limit=0.001)
     assert os.listdir(tmp_path) == []
 
 

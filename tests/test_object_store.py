@@ -187,7 +187,8 @@ def test_the_report_and_the_dry_run_read_from_s3(
     status, out, _ = said(monkeypatch, capsys, "report", command.store, "--out", str(tmp_path / "r.html"), "--json")
     assert (status, json.loads(out)["clips"]) == (0, 5)
     assert SECRET not in (tmp_path / "r.html").read_text(encoding="utf-8")
-    words = ["--source", str(synth_data / "UCF-101"), "--work-dir", str(tmp_path), "--recipe", "smoke", "--json"]
+    words = ["--source", str(synth_data / "UCF-101"), "--splits", str(synth_data / "ucfTrainTestlist"), "--limit", "5"]
+    words += ["--work-dir", str(tmp_path), "--recipe", "smoke", "--json"]
     status, out, _ = said(monkeypatch, capsys, "plan", "--store", command.store, *words)
     assert (status, json.loads(out)["store"]) == (0, command.store)
     monkeypatch.setenv("MOCROP_RETRY_SECONDS", "0.2")
