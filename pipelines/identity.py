@@ -74,9 +74,10 @@ def make_or_reopen(location: str, dataset: Dataset, recipe: Recipe) -> None:
 
 
 def refusal(location: str, dataset: Dataset, recipe: Recipe) -> str:
-    """Why `make_or_reopen` would refuse, "" if it would not; writes nothing."""
+    """Why `make_or_reopen` would refuse, "" if it would not; writes nothing. ``StoreError`` if none answers."""
+    made = is_made(location)
     try:
-        if is_made(location):
+        if made:
             store = open_store(location)
             _software(store, dataset, recipe) or _checked(store, dataset, recipe)
         else:

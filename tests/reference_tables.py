@@ -1,7 +1,7 @@
 """Tables that follow from code or kept results: ``python -m tests.reference_tables`` writes them anew.
 
-They are those of docs/reference, and what README.md says of benchmarks. A table stands in its document between ``<!-- table: NAME -->`` and ``<!-- end of table -->``. ``test_docs`` fails
-where one is not what the code says.
+They are those of docs/reference, and what README.md says of benchmarks. A table stands in its document between
+``<!-- table: NAME -->`` and ``<!-- end of table -->``. ``test_docs`` fails where one is not what the code says.
 """
 
 from __future__ import annotations
@@ -253,6 +253,9 @@ def benchmark(name: str) -> str:
 
 
 _MACHINE = ("cores", "cpu", "memory_gib", "system", "load", "load_at_the_end", "commit")
+
+
+_PROMISED: list[tuple[str, str, str]] = []
 
 
 def promised() -> str:
