@@ -74,7 +74,7 @@ def evaluate(
     segments: int,
     input_size: int,
     batch_size: int,
-    threads: int,
+    threads: int | None,
     track: Track = lambda batches, _: batches,
 ) -> Scores:
     """Test on every clip of the list once, its frames' logits averaged; the same on any number of processes.

@@ -1,8 +1,8 @@
 """Reading single frames out of a store's shards: index, checksum and codec, straight into the batch's memory.
 
 A shard is a file (or an object) of frames that are encoded one by one, and of an index at its end: for each frame its
-offset and length, then a checksum (Zarr v3, ``sharding_indexed``). zarr-python and tensorstore read it too, but spend
-1.5 to 3 times the processor time on it (``python -m tests.benchmarks.loader``), and tensorstore must not be forked.
+offset and length, then a checksum (Zarr v3, ``sharding_indexed``). zarr-python reads it too, in a multiple of the time,
+and tensorstore, which must not be forked (``python -m tests.benchmarks --only loader`` measures both).
 Every call here reads a list of frames; calls from several threads run side by side, as codecs and files let go of the
 interpreter's lock.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,9 +29,11 @@ from training.clips import Clips
 from training.options import Failed
 
 Frames = npt.NDArray[np.uint8]
-Decoder = Callable[[memoryview, Frames], object]
+Bytes = npt.NDArray[np.uint8]
+Decoder = Callable[[Bytes, Frames], object]
 Request = tuple[str, ByteRequest]
-Fetcher = Callable[[Sequence[Request]], list[bytes | None]]
+Fetcher = Callable[[Sequence[Request]], Iterable[Bytes | None]]
+"""Brings the bytes of each request in turn, None where there is no such object; valid until the next are taken."""
 
 _CHECKSUM = 4  # bytes of a crc32c
 _ABSENT = 2**64 - 1  # offset in the index of a frame that was not written: it is black
@@ -41,12 +43,12 @@ class Damaged(Exception):
     """Bytes that are not what was written: why."""
 
 
-def _decode_raw(payload: memoryview, out: Frames) -> None:
-    np.copyto(out, np.frombuffer(payload, np.uint8).reshape(out.shape))
+def _decode_raw(payload: Bytes, out: Frames) -> None:
+    np.copyto(out, payload.reshape(out.shape))
 
 
-def _decode_jpeg(payload: memoryview, out: Frames) -> None:
-    with Image.open(io.BytesIO(payload), formats=("JPEG",)) as image:
+def _decode_jpeg(payload: Bytes, out: Frames) -> None:
+    with Image.open(io.BytesIO(payload.data), formats=("JPEG",)) as image:
         np.copyto(out, np.asarray(image))
 
 
@@ -154,7 +156,7 @@ class FrameReader:
         ]
         for (shard, i), found in zip(missing, self._fetch(requests), strict=True):
             try:
-                index = np.frombuffer(checked(found), "<u8")
+                index = checked(found).copy().view("<u8")
                 self._indexes[shard] = index.reshape(self._layout.shard_clips, self._layout.slots, 2)
             except (Damaged, ValueError) as error:
                 raise self._failure(int(positions[i]), f"index of {self._layout.key(shard)}: {error}") from error
@@ -167,41 +169,49 @@ class FrameReader:
         )
 
 
-def checked(found: bytes | None) -> memoryview:
+def checked(found: Bytes | None) -> Bytes:
     """The bytes before the checksum that ends them; `Damaged` if they do not fit it, or there are none."""
     if found is None:
         raise Damaged("its shard is missing")
     if len(found) < _CHECKSUM:
         raise Damaged("its shard is cut short")
-    payload = memoryview(found)[:-_CHECKSUM]
-    if google_crc32c.value(found[:-_CHECKSUM]) != int.from_bytes(found[-_CHECKSUM:], "little"):
+    payload = found[:-_CHECKSUM]
+    if google_crc32c.value(payload) != int.from_bytes(found[-_CHECKSUM:], "little"):
         raise Damaged("its checksum does not fit its bytes")
     return payload
 
 
 def _file_fetcher(location: str) -> Fetcher:
-    def fetch(requests: Sequence[Request]) -> list[bytes | None]:
-        return [_read_file(f"{location}/{key}", wanted) for key, wanted in requests]
+    def fetch(requests: Sequence[Request]) -> Iterator[Bytes | None]:
+        memory = np.empty(0, np.uint8)  # of all requests: what is read is decoded while it is in the processor's cache
+        for key, wanted in requests:
+            path = f"{location}/{key}"
+            try:
+                file = os.open(path, os.O_RDONLY)
+            except FileNotFoundError:
+                yield None
+                continue
+            except OSError as error:
+                raise _unreadable(path, error) from error
+            try:
+                start, length = _range(file, wanted)
+                if length > len(memory):
+                    memory = np.empty(length, np.uint8)
+                found = memory[: os.preadv(file, [memory[:length].data], start)]
+            except OSError as error:
+                raise _unreadable(path, error) from error
+            finally:
+                os.close(file)
+            yield found
 
     return fetch
 
 
-def _read_file(path: str, wanted: ByteRequest) -> bytes | None:
-    try:
-        file = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    try:
-        if isinstance(wanted, RangeByteRequest):
-            return os.pread(file, wanted.end - wanted.start, wanted.start)
-        assert isinstance(wanted, SuffixByteRequest)
-        return os.pread(file, wanted.suffix, max(0, os.fstat(file).st_size - wanted.suffix))
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    finally:
-        os.close(file)
+def _range(file: int, wanted: ByteRequest) -> tuple[int, int]:
+    if isinstance(wanted, RangeByteRequest):
+        return wanted.start, wanted.end - wanted.start
+    assert isinstance(wanted, SuffixByteRequest)
+    return max(0, os.fstat(file).st_size - wanted.suffix), wanted.suffix
 
 
 def _unreadable(path: str, error: OSError) -> Failed:
@@ -211,14 +221,14 @@ def _unreadable(path: str, error: OSError) -> Failed:
 def _object_fetcher(location: str) -> Fetcher:
     store = zarr_store(location, read_only=True)
 
-    async def get(key: str, wanted: ByteRequest) -> bytes | None:
+    async def get(key: str, wanted: ByteRequest) -> Bytes | None:
         try:
             found = await store.get(key, default_buffer_prototype(), byte_range=wanted)
         except FileNotFoundError:
             return None
-        return None if found is None else found.to_bytes()
+        return None if found is None else np.frombuffer(found.to_bytes(), np.uint8)
 
-    async def together(requests: Sequence[Request]) -> list[bytes | None]:
+    async def together(requests: Sequence[Request]) -> list[Bytes | None]:
         return list(await asyncio.gather(*(get(key, wanted) for key, wanted in requests)))
 
     return lambda requests: run(together(requests)) if requests else []

@@ -26,6 +26,7 @@ from training.options import Refused
 from training.shards import FrameReader
 
 AHEAD = 4  # batches
+MOST_THREADS = 4  # if not asked for more
 Augment = Literal["reference", "flip", "none"]
 Indices = npt.NDArray[np.int64]
 
@@ -103,18 +104,18 @@ class Batch:
 
 
 class ClipStream(IterableDataset[Batch]):
-    """The batches of a plan, in order, read ahead by ``threads`` threads of this process.
+    """The batches of a plan, in order, read ahead by ``threads`` threads of this process (one a core, at most 4).
 
     Set ``plan`` and ``batches`` and iterate. Nothing is opened before the first batch is read, and again in each
     process that iterates, so that a stream may be pickled or forked; in worker processes of a `DataLoader`
     (``batch_size=None``) the batches come in the same order. ``pin`` puts frames into pinned memory.
     """
 
-    def __init__(self, clips: Clips, *, threads: int = 4, pin: bool = False) -> None:
+    def __init__(self, clips: Clips, *, threads: int | None = None, pin: bool = False) -> None:
         self.clips = clips
         self.plan = Plan(np.empty(0, np.int64), np.empty((0, 0), np.int64))
         self.batches: list[Indices] = []
-        self.threads = threads
+        self.threads = threads or min(MOST_THREADS, _cores())
         self.pin = pin
         self._opened: tuple[int, FrameReader, ThreadPoolExecutor] | None = None
 
@@ -168,3 +169,8 @@ class ClipStream(IterableDataset[Batch]):
         if self._opened is None or self._opened[0] != os.getpid():
             self._opened = (os.getpid(), FrameReader(self.clips), ThreadPoolExecutor(self.threads, "frames"))
         return self._opened[1:]
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

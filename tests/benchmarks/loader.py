@@ -107,7 +107,7 @@ def memory_map(store: Path, folder: Path, rows: int) -> Path:
     return path
 
 
-def stream_of(location: Path, epoch: int, threads: int = 4) -> tuple[Clips, ClipStream]:
+def stream_of(location: Path, epoch: int, threads: int | None = None) -> tuple[Clips, ClipStream]:
     """A training's stream over a store, ready for an epoch."""
     clips = read_clips(str(location), VIEW, 1, "train")
     stream = ClipStream(clips, threads=threads)
@@ -172,7 +172,7 @@ class ReferenceItems:
         return best[1] * cell_x, best[0] * cell_y, best[3] * cell_x, best[2] * cell_y
 
 
-def read_stream(location: Path, prepare: bool = False, threads: int = 4) -> Callable[[int], int]:
+def read_stream(location: Path, prepare: bool = False, threads: int | None = None) -> Callable[[int], int]:
     """Reads an epoch of a store; ``prepare`` also crops, flips, resizes and normalises it, on the CPU."""
     clips, stream = stream_of(location, 0, threads)
 
