@@ -14,6 +14,8 @@ import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import google_crc32c
@@ -184,25 +186,19 @@ def checked(found: Bytes | None) -> Bytes:
 def _file_fetcher(location: str) -> Fetcher:
     def fetch(requests: Sequence[Request]) -> Iterator[Bytes | None]:
         memory = np.empty(0, np.uint8)  # of all requests: what is read is decoded while it is in the processor's cache
-        for key, wanted in requests:
+        for key, mine in groupby(requests, key=itemgetter(0)):  # a clip's frames lie in one file
             path = f"{location}/{key}"
             try:
-                file = os.open(path, os.O_RDONLY)
+                with open(path, "rb", buffering=0) as file:
+                    for _, wanted in mine:
+                        start, length = _range(file.fileno(), wanted)
+                        if length > len(memory):
+                            memory = np.empty(length, np.uint8)
+                        yield memory[: os.preadv(file.fileno(), [memory[:length].data], start)]
             except FileNotFoundError:
-                yield None
-                continue
+                yield from [None for _ in mine]  # noqa: B031 (nothing was taken yet)
             except OSError as error:
-                raise _unreadable(path, error) from error
-            try:
-                start, length = _range(file, wanted)
-                if length > len(memory):
-                    memory = np.empty(length, np.uint8)
-                found = memory[: os.preadv(file, [memory[:length].data], start)]
-            except OSError as error:
-                raise _unreadable(path, error) from error
-            finally:
-                os.close(file)
-            yield found
+                raise Failed(f"{path!r} cannot be read: {error.strerror}") from error
 
     return fetch
 
@@ -212,10 +208,6 @@ def _range(file: int, wanted: ByteRequest) -> tuple[int, int]:
         return wanted.start, wanted.end - wanted.start
     assert isinstance(wanted, SuffixByteRequest)
     return max(0, os.fstat(file).st_size - wanted.suffix), wanted.suffix
-
-
-def _unreadable(path: str, error: OSError) -> Failed:
-    return Failed(f"{path!r} cannot be read: {error.strerror}")
 
 
 def _object_fetcher(location: str) -> Fetcher:
