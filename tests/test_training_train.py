@@ -329,7 +329,7 @@ def test_an_output_folder_that_cannot_be_is_refused_before_any_work(
 def test_a_file_that_cannot_be_read_ends_the_training_in_one_line(
     call: str, ucf_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: Any) -> Any:
+    def broken(*_: Any, **__: Any) -> Any:
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(f"training.shards.{call}", broken, raising=False)

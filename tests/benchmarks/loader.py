@@ -45,6 +45,7 @@ from training.stream import AHEAD, ClipStream, batches_of_training, plan_of_trai
 
 ROWS, SHARD, SEGMENTS, BATCH, INPUT = 600, 16, 3, 32, 224
 REFERENCE_ITEMS, ZARR_ITEMS = 40, 32
+STEADY_SECONDS = 1.0  # of each repetition: whole epochs, one after the other
 FASTER, OF_MEMORY_MAP = 40.0, 0.5
 SLACK_MB = 64.0  # compressed frames, decoders and stacks of the reading threads, and what the allocator keeps
 GROWTH_MB = 20.0  # a batch of raw frames, which the allocator keeps or does not
@@ -306,9 +307,10 @@ def measured(
     epochs = iter(range(10**6))
 
     def timed(name: str) -> float:
-        cpu, began = time.process_time(), time.perf_counter()
-        clips = works[name](next(epochs))
-        seconds = time.perf_counter() - began
+        cpu, began, clips, seconds = time.process_time(), time.perf_counter(), 0, 0.0
+        while seconds < STEADY_SECONDS:
+            clips += works[name](next(epochs))
+            seconds = time.perf_counter() - began
         cpu_ms[name].append((time.process_time() - cpu) / clips * 1e3)
         return clips / seconds
 
