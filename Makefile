@@ -16,7 +16,7 @@ $(READY): pyproject.toml constraints.txt
 
 setup: $(READY)  ## make .venv with the package and all its extras
 
-demo: $(READY)  ## the main job on a synthetic data set, from video to boxes and cached crops
+demo: $(READY)  ## the whole job on a synthetic data set, from video to trained backbones and a page
 	$(BIN)/mocrop demo --out demo
 
 lint: $(READY)  ## ruff and mypy
@@ -30,7 +30,7 @@ test: lint  ## lint, types and every test
 bench: $(READY)  ## the benchmarks, at least five repetitions of each: 45 minutes
 	$(BIN)/python -m tests.benchmarks
 
-soak: $(READY)  ## the long tests
+soak: $(READY)  ## the long tests; their results go into tests/soak_results.json
 	$(BIN)/python -m pytest -m soak
 
 clean:  ## remove what make demo and the tools made
