@@ -35,7 +35,7 @@ _DASK = {
     "distributed.worker.memory.terminate": 0.95,
     "distributed.worker.profile.enabled": False,  # these two: 0.06 s of CPU a second, which nobody looks at
     "distributed.admin.tick.interval": "1 s",
-    # Dask's own give every frame's memory back at once and fault it in again: a quarter of a worker's CPU time
+    # Dask's own give every frame's memory back at once and fault it in again: a fifth of a worker's CPU time
     "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 64 * 2**20,
     "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 4 * 2**20,
     "distributed.deploy.lost-worker-timeout": "10 minutes",  # or a slow restart is taken for a loss
