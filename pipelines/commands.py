@@ -10,7 +10,7 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import IO
@@ -54,11 +54,13 @@ class Log:
                     self.facts[name] = found[1]
 
 
-def run_again_if_killed(arguments: list[str], time_limit: float, facts: Facts) -> Log:
+def run_again_if_killed(
+    arguments: list[str], time_limit: float, facts: Facts, feed: Sequence[bytes] | None = None
+) -> Log:
     """`run`, and again where a signal ended the program: for a kill that does not come again no file is to blame."""
     end = time.monotonic() + time_limit
     for number in range(1, _TRIES + 1):
-        log = run(arguments, max(end - time.monotonic(), 0.001), facts)
+        log = run(arguments, max(end - time.monotonic(), 0.001), facts, feed)
         most = _TRIES if log.signal in {one.name for one in _FROM_OUTSIDE} else 2
         if log.late or not log.signal or number >= most or time.monotonic() > end:
             break

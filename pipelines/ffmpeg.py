@@ -149,6 +149,16 @@ def _find(chosen: str, path: str) -> Ffmpeg:
     return _tried(bundled, "the ffmpeg of imageio-ffmpeg")
 
 
+def _said_of_itself(path: str) -> str:
+    """What ``-version`` prints; asked again where the program is killed meanwhile."""
+    for tries_left in (2, 1, 0):
+        done = subprocess.run([path, "-version"], capture_output=True, stdin=subprocess.DEVNULL, timeout=60)
+        if done.returncode >= 0 or not tries_left:
+            break
+    done.check_returncode()
+    return done.stdout.decode(errors="replace")
+
+
 def _tried(path: str, what: str) -> Ffmpeg:
     """The program at ``path`` as seen from its own words and from a trial encode of one grey frame."""
     advice = "set MOCROP_FFMPEG to an ffmpeg 5.1 or later with libx264"
@@ -157,10 +167,8 @@ def _tried(path: str, what: str) -> Ffmpeg:
         "pipe:1", format="null", vcodec="libx264", fps_mode="passthrough", flags="+global_header", threads=1
     )
     try:
-        said = subprocess.run(
-            [path, "-version"], capture_output=True, stdin=subprocess.DEVNULL, timeout=60, check=True
-        ).stdout.decode(errors="replace")
-        log = run(_arguments(trial, path, {}), 60.0, _FACTS, [bytes([128]) * (64 * 64 * 3 // 2)])
+        said = _said_of_itself(path)
+        log = run_again_if_killed(_arguments(trial, path, {}), 60.0, _FACTS, [bytes([128]) * (64 * 64 * 3 // 2)])
     except (OSError, subprocess.SubprocessError) as error:
         reason = getattr(error, "strerror", None) or "it does not answer to -version"
         raise FfmpegError(f"{what} cannot be run ({reason}): {advice}") from error

@@ -327,3 +327,17 @@ def test_an_encoder_that_loses_frames_is_found_out(clips: list[Path], tool: Ffmp
         transcode(clips[3], tmp_path / "out.mp4", FAST, lying, 60)
     assert clips[3].stem == "v_Archery_g01_c01"
     assert not (tmp_path / "out.mp4").exists()
+
+
+def test_an_ffmpeg_that_is_killed_while_it_is_tried_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = find_ffmpeg(), tmp_path / "calls"
+    script = tmp_path / "ffmpeg"
+    script.write_text(
+        f'#!/bin/sh\necho x >> {calls}\n[ $(($(wc -l < {calls}) % 2)) = 1 ] && kill -9 $$\nexec {real.path} "$@"\n'
+    )
+    script.chmod(0o755)
+    monkeypatch.setenv("MOCROP_FFMPEG", str(script))
+    assert find_ffmpeg().build == real.build
+    assert len(calls.read_text().split()) == 4, "-version and the trial, each killed once"
