@@ -189,9 +189,10 @@ def test_a_mirrored_map_has_the_mirrored_rectangle(seed, rows, columns, ratio):
 
 def test_the_map_is_not_written_to():
     density = np.random.default_rng(6).random((6, 8))
+    before = density.copy()
     density.setflags(write=False)
-    best_rectangle(density, 0.75)
-    best_rectangles(density[None], 0.75)
+    assert best_rectangle(density, 0.75) == best_rectangles(density[None], 0.75)[0]
+    assert np.array_equal(density, before)
 
 
 @pytest.mark.parametrize("cell", [math.nan, math.inf, -math.inf, -1.0, -1e-300])
