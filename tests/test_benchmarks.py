@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests import soak
 from tests.benchmarks import __main__ as command
-from tests.benchmarks.__main__ import NAMES, main
-from tests.benchmarks.measuring import Result, interleaved, least, machine, most, run_command
+from tests.benchmarks.__main__ import NAMES, RESULTS, main
+from tests.benchmarks.measuring import REPETITIONS, Result, interleaved, least, machine, most, run_command
 
 FIELDS = {"name", "unit", "median", "lowest", "highest", "repetitions", "samples", "target", "verdict", "remark"}
 
@@ -31,6 +33,28 @@ def test_a_benchmark_runs_in_little_and_writes_its_lines(
         assert line.keys() >= FIELDS
         assert line["lowest"] <= line["median"] <= line["highest"]
         assert line["name"] in shown
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.usefixtures("data")
+def test_a_kept_result_is_whole_and_of_the_benchmark_as_it_is(name: str, tmp_path: Path) -> None:
+    kept = json.loads((RESULTS / f"{name}.json").read_text())
+    assert kept["command"] == f"python -m tests.benchmarks --only {name}"
+    assert kept["machine"].keys() >= machine().keys()
+    for line in kept["lines"]:
+        assert line.keys() >= FIELDS
+        assert line["repetitions"] == len(line["samples"])
+        assert line["repetitions"] >= REPETITIONS or line["unit"] not in ("times", "%", "clips/s"), line["name"]
+    main(["--quick", "--only", name, "--out", str(tmp_path)])
+    now = json.loads((tmp_path / f"{name}.json").read_text())["lines"]
+    assert now
+    missing = Counter(map(_whatever_size, now)) - Counter(map(_whatever_size, kept["lines"]))
+    assert not missing
+
+
+def _whatever_size(line: dict[str, Any]) -> tuple[str, str]:
+    """A line's name, without the numbers that depend on the size of a run, and its unit."""
+    return re.sub(r"\d[\d.,]*", "#", line["name"]), line["unit"]
 
 
 def test_every_repetition_runs_each_arm_once() -> None:
