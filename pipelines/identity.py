@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from importlib.metadata import version
 from typing import Any
 
@@ -75,9 +76,10 @@ def make_or_reopen(location: str, dataset: Dataset, recipe: Recipe) -> None:
 
 def refusal(location: str, dataset: Dataset, recipe: Recipe) -> str:
     """Why `make_or_reopen` would refuse, "" if it would not; writes nothing. ``StoreError`` if none answers."""
-    made = is_made(location)
+    with suppress(Damaged):
+        attributes(zarr_store(location, read_only=True), [""])
     try:
-        if made:
+        if is_made(location):
             store = open_store(location)
             _software(store, dataset, recipe) or _checked(store, dataset, recipe)
         else:
