@@ -205,7 +205,8 @@ def plan(
         for split, (train, test) in found.splits.items():
             print(f"split {split}      {train} train, {test} test")
         print(f"store        {found.store}: {found.shards} shards, {found.clips_left} clips left to do")
-        print(f"time         about {found.seconds / 60:.1f} min with {found.workers} workers")
+        time = f"{found.seconds / 60:.1f} min" if found.seconds >= 60 else f"{found.seconds:.0f} s"
+        print(f"time         about {time} with {found.workers} workers")
         work = f"{mebibytes(found.work_bytes)} in {found.work_dir}"
         print(f"space        about {mebibytes(found.store_bytes)} in the store, {work}")
         print(f"             (from {len(found.sample)} clips done here: {', '.join(found.sample)})")
