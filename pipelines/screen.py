@@ -32,10 +32,14 @@ CountProgress = Callable[[int, int], None]
 
 
 class _Rate(ProgressColumn):
-    """Clips a second."""
+    """So many a second."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
 
     def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.1f} clips/s" if task.speed else "", style="progress.data.speed")
+        return Text(f"{task.speed:.1f} {self.unit}/s" if task.speed else "", style="progress.data.speed")
 
 
 @contextmanager
@@ -44,7 +48,7 @@ def stage_progress() -> Iterator[StageProgress]:
     if not console.is_terminal:
         yield _plain_stages()
         return
-    columns = (TextColumn("{task.description:<9}"), BarColumn(), MofNCompleteColumn(), _Rate())
+    columns = (TextColumn("{task.description:<9}"), BarColumn(), MofNCompleteColumn(), _Rate("clips"))
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bars:
         tasks: dict[str, tuple[TaskID, int]] = {}
 
@@ -83,18 +87,22 @@ def _plain_stages() -> StageProgress:
 
 @contextmanager
 def count_progress(what: str, unit: str) -> Iterator[CountProgress]:
-    """One bar for something that is counted; a plain line at the end where standard error is no terminal."""
+    """One bar for what is counted, with rate and time left; plain lines where standard error is no terminal."""
     if not console.is_terminal:
-        last = (0, 0)
+        last, told = (0, 0), time.monotonic()
 
         def plain(done: int, total: int) -> None:
-            nonlocal last
+            nonlocal last, told
             last = (done, total)
+            if done < total and time.monotonic() - told >= PLAIN_SECONDS:
+                told = time.monotonic()
+                _line(f"{what}: {done} of {total} {unit}")
 
         yield plain
         _line(f"{what}: {last[0]} of {last[1]} {unit}")
         return
-    with Progress(TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console) as bar:
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), _Rate(unit), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import typer.main
 import zarr
+from rich.console import Console
 from typer.testing import CliRunner
 
 import data_specs
-from pipelines import demo
+from pipelines import demo, screen
 from pipelines.cli import app
 from pipelines.ffmpeg import find_ffmpeg
 from pipelines.preprocess import Options
@@ -291,3 +295,24 @@ def test_an_ffmpeg_without_libx264_is_refused(data: Path, tmp_path: Path) -> Non
     assert result.returncode == 1
     assert "libx264" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_what_is_counted_shows_rate_and_time_left_on_a_terminal_and_plain_lines_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    terminal = io.StringIO()
+    monkeypatch.setattr(screen, "console", Console(file=terminal, force_terminal=True, width=120))
+    with screen.count_progress("verify", "records") as show:
+        for done in range(1, 4):
+            show(done, 10)
+            time.sleep(0.02)
+    assert "3/10" in terminal.getvalue()
+    assert re.search(r"\d+\.\d records/s", terminal.getvalue())
+
+    monkeypatch.setattr(screen, "console", Console(file=io.StringIO()))
+    monkeypatch.setattr(screen, "PLAIN_SECONDS", 0.0)
+    with screen.count_progress("verify", "records") as show:
+        for done in range(1, 4):
+            show(done, 3)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [f"verify: {done} of 3 records" for done in range(1, 4)]
