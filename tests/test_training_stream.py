@@ -23,6 +23,7 @@ from training.clips import Clips, read_clips
 from training.options import Failed, Refused
 from training.shards import FrameReader
 from training.stream import (
+    AHEAD,
     ClipStream,
     batches_of_test,
     batches_of_training,
@@ -107,6 +108,18 @@ def test_frames_that_nobody_wrote_because_they_are_black_are_black(own_ucf_store
     assert clips.rows[0] == 4
     (batch,) = stream_of(clips)
     assert not batch.frames[0].any()
+
+
+def test_memory_is_lent_again_when_nobody_holds_a_part_of_it(ucf_store: Path) -> None:
+    stream = stream_of(read_clips(str(ucf_store), "full", 1, "test"), batch_size=2)
+    held = [batch.frames[1, 2].numpy() for batch in stream]  # one picture of each
+    contents = [picture.copy() for picture in held]
+    for _ in range(5):
+        for _ in stream:
+            pass
+    assert all((picture == content).all() for picture, content in zip(held, contents, strict=True))
+    assert stream._opened is not None
+    assert 0 < len(stream._opened[3]._free) <= AHEAD + 2
 
 
 def test_only_the_frames_that_are_needed_are_read(ucf_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

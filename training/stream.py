@@ -2,12 +2,14 @@
 
 A plan is a pure function of seed and epoch: it does not know how many processes, threads or clips a batch there are.
 Memory is bounded by the batches read ahead, the one asked for and the one in use: (`AHEAD` + 2) * clips * segments *
-size * size * 3 bytes.
+size * size * 3 bytes, which a stream keeps for its next epoch.
 """
 
 from __future__ import annotations
 
+import math
 import os
+import weakref
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -103,6 +105,23 @@ class Batch:
         return replace(self, frames=frames, labels=labels, draws=draws)
 
 
+class _Memory:
+    """Lends memory for batches, and lends it again when nobody holds it: new memory costs as much as to fill it."""
+
+    def __init__(self) -> None:
+        self._free: deque[npt.NDArray[np.uint8]] = deque(maxlen=AHEAD + 2)
+
+    def lend(self, shape: tuple[int, ...]) -> torch.Tensor:
+        """A uint8 tensor of that shape, with any content."""
+        length = math.prod(shape)
+        whole = self._free.pop() if self._free else np.empty(0, np.uint8)
+        if len(whole) < length:
+            whole = np.empty(length, np.uint8)
+        lent = whole[:length].reshape(shape)
+        weakref.finalize(lent, self._free.append, whole).atexit = False  # the tensor and each view of it hold it
+        return torch.from_numpy(lent)
+
+
 class ClipStream(IterableDataset[Batch]):
     """The batches of a plan, in order, read ahead by ``threads`` threads of this process (one a core, at most 4).
 
@@ -117,7 +136,7 @@ class ClipStream(IterableDataset[Batch]):
         self.batches: list[Indices] = []
         self.threads = threads or min(MOST_THREADS, _cores())
         self.pin = pin
-        self._opened: tuple[int, FrameReader, ThreadPoolExecutor] | None = None
+        self._opened: tuple[int, FrameReader, ThreadPoolExecutor, _Memory] | None = None
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -142,15 +161,10 @@ class ClipStream(IterableDataset[Batch]):
                     read.cancel()
 
     def _start(self, positions: Indices) -> tuple[Batch, list[Future[None]]]:
-        reader, pool = self._open()
+        reader, pool, memory = self._open()
         slots = self.plan.slots[positions]
         shape = (*slots.shape, self.clips.size, self.clips.size, 3)
-        # numpy's memory: torch's own, aligned, is not given back in pieces that the next batch fits into
-        frames = (
-            torch.empty(shape, dtype=torch.uint8, pin_memory=True)
-            if self.pin
-            else torch.from_numpy(np.empty(shape, np.uint8))
-        )
+        frames = torch.empty(shape, dtype=torch.uint8, pin_memory=True) if self.pin else memory.lend(shape)
         where, out = np.repeat(positions, slots.shape[1]), frames.flatten(0, 1).numpy()
         parts = np.array_split(np.arange(len(where)), min(self.threads, len(where)))
         reads = [
@@ -165,9 +179,14 @@ class ClipStream(IterableDataset[Batch]):
             read.result()
         return batch
 
-    def _open(self) -> tuple[FrameReader, ThreadPoolExecutor]:
+    def _open(self) -> tuple[FrameReader, ThreadPoolExecutor, _Memory]:
         if self._opened is None or self._opened[0] != os.getpid():
-            self._opened = (os.getpid(), FrameReader(self.clips), ThreadPoolExecutor(self.threads, "frames"))
+            self._opened = (
+                os.getpid(),
+                FrameReader(self.clips),
+                ThreadPoolExecutor(self.threads, "frames"),
+                _Memory(),
+            )
         return self._opened[1:]
 
 
