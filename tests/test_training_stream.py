@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -101,13 +102,31 @@ def test_a_store_behind_a_url_gives_the_same_frames(ucf_store: Path, monkeypatch
         assert torch.equal(mine.frames, theirs.frames)
 
 
-def test_frames_that_nobody_wrote_because_they_are_black_are_black(own_ucf_store: Path) -> None:
+@pytest.mark.parametrize("codec", ["raw", "zstd"])
+def test_frames_that_nobody_wrote_because_they_are_black_are_black(own_ucf_store: Path, codec: str) -> None:
+    recode(own_ucf_store, CODECS[codec])
     array = cast("zarr.Array[Any]", zarr.open_group(own_ucf_store, mode="r+")["views/full/frames"])
     array[4:8] = np.concatenate([np.zeros_like(array[4:5]), np.asarray(array[5:8])])
     clips = read_clips(str(own_ucf_store), "full", 2, "test")
     assert clips.rows[0] == 4
     (batch,) = stream_of(clips)
     assert not batch.frames[0].any()
+    assert batch.frames[1:].flatten(1).any(1).all()
+
+
+def test_the_disk_is_asked_beforehand_or_not_and_mapped_frames_are_the_same(
+    own_ucf_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recode(own_ucf_store, CODECS["raw"])
+    reads: list[int] = []
+    inner = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda *given: reads.append(inner(*given)) or reads[-1])
+    stream = stream_of(read_clips(str(own_ucf_store), "full", 1, "test"))
+    first = [batch.frames.clone() for batch in stream]
+    for _ in range(2 * shards._ASKED // len(first)):
+        assert all(torch.equal(batch.frames, frames) for batch, frames in zip(stream, first, strict=True))
+    index = 16 * 4 * frames_of(own_ucf_store).shape[1] + 4
+    assert set(reads) == {index}, "no frame is read from a file"
 
 
 def test_memory_is_lent_again_when_nobody_holds_a_part_of_it(ucf_store: Path) -> None:
@@ -120,6 +139,19 @@ def test_memory_is_lent_again_when_nobody_holds_a_part_of_it(ucf_store: Path) ->
     assert all((picture == content).all() for picture, content in zip(held, contents, strict=True))
     assert stream._opened is not None
     assert 0 < len(stream._opened[3]._free) <= AHEAD + 2
+
+
+def test_reading_threads_share_no_work_out_and_the_others_still_do(ucf_store: Path) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        stream = stream_of(read_clips(str(ucf_store), "full", 1, "test"))
+        assert len(list(stream)) == 3
+        assert stream._opened is not None
+        assert stream._opened[2].submit(torch.get_num_threads).result() == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_only_the_frames_that_are_needed_are_read(ucf_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,22 +231,29 @@ def test_worker_processes_give_the_same_batches_in_the_same_order(ucf_store: Pat
         assert torch.equal(mine.frames, theirs.frames)
 
 
+def replace(file: Path, content: bytes) -> None:
+    """Put another file in a file's place, as this package does; whoever reads the old one still has it."""
+    file.unlink()
+    file.write_bytes(content)
+
+
 def flip_a_byte(file: Path) -> None:
     content = bytearray(file.read_bytes())
     content[200] ^= 1
-    file.write_bytes(content)
+    replace(file, content)
 
 
 def spoil_the_index(file: Path) -> None:
     content = bytearray(file.read_bytes())
     content[-20] ^= 1
-    file.write_bytes(content)
+    replace(file, content)
 
 
 def cut(file: Path) -> None:
-    file.write_bytes(file.read_bytes()[:-1])
+    replace(file, file.read_bytes()[:-1])
 
 
+@pytest.mark.parametrize("codec", ["raw", "zstd"])
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
@@ -222,12 +261,13 @@ def cut(file: Path) -> None:
         (spoil_the_index, "index of .*: its checksum does not fit"),
         (cut, "its checksum does not fit"),
         (Path.unlink, "its shard is missing"),
-        (lambda file: file.write_bytes(b""), "its shard is cut short"),
+        (lambda file: replace(file, b""), "its shard is cut short"),
     ],
 )
 def test_damage_in_the_middle_of_an_epoch_names_the_clip_and_the_way_out(
-    own_ucf_store: Path, damage: Callable[[Path], object], reason: str
+    own_ucf_store: Path, codec: str, damage: Callable[[Path], object], reason: str
 ) -> None:
+    recode(own_ucf_store, CODECS[codec])
     clips = read_clips(str(own_ucf_store), "full", 1, "test")
     second = clips.ids[int(np.flatnonzero(clips.rows == 8)[0])]
     stream = stream_of(clips, batch_size=1, segments=8)

@@ -4,16 +4,20 @@ A shard is a file (or an object) of frames that are encoded one by one, and of a
 offset and length, then a checksum (Zarr v3, ``sharding_indexed``). zarr-python reads it too, in a multiple of the time,
 and tensorstore, which must not be forked (``python -m tests.benchmarks --only loader`` measures both).
 Every call here reads a list of frames; calls from several threads run side by side, as codecs and files let go of the
-interpreter's lock.
+interpreter's lock. To get that lock back takes as long as to copy a frame, so frames that are stored as they are, in
+files, are copied out of mapped memory, all of a list in one call.
 """
 
 from __future__ import annotations
 
 import asyncio
 import io
+import mmap
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -21,6 +25,7 @@ from typing import Any
 import google_crc32c
 import numpy as np
 import numpy.typing as npt
+import torch
 from numcodecs import blosc, zstd
 from PIL import Image
 from zarr.abc.store import ByteRequest, RangeByteRequest, SuffixByteRequest
@@ -36,9 +41,15 @@ Decoder = Callable[[Bytes, Frames], object]
 Request = tuple[str, ByteRequest]
 Fetcher = Callable[[Sequence[Request]], Iterable[Bytes | None]]
 """Brings the bytes of each request in turn, None where there is no such object; valid until the next are taken."""
+Filler = Callable[[Sequence[Request | None], Frames], Iterator[None]]
+"""Fills the frames (n, size, size, 3) from n requests, black where there is none, and goes through them in turn; raises
+at the one whose bytes are damaged."""
 
 _CHECKSUM = 4  # bytes of a crc32c
 _ABSENT = 2**64 - 1  # offset in the index of a frame that was not written: it is black
+_MAPS = 2**14  # files at once; Linux allows a process 2**16 maps, if nobody changed it
+_FROM_DISK = 1e9  # bytes a second; a copy that is slower waits for a disk
+_ASKED = 64  # calls that ask the disk beforehand, before one tries whether there is still need to
 
 
 class Damaged(Exception):
@@ -118,6 +129,9 @@ class FrameReader:
         self._clips = clips
         self._layout = read_layout(clips.location, clips.view)
         self._fetch = _object_fetcher(clips.location) if is_url(clips.location) else _file_fetcher(clips.location)
+        self._fill = _decodes(self._fetch, self._layout.decode)
+        if self._layout.decode is _decode_raw and not is_url(clips.location):
+            self._fill = _copies(clips.location, self._fill)
         self._indexes: dict[int, npt.NDArray[np.uint64]] = {}
 
     def read(self, positions: npt.NDArray[np.int64], slots: npt.NDArray[np.int64], out: Frames) -> None:
@@ -135,18 +149,15 @@ class FrameReader:
         rows = self._clips.rows[positions]
         shards, within = np.divmod(rows, self._layout.shard_clips)
         self._read_indexes(positions, shards)
-        requests: list[Request] = []
-        wanted = []
-        for i, (shard, clip, slot) in enumerate(zip(shards.tolist(), within.tolist(), slots.tolist(), strict=True)):
+        requests: list[Request | None] = []
+        for shard, clip, slot in zip(shards.tolist(), within.tolist(), slots.tolist(), strict=True):
             start, length = self._indexes[shard][clip, slot].tolist()
-            if start == _ABSENT:
-                out[i] = 0
-            else:
-                wanted.append(i)
-                requests.append((self._layout.key(shard), RangeByteRequest(start, start + length)))
-        for i, found in zip(wanted, self._fetch(requests), strict=True):
+            where = (self._layout.key(shard), RangeByteRequest(start, start + length))
+            requests.append(None if start == _ABSENT else where)
+        filled = self._fill(requests, out)
+        for i in range(len(out)):
             try:
-                self._layout.decode(checked(found), out[i])
+                next(filled)
             except (Damaged, ValueError, RuntimeError, OSError) as error:
                 raise self._failure(int(positions[i]), f"frame {slots[i]}: {error}") from error
 
@@ -178,9 +189,69 @@ def checked(found: Bytes | None) -> Bytes:
     if len(found) < _CHECKSUM:
         raise Damaged("its shard is cut short")
     payload = found[:-_CHECKSUM]
-    if google_crc32c.value(payload) != int.from_bytes(found[-_CHECKSUM:], "little"):
-        raise Damaged("its checksum does not fit its bytes")
+    _check(payload, found[-_CHECKSUM:])
     return payload
+
+
+def _check(payload: Bytes, checksum: Bytes) -> None:
+    if google_crc32c.value(payload) != int.from_bytes(checksum, "little"):
+        raise Damaged("its checksum does not fit its bytes")
+
+
+def _decodes(fetch: Fetcher, decode: Decoder) -> Filler:
+    def fill(requests: Sequence[Request | None], out: Frames) -> Iterator[None]:
+        found = iter(fetch([request for request in requests if request is not None]))
+        for request, frame in zip(requests, out, strict=True):
+            if request is None:
+                frame[:] = 0
+            else:
+                decode(checked(next(found)), frame)
+            yield
+
+    return fill
+
+
+def _copies(location: str, carefully: Filler) -> Filler:
+    """Of frames as they are, in files; what cannot be mapped, or is not whole, is left to ``carefully``.
+
+    A disk is quicker with what it was asked for beforehand, but to ask takes time in itself: it is asked until a copy
+    without that did not wait for one. While it is mapped, a file may be replaced, not shortened.
+    """
+    asks = _ASKED
+
+    @lru_cache(_MAPS)
+    def mapped(key: str) -> tuple[mmap.mmap, Bytes]:
+        with open(f"{location}/{key}", "rb") as file:
+            memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # torch takes no memory that is read-only
+        return memory, np.frombuffer(memory, np.uint8)
+
+    def found(key: str, wanted: ByteRequest) -> Bytes:
+        assert isinstance(wanted, RangeByteRequest)
+        memory, content = mapped(key)
+        if asks:
+            first = wanted.start & -mmap.PAGESIZE
+            memory.madvise(mmap.MADV_WILLNEED, first, wanted.end - first)
+        return content[wanted.start : wanted.end]
+
+    def fill(requests: Sequence[Request | None], out: Frames) -> Iterator[None]:
+        nonlocal asks
+        began, length = time.perf_counter(), out[0].size
+        try:
+            parts = [found(*request) for request in requests if request is not None]
+        except (OSError, ValueError):
+            parts = []
+        if [len(part) for part in parts] != [length + _CHECKSUM] * len(requests):
+            yield from carefully(requests, out)
+            return
+        sources = [torch.from_numpy(part[:length]) for part in parts]
+        torch.stack(sources, out=torch.from_numpy(out).view(len(out), length))
+        waited = time.perf_counter() - began > out.nbytes / _FROM_DISK
+        asks = asks - 1 if asks else _ASKED if waited else 0
+        for part, frame in zip(parts, out, strict=True):
+            _check(frame, part[length:])
+            yield
+
+    return fill
 
 
 def _file_fetcher(location: str) -> Fetcher:

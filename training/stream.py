@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
+from threadpoolctl import threadpool_limits
 from torch.utils.data import IterableDataset, get_worker_info
 
 from mocrop_core.frames import test_segments, train_segments
@@ -184,10 +185,16 @@ class ClipStream(IterableDataset[Batch]):
             self._opened = (
                 os.getpid(),
                 FrameReader(self.clips),
-                ThreadPoolExecutor(self.threads, "frames"),
+                ThreadPoolExecutor(self.threads, "frames", _copy_alone),
                 _Memory(),
             )
         return self._opened[1:]
+
+
+def _copy_alone() -> None:
+    """Let torch do this thread's work in this thread; to share a copy out takes longer than the copy."""
+    torch.get_num_threads()  # which sets the number that is then lowered
+    threadpool_limits(1, "openmp")
 
 
 def _cores() -> int:
