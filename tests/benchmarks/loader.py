@@ -1,7 +1,8 @@
 """How fast cached clips come: against the reference's way to read them, and against a memory-mapped array.
 
 The store is that of the real clips with the recipe ucf101, its rows repeated to 600 (1.9 GB of raw frames) in each
-lossless codec; a clip is three random frames of it, as in training. All files are in the page cache.
+lossless codec; a clip is three random frames of it, as in training. All files are in the page cache. What to read is
+decided before the clock starts: by the plans of a few epochs, which are read again and again.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -41,9 +43,10 @@ from tests.benchmarks.measuring import (
 )
 from training.augmentation import prepared
 from training.clips import Clips, read_clips
-from training.stream import AHEAD, ClipStream, batches_of_training, plan_of_training
+from training.stream import AHEAD, ClipStream, Plan, batches_of_training, plan_of_training
 
 ROWS, SHARD, SEGMENTS, BATCH, INPUT = 600, 16, 3, 32, 224
+PLANS = 8
 REFERENCE_ITEMS, ZARR_ITEMS = 40, 32
 STEADY_SECONDS = 1.0  # of each repetition: whole epochs, one after the other
 FASTER, OF_MEMORY_MAP = 40.0, 0.5
@@ -55,7 +58,7 @@ CODECS: dict[str, tuple[Any, ...]] = {
     "zstd": (ZstdCodec(level=1),),
 }
 VIEW = "mocrop"
-Plan = list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]
+Batch = npt.NDArray[np.int64]
 
 
 def built_store(folder: Path, clips: int | None = None) -> Path:
@@ -108,13 +111,18 @@ def memory_map(store: Path, folder: Path, rows: int) -> Path:
     return path
 
 
-def stream_of(location: Path, epoch: int, threads: int | None = None) -> tuple[Clips, ClipStream]:
-    """A training's stream over a store, ready for an epoch."""
-    clips = read_clips(str(location), VIEW, 1, "train")
-    stream = ClipStream(clips, threads=threads)
-    stream.plan = plan_of_training(clips, SEGMENTS, 0, epoch)
-    stream.batches = batches_of_training(stream.plan.order, min(BATCH, len(clips)))
-    return clips, stream
+@cache
+def train_list(location: Path) -> Clips:
+    """The clips of a store."""
+    return read_clips(str(location), VIEW, 1, "train")
+
+
+@cache
+def planned(location: Path, number: int) -> tuple[Plan, list[Batch]]:
+    """One of so many plans of an epoch, and its batches."""
+    clips = train_list(location)
+    plan = plan_of_training(clips, SEGMENTS, 0, number)
+    return plan, batches_of_training(plan.order, min(BATCH, len(clips)))
 
 
 class ReferenceItems:
@@ -175,11 +183,10 @@ class ReferenceItems:
 
 def read_stream(location: Path, prepare: bool = False, threads: int | None = None) -> Callable[[int], int]:
     """Reads an epoch of a store; ``prepare`` also crops, flips, resizes and normalises it, on the CPU."""
-    clips, stream = stream_of(location, 0, threads)
+    stream = ClipStream(train_list(location), threads=threads)
 
     def work(epoch: int) -> int:
-        stream.plan = plan_of_training(clips, SEGMENTS, 0, epoch)
-        stream.batches = batches_of_training(stream.plan.order, min(BATCH, len(clips)))
+        stream.plan, stream.batches = planned(location, epoch % PLANS)
         read = 0
         for batch in stream:
             read += len(batch.labels)
@@ -191,19 +198,20 @@ def read_stream(location: Path, prepare: bool = False, threads: int | None = Non
     return work
 
 
-def wanted_frames(clips: Clips, epoch: int) -> Plan:
-    """The rows and slots of each batch of an epoch."""
-    plan = plan_of_training(clips, SEGMENTS, 0, epoch)
-    batches = batches_of_training(plan.order, min(BATCH, len(clips)))
-    return [(np.repeat(clips.rows[batch], SEGMENTS), plan.slots[batch].ravel()) for batch in batches]
+@cache
+def wanted_frames(location: Path, number: int) -> list[tuple[Batch, Batch]]:
+    """The rows and slots of each batch of a plan."""
+    plan, batches = planned(location, number)
+    rows = train_list(location).rows
+    return [(np.repeat(rows[batch], SEGMENTS), plan.slots[batch].ravel()) for batch in batches]
 
 
 def read_memory_map(path: Path, location: Path) -> Callable[[int], int]:
     """Reads the same frames of an epoch, batch by batch, out of a memory-mapped array."""
-    raw, clips = np.load(path, mmap_mode="r"), read_clips(str(location), VIEW, 1, "train")
+    raw = np.load(path, mmap_mode="r")
 
     def work(epoch: int) -> int:
-        return sum(len(raw[rows, slots]) for rows, slots in wanted_frames(clips, epoch)) // SEGMENTS
+        return sum(len(raw[rows, slots]) for rows, slots in wanted_frames(location, epoch % PLANS)) // SEGMENTS
 
     return work
 
@@ -212,12 +220,11 @@ def read_tensorstore(location: Path) -> Callable[[int], int]:
     """Reads the same frames with tensorstore, one request a batch, as many batches ahead as the loader."""
     folder = f"{location}/views/{VIEW}/frames/"
     array = tensorstore.open({"driver": "zarr3", "kvstore": {"driver": "file", "path": folder}}, read=True).result()
-    clips = read_clips(str(location), VIEW, 1, "train")
 
     def work(epoch: int) -> int:
         pending: deque[Any] = deque()
         read = 0
-        for rows, slots in wanted_frames(clips, epoch):
+        for rows, slots in wanted_frames(location, epoch % PLANS):
             pending.append(array.vindex[rows, slots].read())
             if len(pending) > AHEAD:
                 read += len(pending.popleft().result())
@@ -229,10 +236,9 @@ def read_tensorstore(location: Path) -> Callable[[int], int]:
 def read_zarr(location: Path, count: int) -> Callable[[int], int]:
     """Reads the frames of a few clips with zarr-python, one by one."""
     array = cast("zarr.Array[Any]", zarr.open_array(f"{location}/views/{VIEW}/frames", mode="r"))
-    clips = read_clips(str(location), VIEW, 1, "train")
 
     def work(epoch: int) -> int:
-        (rows, slots), *_ = wanted_frames(clips, epoch)
+        (rows, slots), *_ = wanted_frames(location, epoch % PLANS)
         for row, slot in list(zip(rows.tolist(), slots.tolist(), strict=True))[: count * SEGMENTS]:
             array[row, slot]
         return min(count, len(rows) // SEGMENTS)
@@ -247,16 +253,15 @@ def memory_of_epochs(location: str, epochs: int) -> dict[str, float]:
     These are the ones read ahead, the one handed out, and the one before it, which whoever iterates still holds.
     """
     torch.set_num_threads(1)
-    clips, stream = stream_of(Path(location), 0)
+    stream = ClipStream(train_list(Path(location)))
     Path("/proc/self/clear_refs").write_text("5")  # the peak is what it is now
     began, after = resident_mb(), []
     for epoch in range(epochs):
-        stream.plan = plan_of_training(clips, SEGMENTS, 0, epoch)
-        stream.batches = batches_of_training(stream.plan.order, min(BATCH, len(clips)))
+        stream.plan, stream.batches = planned(Path(location), epoch)
         for batch in stream:
             assert len(batch.labels) == len(stream.batches[0])
         after.append(resident_mb())
-    frames = len(stream.batches[0]) * SEGMENTS * clips.size**2 * 3 / 1e6
+    frames = len(stream.batches[0]) * SEGMENTS * stream.clips.size**2 * 3 / 1e6
     return {"second": after[1], "last": after[-1], "peak_above": peak_mb() - began, "batches": (AHEAD + 2) * frames}
 
 
