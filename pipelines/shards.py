@@ -39,19 +39,22 @@ class FrameWriter:
         self._chunk = array.chunks
         self._counts = tuple(length // chunk for length, chunk in zip(array.shards, array.chunks, strict=True))
         self._frames: dict[tuple[int, ...], bytes] = {}
+        self._rows: set[int] = set()  # that have frames, be they black
 
     def put(self, row: int, slot: int, picture: npt.NDArray[np.uint8]) -> None:
         """Keep a frame of the shard's clip ``row``. One that is black throughout is what reads where none is kept."""
+        self._rows.add(row)
         if picture.any():
             self._frames[(row, slot, 0, 0, 0)] = self._encode(picture.reshape(self._chunk))
 
     def drop(self, row: int) -> None:
         """Forget the frames of a clip."""
+        self._rows.discard(row)
         self._frames = {place: frame for place, frame in self._frames.items() if place[0] != row}
 
     def write(self) -> None:
-        """Write the shard; one without frames is not there."""
-        if self._frames:
+        """Write the shard; one without clips is not there."""
+        if self._rows:
             put_object(self._store, self._key, shard(self._frames, self._counts))
         else:
             run(self._store.delete(self._key))

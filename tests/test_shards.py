@@ -79,6 +79,15 @@ def test_a_clip_that_is_dropped_leaves_nothing(tmp_path: Path) -> None:
     assert not [path for path in (tmp_path / "views/full/frames/c").rglob("*") if path.is_file()]
 
 
+def test_a_shard_of_black_frames_is_there(tmp_path: Path) -> None:
+    store = new_store(tmp_path, FrameCodec())
+    writer = FrameWriter(store, "views/full/frames", range(4))
+    writer.put(2, 0, np.zeros((SIDE, SIDE, 3), np.uint8))
+    writer.write()
+    assert (tmp_path / "views/full/frames/c/0/0/0/0/0").stat().st_size == 16 * SHARD * SLOTS + 4
+    assert not np.asarray(zarr.open_array(store, path="views/full/frames", mode="r")[:]).any()
+
+
 def test_frames_of_a_part_of_a_shard_are_refused(tmp_path: Path) -> None:
     store = new_store(tmp_path, FrameCodec())
     for rows in (range(0, 3), range(1, 5), range(4, 6)):
