@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import faulthandler
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -317,4 +318,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    faulthandler.enable()  # says where, if a mapped shard is cut short
     sys.exit(main())
