@@ -24,6 +24,10 @@ class Damaged(StoreError):
     """Something in a store is not as it was written."""
 
 
+class Replaced(Exception):
+    """Another object has taken the place of the one that was read before."""
+
+
 def is_url(location: str) -> bool:
     """Whether the store lies on an object store (``s3://bucket/name.zarr``) and not in a local folder."""
     return "://" in location

@@ -17,13 +17,13 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
+from obstore.exceptions import AlreadyExistsError, BaseError, NotSupportedError, PreconditionError
 from obstore.store import AzureStore, GCSStore, S3Store
 from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import ObjectStore
 
-from data_specs.locations import StoreError, shown, split_url
+from data_specs.locations import Replaced, StoreError, shown, split_url
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
@@ -92,6 +92,40 @@ class RemoteStore(ObjectStore[AnyStore]):
                 self._check_bucket(error)
                 return None
             return prototype.buffer.from_bytes(await found.bytes_async())  # type: ignore[arg-type]
+
+        return await self._steadily(request)
+
+    async def end(self, key: str, length: int) -> tuple[bytes | None, str | None]:
+        """The last bytes of an object, at most ``length``, and the tag of its version; None where there is none."""
+
+        async def request() -> tuple[bytes | None, str | None]:
+            try:
+                try:
+                    found = await obstore.get_async(self.store, key, options={"range": {"suffix": length}})
+                except NotSupportedError:  # Azure
+                    size = (await obstore.head_async(self.store, key))["size"]
+                    where = (max(0, size - length), size)
+                    found = await obstore.get_async(self.store, key, options={"range": where})
+                return bytes(await found.bytes_async()), found.meta["e_tag"]
+            except FileNotFoundError as error:
+                self._check_bucket(error)
+                return None, None
+
+        return await self._steadily(request)
+
+    async def part(self, key: str, start: int, stop: int, tag: str | None) -> bytes | None:
+        """The bytes from ``start`` to ``stop`` of an object, None where there is none; `Replaced` for another tag."""
+
+        async def request() -> bytes | None:
+            options: Any = {"range": (start, stop), **({"if_match": tag} if tag else {})}
+            try:
+                found = await obstore.get_async(self.store, key, options=options)
+                return bytes(await found.bytes_async())
+            except PreconditionError as error:
+                raise Replaced from error
+            except FileNotFoundError as error:
+                self._check_bucket(error)
+                return None
 
         return await self._steadily(request)
 

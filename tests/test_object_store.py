@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import google_crc32c
 import numpy as np
 import pytest
 
@@ -33,10 +34,12 @@ from tests.listening import is_loopback, watch
 from tests.object_store import KEY, SECRET, Fault, contents, environment, faulty, make_bucket, s3_server
 from training import train as training
 from training.clips import read_clips
+from training.options import Failed
 from training.shards import FrameReader
 
 MOCROP = [sys.executable, "-c", "from pipelines.cli import main; main()"]
 TINY = {"name": "tiny", "shard_clips": 2, "transcode": {"preset": "ultrafast"}, "frames": {"slots": 2, "size": 16}}
+RAW = {**TINY, "name": "raw", "frames": {"slots": 2, "size": 16, "codec": {"name": "raw"}}}
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +139,36 @@ def test_frames_for_training_are_read_from_s3(command: Command) -> None:
         found.append(frames)
     assert found[0].std() > 10
     assert (found[0] == found[1]).all()
+
+
+@pytest.mark.usefixtures("s3")
+def test_a_shard_that_is_replaced_gives_its_own_frames(options: Options, synth_data: Path) -> None:
+    """As a run does that mends a quarantined clip: frames of the others lie elsewhere then, and raw ones all fit."""
+    import boto3
+
+    recipe = parse_recipe({**RAW, "views": [{"kind": "full"}]}, "raw")
+    run_stages(replace(options, recipe=recipe, splits=str(synth_data / "ucfTrainTestlist"), limit=None))
+    clips = read_clips(options.store, "full", 1, "train")
+    reader = FrameReader(clips)
+    positions, slots = np.repeat(np.arange(len(clips)), 2), np.tile([0, 1], len(clips))
+    first, second = (np.empty((len(positions), clips.size, clips.size, 3), np.uint8) for _ in range(2))
+    reader.read(positions, slots, first)
+    client = boto3.client("s3")
+    name = {
+        "Bucket": "bucket",
+        "Key": f"{options.store.removeprefix('s3://bucket/')}/views/full/frames/c/{clips.rows[0] // 2}/0/0/0/0",
+    }
+    old = client.get_object(**name)["Body"].read()
+    frame, index = 16 * 16 * 3 + 4, np.frombuffer(old[-(16 * 4 + 4) : -4], "<u8").reshape(-1, 2).copy()
+    index[:, 0] += frame
+    ending = index.tobytes() + google_crc32c.value(index.tobytes()).to_bytes(4, "little")
+    client.put_object(**name, Body=old[:frame] + old[: -len(ending)] + ending)
+    reader.read(positions, slots, second)
+    assert first.std() > 10
+    assert (first == second).all()
+    client.delete_object(**name)
+    with pytest.raises(Failed, match="its shard is missing"):
+        reader.read(positions, slots, second)
 
 
 def train(store: str, out: Path) -> int:

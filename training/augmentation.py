@@ -37,8 +37,7 @@ class Draws:
 
     def of(self, positions: npt.NDArray[np.int64]) -> Draws:
         """Those of some of the clips."""
-        these = torch.from_numpy(positions)
-        return Draws(*(None if part is None else part[these] for part in self._parts()))  # type: ignore[arg-type]
+        return Draws(*(part if part is None else torch.from_numpy(part.numpy()[positions]) for part in self._parts()))  # type: ignore[arg-type]
 
     def to(self, device: torch.device) -> Draws:
         """The draws on a device."""

@@ -6,11 +6,15 @@ and tensorstore, which must not be forked (``python -m tests.benchmarks --only l
 Every call here reads a list of frames; calls from several threads run side by side, as codecs and files let go of the
 interpreter's lock. To get that lock back takes as long as to copy a frame, so frames that are stored as they are, in
 files, are copied out of mapped memory and checked several at a time.
+
+A run that mends a store puts a new shard in an old one's place, in which frames may lie elsewhere. An index is used for
+the very file or object that it was read from; where another has taken its place, the index is read again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import io
 import mmap
 import os
@@ -20,7 +24,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
 from operator import itemgetter
-from typing import Any
+from typing import Any, Protocol
 
 import google_crc32c
 import numpy as np
@@ -29,29 +33,47 @@ import torch
 from awscrt.checksums import crc32c
 from numcodecs import blosc, zstd
 from PIL import Image
-from zarr.abc.store import RangeByteRequest, SuffixByteRequest
-from zarr.core.buffer import default_buffer_prototype
 
-from data_specs.stored import StoreError, is_url, open_store, run, shown, zarr_store
+from data_specs.locations import Replaced
+from data_specs.remote import open_remote
+from data_specs.stored import StoreError, is_url, open_store, run, shown
 from training.clips import Clips
 from training.options import Failed
 
 Frames = npt.NDArray[np.uint8]
 Bytes = npt.NDArray[np.uint8]
+Indices = npt.NDArray[np.int64]
 Decoder = Callable[[Bytes, Frames], object]
-Request = tuple[str, int, int | None]
-"""A key, and the first byte and the one behind the last as in a slice; (key, -n, None) are the last n."""
-Fetcher = Callable[[Sequence[Request]], Iterable[Bytes | None]]
-"""Brings the bytes of each request in turn, None where there is no such object; valid until the next are taken."""
+Version = tuple[Any, ...]
+"""What tells a file or an object from any other that had, or gets, its name."""
+Index = tuple[npt.NDArray[np.uint64], Version | None]
+"""Offset and length of each frame of a shard, (clips, slots, 2), and the version of the shard that has it."""
+Request = tuple[str, int, int, Version | None]
+"""Bytes of an object: its key, the first and the one behind the last, and of which version of it."""
 Filler = Callable[[Sequence[Request | None], Frames], Iterator[None]]
 """Fills the frames (n, size, size, 3) from n requests, black where there is none, and goes through them in turn; raises
 at the one whose bytes are damaged."""
+
+
+class Source(Protocol):
+    """Where the objects of a store lie."""
+
+    def ends(self, keys: Sequence[str], length: int) -> Iterable[tuple[Bytes | None, Version | None]]:
+        """The last bytes of each object, at most ``length``, and its version; None where there is no such object."""
+        ...
+
+    def parts(self, requests: Sequence[Request]) -> Iterable[Bytes | None]:
+        """The bytes of each request in turn, valid until the next are taken; `Replaced` if the version is another."""
+        ...
+
 
 _CHECKSUM = 4  # bytes of a crc32c
 _ABSENT = 2**64 - 1  # offset in the index of a frame that was not written: it is black
 _MAPS = 2**14  # files at once; Linux allows a process 2**16 maps, if nobody changed it
 _PIECE = 2**20  # bytes that are copied and checked while they are in the cache of one core
 _FROM_DISK = 1e9  # bytes a second; a copy that is slower waits for a disk
+_ATTEMPTS = 3  # to read frames whose shards are replaced meanwhile
+_SYSTEM = ctypes.CDLL(None)  # the C library: Python's own mmap keeps a file open, of which there may be a thousand
 _ASKED = 64  # calls that ask the disk beforehand, before one tries whether there is still need to
 
 
@@ -131,34 +153,39 @@ class FrameReader:
     def __init__(self, clips: Clips) -> None:
         self._clips = clips
         self._layout = read_layout(clips.location, clips.view)
-        self._fetch = _object_fetcher(clips.location) if is_url(clips.location) else _file_fetcher(clips.location)
-        self._fill = _decodes(self._fetch, self._layout.decode)
-        if self._layout.decode is _decode_raw and not is_url(clips.location):
-            self._fill = _copies(clips.location, 3 * self._layout.size**2, self._fill)
-        count = int(clips.rows.max()) // self._layout.shard_clips + 1
-        self._known = np.zeros(count, np.bool_)  # of each shard: its index was read
-        self._index = np.empty((count, self._layout.shard_clips, self._layout.slots, 2), "<u8")
+        self._source: Source = _Objects(clips.location) if is_url(clips.location) else _Files(clips.location)
+        self._fill = _decodes(self._source, self._layout.decode)
+        if self._layout.decode is _decode_raw and isinstance(self._source, _Files):
+            self._fill = _copies(self._source, 3 * self._layout.size**2, self._fill)
+        self._indexes: dict[int, Index] = {}
 
-    def read(self, positions: npt.NDArray[np.int64], slots: npt.NDArray[np.int64], out: Frames) -> None:
+    def read(self, positions: Indices, slots: Indices, out: Frames) -> None:
         """Read the frame in ``slots[i]`` of clip ``positions[i]`` (both (n,)) into ``out[i]`` ((n, size, size, 3)).
 
         `Failed` names the clip whose bytes are damaged or missing, and the commands that mend it; or it says what an
-        object store answered.
+        object store answered, or that something replaces the shards all the time.
         """
-        try:
-            self._read(positions, slots, out)
-        except StoreError as error:
-            raise Failed(str(error)) from error
+        shards, within = np.divmod(self._clips.rows[positions], self._layout.shard_clips)
+        for _ in range(_ATTEMPTS):
+            try:
+                return self._read(positions, slots, shards, within, out)
+            except Replaced:
+                for shard in shards.tolist():
+                    self._indexes.pop(shard, None)
+            except StoreError as error:
+                raise Failed(str(error)) from error
+        raise Failed(
+            f"store {shown(self._clips.location)}: its shards are replaced while they are read; wait for the run"
+        )
 
-    def _read(self, positions: npt.NDArray[np.int64], slots: npt.NDArray[np.int64], out: Frames) -> None:
-        rows = self._clips.rows[positions]
-        shards, within = np.divmod(rows, self._layout.shard_clips)
-        self._read_indexes(positions, shards)
-        spans = self._index[shards, within, slots].tolist()
-        requests: list[Request | None] = [
-            None if start == _ABSENT else (key, start, start + length)
-            for key, (start, length) in zip(map(self._layout.key, shards.tolist()), spans, strict=True)
-        ]
+    def _read(self, positions: Indices, slots: Indices, shards: Indices, within: Indices, out: Frames) -> None:
+        indexes = self._read_indexes(positions, shards)
+        requests: list[Request | None] = []
+        for shard, clip, slot in zip(shards.tolist(), within.tolist(), slots.tolist(), strict=True):
+            index, version = indexes[shard]
+            start = index.item(clip, slot, 0)
+            stop = start + index.item(clip, slot, 1)
+            requests.append(None if start == _ABSENT else (self._layout.key(shard), start, stop, version))
         filled = self._fill(requests, out)
         for i in range(len(out)):
             try:
@@ -166,19 +193,21 @@ class FrameReader:
             except (Damaged, ValueError, RuntimeError, OSError) as error:
                 raise self._failure(int(positions[i]), f"frame {slots[i]}: {error}") from error
 
-    def _read_indexes(self, positions: npt.NDArray[np.int64], shards: npt.NDArray[np.int64]) -> None:
-        new = ~self._known[shards]
-        if not new.any():
-            return
-        missing, first = np.unique(shards[new], return_index=True)
-        keys = [self._layout.key(shard) for shard in missing.tolist()]
-        requests: list[Request] = [(key, -self._layout.index_length, None) for key in keys]
-        for shard, i, key, found in zip(missing, first, keys, self._fetch(requests), strict=True):
+    def _read_indexes(self, positions: Indices, shards: Indices) -> dict[int, Index]:
+        wanted = dict.fromkeys(shards.tolist())
+        indexes = {shard: index for shard in wanted if (index := self._indexes.get(shard)) is not None}
+        missing = [shard for shard in wanted if shard not in indexes]
+        keys = [self._layout.key(shard) for shard in missing]
+        ends = self._source.ends(keys, self._layout.index_length)
+        for shard, key, (found, version) in zip(missing, keys, ends, strict=True):
             try:
-                self._index[shard] = checked(found).copy().view("<u8").reshape(self._index.shape[1:])
-                self._known[shard] = True
+                table = checked(found).copy().view("<u8")
+                indexes[shard] = table.reshape(self._layout.shard_clips, self._layout.slots, 2), version
             except (Damaged, ValueError) as error:
-                raise self._failure(int(positions[new][i]), f"index of {key}: {error}") from error
+                first = int(positions[shards == shard][0])
+                raise self._failure(first, f"index of {key}: {error}") from error
+            self._indexes[shard] = indexes[shard]
+        return indexes
 
     def _failure(self, position: int, reason: str) -> Failed:
         store = shown(self._clips.location)
@@ -200,9 +229,9 @@ def checked(found: Bytes | None) -> Bytes:
     return payload
 
 
-def _decodes(fetch: Fetcher, decode: Decoder) -> Filler:
+def _decodes(source: Source, decode: Decoder) -> Filler:
     def fill(requests: Sequence[Request | None], out: Frames) -> Iterator[None]:
-        found = iter(fetch([request for request in requests if request is not None]))
+        found = iter(source.parts([request for request in requests if request is not None]))
         for request, frame in zip(requests, out, strict=True):
             if request is None:
                 frame[:] = 0
@@ -213,8 +242,8 @@ def _decodes(fetch: Fetcher, decode: Decoder) -> Filler:
     return fill
 
 
-def _copies(location: str, length: int, carefully: Filler) -> Filler:
-    """Of frames as they are, of ``length`` bytes, in files; all that is not whole is left to ``carefully``.
+def _copies(files: _Files, length: int, carefully: Filler) -> Filler:
+    """Of frames as they are, of ``length`` bytes; where one is damaged or cannot be mapped, ``carefully`` says which.
 
     A disk is quicker with what it was asked for beforehand, but to ask takes time in itself: it is asked until a copy
     without that did not wait for one. While it is mapped, a file may be replaced, not shortened.
@@ -222,18 +251,15 @@ def _copies(location: str, length: int, carefully: Filler) -> Filler:
     asks = _ASKED
     joined = _joiner(length)
     at_once = max(1, _PIECE // length)
+    black = np.zeros(length + _CHECKSUM, np.uint8)
+    black[length:] = np.frombuffer(crc32c(bytes(length)).to_bytes(_CHECKSUM, "little"), np.uint8)
+    mapped = lru_cache(_MAPS)(files.mapped)
 
-    @lru_cache(_MAPS)
-    def mapped(key: str) -> tuple[mmap.mmap, Bytes]:
-        with open(f"{location}/{key}", "rb") as file:
-            memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # torch takes no memory that is read-only
-        return memory, np.frombuffer(memory, np.uint8)
-
-    def found(key: str, start: int, stop: int | None) -> Bytes:
-        memory, content = mapped(key)
-        if asks and stop:
+    def found(key: str, start: int, stop: int, version: Version | None) -> Bytes:
+        content, address = mapped(key, version)
+        if asks:
             page = start & -mmap.PAGESIZE
-            memory.madvise(mmap.MADV_WILLNEED, page, stop - page)
+            _SYSTEM.madvise(ctypes.c_void_p(address + page), ctypes.c_size_t(stop - page), mmap.MADV_WILLNEED)
         return content[start:stop]
 
     def copied(parts: list[Bytes], out: Bytes) -> bool:
@@ -245,10 +271,10 @@ def _copies(location: str, length: int, carefully: Filler) -> Filler:
         nonlocal asks
         began = time.perf_counter()
         try:
-            parts = [found(*request) for request in requests if request is not None]
-        except (OSError, ValueError):
+            parts = [black if request is None else found(*request) for request in requests]
+        except (OSError, RuntimeError):
             parts = []
-        whole = [len(part) for part in parts] == [length + _CHECKSUM] * len(requests)
+        whole = [len(part) for part in parts] == [len(black)] * len(requests)
         rows = out.reshape(-1, length)
         pieces = range(0, len(out), at_once)
         if not whole or not all(copied(parts[i : i + at_once], rows[i : i + at_once]) for i in pieces):
@@ -283,40 +309,90 @@ def _joiner(length: int) -> Callable[[Iterable[int]], int]:
     return join
 
 
-def _file_fetcher(location: str) -> Fetcher:
-    def fetch(requests: Sequence[Request]) -> Iterator[Bytes | None]:
+class _Files:
+    """In a folder."""
+
+    def __init__(self, location: str) -> None:
+        self._location = location
+
+    def ends(self, keys: Sequence[str], length: int) -> Iterator[tuple[Bytes | None, Version | None]]:
+        return (self._end(key, length) for key in keys)
+
+    def _end(self, key: str, length: int) -> tuple[Bytes | None, Version | None]:
+        try:
+            with open(self._path(key), "rb", buffering=0) as file:
+                version = _version(os.fstat(file.fileno()))
+                found = os.pread(file.fileno(), length, max(0, version[0] - length))
+                return np.frombuffer(found, np.uint8), version
+        except FileNotFoundError:
+            return None, None
+        except OSError as error:
+            raise self._failed(key, error) from error
+
+    def parts(self, requests: Sequence[Request]) -> Iterator[Bytes | None]:
         memory = np.empty(0, np.uint8)  # of all requests: what is read is decoded while it is in the processor's cache
         for key, mine in groupby(requests, key=itemgetter(0)):  # a clip's frames lie in one file
-            path = f"{location}/{key}"
             try:
-                with open(path, "rb", buffering=0) as file:
-                    for _, start, stop in mine:
-                        if stop is None:
-                            start, stop = (max(0, os.fstat(file.fileno()).st_size + place) for place in (start, 0))
-                        length = stop - start
-                        if length > len(memory):
-                            memory = np.empty(length, np.uint8)
-                        yield memory[: os.preadv(file.fileno(), [memory[:length].data], start)]
+                with open(self._path(key), "rb", buffering=0) as file:
+                    version = _version(os.fstat(file.fileno()))
+                    for _, start, stop, wanted in mine:
+                        if version != wanted:
+                            raise Replaced
+                        if stop - start > len(memory):
+                            memory = np.empty(stop - start, np.uint8)
+                        yield memory[: os.preadv(file.fileno(), [memory[: stop - start].data], start)]
             except FileNotFoundError:
                 yield from [None for _ in mine]  # noqa: B031 (nothing was taken yet)
             except OSError as error:
-                raise Failed(f"{path!r} cannot be read: {error.strerror}") from error
+                raise self._failed(key, error) from error
 
-    return fetch
+    def mapped(self, key: str, version: Version | None) -> tuple[Bytes, int]:
+        """A file as memory, and its address; ``OSError`` or ``RuntimeError`` where it cannot be mapped."""
+        if version is None:
+            raise Replaced
+        content = torch.from_file(self._path(key), shared=False, size=version[0], dtype=torch.uint8)
+        if _version(os.stat(self._path(key))) != version:  # it bore this name before, and does again: it did throughout
+            raise Replaced
+        return content.numpy(), content.data_ptr()
+
+    def _path(self, key: str) -> str:
+        return f"{self._location}/{key}"
+
+    def _failed(self, key: str, error: OSError) -> Failed:
+        return Failed(f"{self._path(key)!r} cannot be read: {error.strerror}")
 
 
-def _object_fetcher(location: str) -> Fetcher:
-    store = zarr_store(location, read_only=True)
+def _version(status: os.stat_result) -> Version:
+    return status.st_size, status.st_ino, status.st_mtime_ns
 
-    async def get(key: str, start: int, stop: int | None) -> Bytes | None:
-        wanted = SuffixByteRequest(-start) if stop is None else RangeByteRequest(start, stop)
-        try:
-            found = await store.get(key, default_buffer_prototype(), byte_range=wanted)
-        except FileNotFoundError:
-            return None
-        return None if found is None else np.frombuffer(found.to_bytes(), np.uint8)
 
-    async def together(requests: Sequence[Request]) -> list[Bytes | None]:
-        return list(await asyncio.gather(*(get(*request) for request in requests)))
+class _Objects:
+    """On an object store; the requests of a call are under way together."""
 
-    return lambda requests: run(together(requests)) if requests else []
+    def __init__(self, location: str) -> None:
+        self._store = open_remote(location, read_only=True)
+
+    def ends(self, keys: Sequence[str], length: int) -> list[tuple[Bytes | None, Version | None]]:
+        async def end(key: str) -> tuple[Bytes | None, Version | None]:
+            found, tag = await self._store.end(key, length)
+            return _bytes(found), (tag,)
+
+        async def together() -> list[tuple[Bytes | None, Version | None]]:
+            return list(await asyncio.gather(*map(end, keys)))
+
+        return run(together())
+
+    def parts(self, requests: Sequence[Request]) -> list[Bytes | None]:
+        async def part(key: str, start: int, stop: int, version: Version | None) -> Bytes | None:
+            if version is None:
+                raise Replaced
+            return _bytes(await self._store.part(key, start, stop, *version))
+
+        async def together() -> list[Bytes | None]:
+            return list(await asyncio.gather(*(part(*request) for request in requests)))
+
+        return run(together()) if requests else []
+
+
+def _bytes(found: bytes | None) -> Bytes | None:
+    return None if found is None else np.frombuffer(found, np.uint8)

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -166,11 +167,10 @@ class ClipStream(IterableDataset[Batch]):
         slots = self.plan.slots[positions]
         shape = (*slots.shape, self.clips.size, self.clips.size, 3)
         frames = torch.empty(shape, dtype=torch.uint8, pin_memory=True) if self.pin else memory.lend(shape)
-        where, out = np.repeat(positions, slots.shape[1]), frames.flatten(0, 1).numpy()
-        parts = np.array_split(np.arange(len(where)), min(self.threads, len(where)))
-        reads = [
-            pool.submit(reader.read, where[part], slots.ravel()[part], out[part[0] : part[-1] + 1]) for part in parts
-        ]
+        where, which, out = np.repeat(positions, shape[1]), slots.ravel(), frames.numpy().reshape(-1, *shape[2:])
+        parts = min(self.threads, len(where))
+        cuts = [len(where) * part // parts for part in range(parts + 1)]
+        reads = [pool.submit(reader.read, where[a:b], which[a:b], out[a:b]) for a, b in pairwise(cuts)]
         draws = None if self.plan.draws is None else self.plan.draws.of(positions)
         return Batch(frames, torch.from_numpy(self.clips.labels[positions]), positions, draws), reads
 
