@@ -22,6 +22,7 @@ from pydantic import BaseModel
 from data_specs import recipes, schema
 from mocrop_core.method import PRESETS, Method
 from pipelines.cli import app
+from tests import soak
 from tests.benchmarks.__main__ import NAMES, RESULTS
 
 ROOT = Path(__file__).parents[1]
@@ -317,6 +318,18 @@ def whole() -> str:
     return table(("13,320 clips", "median", "lowest – highest"), rows)
 
 
+def backbones() -> str:
+    """Seconds that ``make soak`` took to train and test each backbone of the reference on a CPU."""
+    from training.backbones import TORCHVISION
+
+    kept = json.loads(soak.RESULTS.read_text(encoding="utf-8"))["tests"]
+    sizes = (192, 224)
+    found = {(arch, size): kept[f"{arch} at {size} px on a CPU"] for arch in TORCHVISION for size in sizes}
+    cells = {which: f"{took['train_seconds']:.0f} + {took['test_seconds']:.0f}" for which, took in found.items()}
+    rows = [(f"`{arch}`", *(cells[arch, size] for size in sizes)) for arch in TORCHVISION]
+    return table(("backbone", *(f"{size} px, s" for size in sizes)), rows)
+
+
 def _line(benchmark: str, name: str) -> dict[str, Any]:
     kept = json.loads((RESULTS / f"{benchmark}.json").read_text(encoding="utf-8"))["lines"]
     (line,) = [one for one in kept if one["name"] == name]
@@ -350,6 +363,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **{f"benchmark {name}": partial(benchmark, name) for name in NAMES},
     "promised": promised,
     "whole": whole,
+    "backbones": backbones,
 }
 
 

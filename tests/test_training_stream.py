@@ -142,6 +142,25 @@ def test_a_shard_that_is_replaced_between_epochs_gives_its_own_frames(own_ucf_st
     assert all(map(right, stream))
 
 
+@pytest.mark.parametrize("codec", ["raw", "zstd"])
+def test_shards_that_are_replaced_all_the_time_end_the_reading_in_one_line(
+    own_ucf_store: Path, monkeypatch: pytest.MonkeyPatch, codec: str
+) -> None:
+    recode(own_ucf_store, CODECS[codec])
+    inner = os.pread
+
+    def read_and_replace(*given: int) -> bytes:
+        found = inner(*given)
+        for file in (own_ucf_store / "views/full/frames/c").rglob("0"):
+            if file.is_file():
+                replace(file, file.read_bytes())
+        return found
+
+    monkeypatch.setattr(os, "pread", read_and_replace)
+    with pytest.raises(Failed, match="its shards are replaced while they are read; wait for the run"):
+        list(stream_of(read_clips(str(own_ucf_store), "full", 1, "test")))
+
+
 def test_a_mapped_shard_keeps_no_file_open(own_ucf_store: Path) -> None:
     recode(own_ucf_store, CODECS["raw"])
     clips = read_clips(str(own_ucf_store), "full", 1, "test")
