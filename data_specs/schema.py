@@ -21,6 +21,18 @@ STAGES = ("transcode", "motion", "boxes", "clips")
 VIEW_STAGES = ("boxes", "clips")  # those whose records are kept for each view
 
 
+NOTES = {
+    "stream": "one of several video streams was chosen",
+    "damage": "packets that could not be decoded",
+    "missing": "fewer frames than the container says",
+}
+"""Kinds of notes: what was passed over, chosen or repaired in a clip that was done all the same.
+
+The row of a clip in a record of the stage transcode or motion may hold ``notes``: for each kind, one line of text
+without folders or addresses.
+"""
+
+
 class State(IntEnum):
     """What became of a clip: the values of the array ``state``."""
 

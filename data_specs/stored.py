@@ -154,6 +154,15 @@ class Record:
         """The clips that this stage quarantined, and why."""
         return {id: row["reason"] for id, row in self.clips.items() if "reason" in row}
 
+    @property
+    def notes(self) -> dict[str, dict[str, str]]:
+        """What this stage noted: for each kind (`schema.NOTES`) the clips, and one line on each."""
+        found: dict[str, dict[str, str]] = {}
+        for id, row in self.clips.items():
+            for kind, text in row.get("notes", {}).items():
+                found.setdefault(kind, {})[id] = text
+        return found
+
     def as_attributes(self) -> Attributes:
         """The record as the attributes of its group."""
         return {

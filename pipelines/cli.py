@@ -15,7 +15,7 @@ import typer
 from data_specs.stored import StoreError, open_store
 from pipelines.ffmpeg import FfmpegError
 from pipelines.h264 import RunStopped
-from pipelines.outcome import TooManyQuarantined
+from pipelines.outcome import TooManyQuarantined, notes
 from pipelines.preprocess import Options, RunError
 from pipelines.processes import no_collections, sigterm_exits
 from pipelines.video import VideoError
@@ -278,6 +278,12 @@ def _print_summary(summary: Any, as_json: bool) -> None:
         print(f"  {stage:<10} {done} of {total} shards")
     for id, reason in sorted(summary.quarantined.items()):
         print(f"  quarantined {id}: {reason}")
+    for kind, about, count, examples in notes(summary):
+        print(f"  {kind}: {count} {'clip' if count == 1 else 'clips'}, {about}")
+        for id, text in examples:
+            print(f"    {id}: {text}")
+        if count > len(examples):
+            print(f"    and {count - len(examples)} more; --json lists them all")
 
 
 @app.command(
@@ -292,7 +298,7 @@ def serve() -> None:
 
 @app.command(epilog="Example: mocrop status ucf101.zarr --json")
 def status(store: StoreArgument, as_json: JsonFlag = False) -> None:
-    """Clips done, pending and quarantined, by stage, with the reasons."""
+    """Clips done, pending and quarantined, by stage, with the reasons; clips with notes, by kind."""
     from pipelines.progress import summarise
 
     _print_summary(summarise(store), as_json)

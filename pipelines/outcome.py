@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+from data_specs.schema import NOTES
 from pipelines.preprocess import RunError
 from pipelines.progress import Summary
 
 LISTED = 1000  # quarantined clips in the table
+EXAMPLES = 3  # of clips with a note of one kind
 
 
 def in_one_line(summary: Summary) -> str:
     """The clips of a run by state."""
     quarantined = len(summary.quarantined)
-    return f"{summary.clips} clips: {summary.done} done, {quarantined} quarantined, {summary.pending} pending"
+    noted = "".join(f"; {about}: {count}" for _, about, count, _ in notes(summary))
+    return f"{summary.clips} clips: {summary.done} done, {quarantined} quarantined, {summary.pending} pending{noted}"
+
+
+def notes(summary: Summary) -> Iterator[tuple[str, str, int, list[tuple[str, str]]]]:
+    """The notes by kind: the kind, what it means, how many clips have one, and the first few with their text."""
+    for kind, texts in summary.notes.items():
+        yield kind, NOTES.get(kind, kind), len(texts), sorted(texts.items())[:EXAMPLES]
 
 
 def too_many_quarantined(summary: Summary, max_quarantined: float) -> str | None:
@@ -29,7 +39,7 @@ def too_many_quarantined(summary: Summary, max_quarantined: float) -> str | None
 
 
 def table(summary: Summary) -> list[dict[str, Any]]:
-    """Counts, shards by stage, and quarantined clips with their reasons: one row each."""
+    """Counts, shards by stage, notes by kind, and quarantined clips with their reasons: one row each."""
     counts = {
         "clips": summary.clips,
         "done": summary.done,
@@ -39,6 +49,9 @@ def table(summary: Summary) -> list[dict[str, Any]]:
     rows = [{"what": what, "count": count, "detail": ""} for what, count in counts.items()]
     for stage, (done, of) in summary.stages.items():
         rows.append({"what": f"stage {stage}", "count": done, "detail": f"of {of} shards"})
+    for kind, about, count, examples in notes(summary):
+        detail = "; ".join(f"{id}: {text}" for id, text in examples)
+        rows.append({"what": f"note {kind}", "count": count, "detail": f"{about} ({detail})"})
     listed = sorted(summary.quarantined.items())[:LISTED]
     rows += [{"what": id, "count": 1, "detail": reason} for id, reason in listed]
     if left := len(summary.quarantined) - len(listed):

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_specs.recipes import view_params
-from data_specs.schema import STAGES, State
+from data_specs.schema import NOTES, STAGES, State
 from data_specs.stored import Store, attributes, shown
 from mocrop_core import SOURCE_FALLBACK
 from pipelines.clips import ClipReader
@@ -16,6 +16,7 @@ from pipelines.progress import Summary
 
 Json = dict[str, Any]
 
+NOTES_SHOWN = 100  # clips with a note of one kind that a page lists
 HEAT_GRID = (36, 48)  # rows and columns of the map of box positions
 
 
@@ -36,6 +37,7 @@ def overview(store: Store, reader: ClipReader, summary: Summary) -> Json:
         "splits": [[int((splits[:, i] == part).sum()) for part in (1, 2)] for i in range(3)],
         "frames": int(reader.tables["num_frames"].sum()),
         "stages": {stage: list(summary.stages[stage]) for stage in STAGES},
+        "notes": _notes(summary, reader.ids),
         "seconds": {stage: seconds[stage] for stage in STAGES if stage in seconds},
         "threshold": reader.threshold,
         "main": reader.main_view,
@@ -51,6 +53,19 @@ def overview(store: Store, reader: ClipReader, summary: Summary) -> Json:
             for view in reader.recipe.views
         ],
     }
+
+
+def _notes(summary: Summary, ids: list[str]) -> list[Json]:
+    """Each kind of note: what it means, how many clips have one, and the rows of the first with their text."""
+    rows = {id: row for row, id in enumerate(ids)}
+    return [
+        {
+            "about": NOTES.get(kind, kind),
+            "count": len(texts),
+            "clips": [[rows[id], text] for id, text in sorted(texts.items())[:NOTES_SHOWN]],
+        }
+        for kind, texts in summary.notes.items()
+    ]
 
 
 def view_numbers(reader: ClipReader, view: str) -> Json:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,10 @@ from pipelines.store import write_table
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Where a store stands: clips by state, why clips were quarantined, and shards done of all for each stage."""
+    """Where a store stands: clips by state, why clips were quarantined, and shards done of all for each stage.
+
+    ``notes`` has, for each kind of `schema.NOTES` that occurs, the clips by id and one line on each.
+    """
 
     store: str
     clips: int
@@ -32,6 +35,7 @@ class Summary:
     pending: int
     quarantined: dict[str, str]
     stages: dict[str, tuple[int, int]]
+    notes: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """The summary as JSON-like values."""
@@ -143,7 +147,18 @@ def summarise(location: str) -> Summary:
         states.count(State.PENDING),
         {id: reason for id, reason in zip(store.ids, reasons, strict=True) if reason},
         {stage: (done, store.num_shards) for stage, done in stages.items()},
+        _notes(progress, shards),
     )
+
+
+def _notes(progress: Progress, shards: range) -> dict[str, dict[str, str]]:
+    """The notes of all records by kind and clip, sorted; of two on one clip the later stage's."""
+    found: dict[str, dict[str, str]] = {}
+    for shard in shards:
+        for record in progress.records_of(shard):
+            for kind, texts in record.notes.items():
+                found.setdefault(kind, {}).update(texts)
+    return {kind: dict(sorted(found[kind].items())) for kind in sorted(found)}
 
 
 def publish(location: str) -> None:

@@ -206,11 +206,23 @@ def _motion(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: _Each) -
             "size": list(motion.frame_size),
             "key_frames": list(motion.key_frames),
             "vectors": counts[index],
+            **with_notes(damage=damage_note(motion.bad_packets)),
         }
 
     rows = each(before, work)
     writer.close([0, *np.cumsum(counts).tolist()], scales)
     return [Record("motion", None, plan.shard, motion_inputs(before), rows, *store.taken())]
+
+
+def with_notes(**notes: str) -> Attributes:
+    """The part of a clip's row that holds its notes, by kind (`schema.NOTES`); empty texts are left out."""
+    kept = {kind: text for kind, text in notes.items() if text}
+    return {"notes": kept} if kept else {}
+
+
+def damage_note(packets: int) -> str:
+    """The note on packets that could not be decoded; empty for none."""
+    return f"{packets} {'packet' if packets == 1 else 'packets'} could not be decoded" if packets else ""
 
 
 @contextmanager

@@ -179,6 +179,11 @@ def motion_columns() -> str:
     return table(("column", "type", "what"), rows)
 
 
+def notes() -> str:
+    """The kinds of notes that a clip may have."""
+    return table(("kind", "what"), ([f"`{kind}`", about] for kind, about in schema.NOTES.items()))
+
+
 def commands() -> str:
     """Every command of ``mocrop`` with its arguments and flags."""
     group = typer.main.get_command(app)
@@ -358,6 +363,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "numbers of the method": method_numbers,
     "arrays": arrays,
     "motion columns": motion_columns,
+    "notes": notes,
     "commands": commands,
     **{f"training.{name}": _script(name) for name in ("train", "test", "results", "flops", "demo")},
     **{f"benchmark {name}": partial(benchmark, name) for name in NAMES},

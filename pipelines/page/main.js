@@ -35,5 +35,6 @@ fillFilters();
 useView(head.main);
 showActors();
 showQuarantined();
+showNotes();
 showAbout();
 followAddress();

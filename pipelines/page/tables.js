@@ -1,4 +1,4 @@
-// Tables: by class, actors, quarantined clips, and what the store was made with.
+// Tables: by class, actors, quarantined clips, clips with notes, and what the store was made with.
 
 function meter(value, digits = 0, strong = false) {
   if (!isNumber(value)) return "–";
@@ -133,6 +133,17 @@ function showQuarantined() {
     { name: "Stage", of: (row) => part(row, 0) },
     { name: "Reason", of: (row) => part(row, 1), wordy: true },
   ], bad, { tall: bad.length > 15 }));
+}
+
+function showNotes() {
+  if (!head.notes.length) return;
+  byId("notes").hidden = byId("to-notes").hidden = false;
+  byId("note-tables").replaceChildren(...head.notes.map((note) => table(
+    `${plural(note.count, "clip")}: ${note.about}${note.count > note.clips.length ? ` (${note.clips.length} listed)` : ""}`, [
+      { name: "Clip", of: ([row]) => rows.id[row], show: ([row]) => clipLink(row) },
+      { name: "Class", of: ([row]) => className(row) },
+      { name: "Note", of: ([, text]) => text, wordy: true },
+    ], note.clips, { tall: note.clips.length > 15 })));
 }
 
 function showAbout() {
