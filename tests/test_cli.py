@@ -28,6 +28,7 @@ from pipelines.ffmpeg import find_ffmpeg
 from pipelines.preprocess import Options
 from pipelines.report import LARGEST
 from tests.conftest import run_stages
+from tests.rewriting import rewrite
 from tests.test_report_file import document_of
 
 MOCROP = Path(sys.executable).with_name("mocrop")
@@ -180,7 +181,7 @@ def test_boxes_come_as_table_json_and_csv(ucf_store: Path) -> None:
 def test_verify_ends_with_status_1_and_a_list(own_ucf_store: Path) -> None:
     assert mocrop("verify", own_ucf_store).returncode == 0
     chunk = own_ucf_store / "views/full/frames/c/1/0/0/0/0"
-    chunk.write_bytes(chunk.read_bytes()[:-5])
+    rewrite(chunk, chunk.read_bytes()[:-5])
     result = mocrop("verify", own_ucf_store, "--json")
     assert result.returncode == 1
     assert json.loads(result.stdout)[0]["where"] == "views/full/frames/c/1/0/0/0/0"
@@ -280,7 +281,7 @@ def test_commands_that_write_videos_name_an_ffmpeg_that_cannot(ucf_store: Path, 
 def test_a_video_whose_h264_is_damaged_is_refused_in_one_line(own_ucf_store: Path, tmp_path: Path) -> None:
     id = "Archery/v_Archery_g01_c01"
     (h264,) = own_ucf_store.with_name("ucf.zarr.work").glob(f"h264/{id}-*.mp4")
-    h264.write_bytes(b"x" * 1000)
+    rewrite(h264, b"x" * 1000)
     line = refused("boxes", own_ucf_store, "--clip", id, "--video", tmp_path / "x.mp4")
     assert "it is not a video, or too damaged to be opened" in line
 

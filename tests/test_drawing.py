@@ -19,6 +19,7 @@ from pipelines.contact_sheet import contact_sheet
 from pipelines.drawing import clip_figure, draw_density, draw_vectors, fitting, h264_path, webp, write_clip_video
 from pipelines.preprocess import Options
 from pipelines.video import count_frames, rgb_frames
+from tests.rewriting import rewrite
 from tests.test_report_file import stopped_after
 
 CLIP = "Basketball/v_Basketball_g01_c01"
@@ -111,7 +112,7 @@ def test_a_clip_with_damaged_pictures_is_refused_in_one_line(own_ucf_store: Path
     chunks = [path for path in (own_ucf_store / array / "c").rglob("*") if path.is_file()]
     assert chunks
     for chunk in chunks:
-        chunk.write_bytes(chunk.read_bytes()[:-3])
+        rewrite(chunk, chunk.read_bytes()[:-3])
     figure = str(tmp_path / "clip.png")
     refused = CliRunner().invoke(app, ["boxes", str(own_ucf_store), "--clip", CLIP, "--png", figure])
     assert isinstance(refused.exception, StoreError)

@@ -21,6 +21,7 @@ from zarr.codecs import Crc32cCodec, ShardingCodec
 from zarr.registry import get_codec_class
 
 from data_specs.jpeg import CODEC_NAME, JpegCodec
+from tests.rewriting import rewrite
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SIDE = 96
@@ -128,7 +129,7 @@ def test_a_flipped_byte_anywhere_in_a_frame_raises(tmp_path: Path) -> None:
     for place in places:
         damaged = bytearray(whole)
         damaged[place] ^= 1
-        shard.write_bytes(bytes(damaged))
+        rewrite(shard, damaged)
         with pytest.raises(ValueError, match="checksum"):
             zarr.open_array(tmp_path / "a", mode="r")[...]
         raised += 1
@@ -144,7 +145,7 @@ def test_a_chunk_that_is_no_frame_of_the_array_raises(tmp_path: Path, damage: st
     image = Image.fromarray(photograph(0, SIDE // 2, SIDE // 2) if damage == "another size" else photograph(0))
     (image.convert("L") if damage == "grey" else image).save(small, "JPEG")
     whole = chunk.read_bytes()
-    chunk.write_bytes({"cut": whole[: len(whole) // 2], "no image": b"\0" * 100}.get(damage, small.getvalue()))
+    rewrite(chunk, {"cut": whole[: len(whole) // 2], "no image": b"\0" * 100}.get(damage, small.getvalue()))
     with pytest.raises(ValueError, match=r"mocrop\.jpeg: the chunk"):
         array[...]
 

@@ -22,6 +22,7 @@ from pipelines.lock import StoreLocked, locked
 from pipelines.preprocess import Options, RunError, open_run
 from pipelines.stages import STAGES, process_shard
 from tests.conftest import run_stages
+from tests.rewriting import rewrite
 from tests.test_store import contents
 
 SMALL = parse_recipe(
@@ -110,7 +111,7 @@ def test_damaged_h264_files_are_made_again(options: Options) -> None:
     run_stages(options)
     expected = contents(Path(options.store))
     files = sorted(Path(f"{options.store}.work").rglob("*.mp4"))
-    files[0].write_bytes(b"")
+    rewrite(files[0], b"")
     files[1].unlink()
     for record in (Path(options.store) / "progress/motion").glob("0*"):
         shutil.rmtree(record)

@@ -20,6 +20,7 @@ from mocrop_core.vectors import clip_rng
 from pipelines.preprocess import Options
 from pipelines.verify import verify
 from tests.conftest import run_stages
+from tests.rewriting import rewrite
 
 TABLES = {
     "id": ("clip",),
@@ -128,7 +129,7 @@ def test_verify_finds_flipped_bytes_and_the_next_run_mends_just_them(own_ucf_sto
         place = own_ucf_store / path
         damaged = bytearray(before[path])
         damaged[rng.randrange(len(damaged))] ^= 1 << rng.randrange(8)
-        place.write_bytes(damaged)
+        rewrite(place, damaged)
         assert verify(str(own_ucf_store)), f"a flipped bit in {path} was not found"
         summary, done = run_stages(replace(ucf_options, store=str(own_ucf_store)))
         assert summary.done == 15

@@ -17,6 +17,7 @@ from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ZstdCodec
 from data_specs.jpeg import JpegCodec
 from data_specs.stored import StoreError, open_store
 from mocrop_core.frames import test_segments as centre_frames
+from tests.rewriting import rewrite
 from training import shards
 from training.clips import Clips, read_clips
 from training.options import Failed, Refused
@@ -153,7 +154,7 @@ def test_shards_that_are_replaced_all_the_time_end_the_reading_in_one_line(
         found = inner(*given)
         for file in (own_ucf_store / "views/full/frames/c").rglob("0"):
             if file.is_file():
-                replace(file, file.read_bytes())
+                rewrite(file, file.read_bytes())
         return found
 
     monkeypatch.setattr(os, "pread", read_and_replace)
@@ -273,16 +274,10 @@ def test_worker_processes_give_the_same_batches_in_the_same_order(ucf_store: Pat
         assert torch.equal(mine.frames, theirs.frames)
 
 
-def replace(file: Path, content: bytes | bytearray) -> None:
-    """Put another file in a file's place, as this package does; whoever reads the old one still has it."""
-    file.unlink()
-    file.write_bytes(content)
-
-
 def flip_a_byte(file: Path) -> None:
     content = bytearray(file.read_bytes())
     content[200] ^= 1
-    replace(file, content)
+    rewrite(file, content)
 
 
 def flip_a_byte_of_the_last_frame(file: Path) -> None:
@@ -291,17 +286,17 @@ def flip_a_byte_of_the_last_frame(file: Path) -> None:
     slots = 8
     offset, _ = np.frombuffer(content[-(4 * slots * 16 + 4) : -4], "<u8").reshape(-1, 2)[slots - 1].tolist()
     content[offset] ^= 1
-    replace(file, content)
+    rewrite(file, content)
 
 
 def spoil_the_index(file: Path) -> None:
     content = bytearray(file.read_bytes())
     content[-20] ^= 1
-    replace(file, content)
+    rewrite(file, content)
 
 
 def cut(file: Path) -> None:
-    replace(file, file.read_bytes()[:-1])
+    rewrite(file, file.read_bytes()[:-1])
 
 
 @pytest.mark.usefixtures("pieces_of_two_frames")
@@ -314,7 +309,7 @@ def cut(file: Path) -> None:
         (spoil_the_index, "index of .*: its checksum does not fit"),
         (cut, "its checksum does not fit"),
         (Path.unlink, "its shard is missing"),
-        (lambda file: replace(file, b""), "its shard is cut short"),
+        (lambda file: rewrite(file, b""), "its shard is cut short"),
     ],
 )
 def test_damage_in_the_middle_of_an_epoch_names_the_clip_and_the_way_out(

@@ -24,6 +24,7 @@ from accelerate.state import AcceleratorState
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.benchmarks import loader_training
+from tests.rewriting import rewrite
 from training import demo
 from training import test as testing
 from training import train as training
@@ -301,7 +302,7 @@ def test_a_damaged_frame_ends_the_training_with_its_clip(
     for file in (own_ucf_store / "views" / "full" / "frames" / "c").glob("*/0/0/0/0"):
         content = bytearray(file.read_bytes())
         content[50] ^= 255
-        file.write_bytes(content)
+        rewrite(file, content)
     assert train(own_ucf_store, tmp_path / "run", *ONCE, "--num-segments", "25") == 1
     error = capsys.readouterr().err
     assert error.startswith("error: clip '")

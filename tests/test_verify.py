@@ -24,6 +24,7 @@ from pipelines.progress import Progress
 from pipelines.store import put_attributes, write_record
 from pipelines.verify import _object_faults, verify
 from tests.conftest import run_stages
+from tests.rewriting import rewrite
 from tests.test_run import with_views
 from tests.test_store import contents
 
@@ -65,9 +66,9 @@ def test_every_single_byte_of_a_chunk_counts(options: Options) -> None:
     for place in range(len(whole)):
         damaged = bytearray(whole)
         damaged[place] ^= 1 << place % 8
-        path.write_bytes(damaged)
+        rewrite(path, damaged)
         assert [fault.where for fault in _object_faults(store, record)] == [key], f"byte {place}"
-    path.write_bytes(whole)
+    rewrite(path, whole)
     assert list(_object_faults(store, record)) == []
 
 
@@ -80,13 +81,13 @@ def test_a_flipped_byte_is_found_in_any_object_of_a_store(options: Options) -> N
         damaged = bytearray(before[key])
         places[key] = rng.randrange(len(damaged))
         damaged[places[key]] = (damaged[places[key]] + rng.randrange(1, 256)) % 256
-        Path(options.store, key).write_bytes(damaged)
+        rewrite(Path(options.store, key), damaged)
         try:
             found = bool(verify(options.store))
         except StoreError:  # the root, damaged so that nothing can be read by it
             found = key == "zarr.json"
         assert found, f"byte {places[key]} of {key}"
-        Path(options.store, key).write_bytes(before[key])
+        rewrite(Path(options.store, key), before[key])
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[1]", None])
@@ -97,14 +98,14 @@ def test_a_damaged_record_is_found_and_only_its_task_done_again(options: Options
         values = json.loads(before[f"{BOXES}/zarr.json"])
         next(iter(values["attributes"]["clips"].values()))["score"] = 0.5
         damage = json.dumps(values).encode()
-    file.write_bytes(damage)
+    rewrite(file, damage)
     assert BOXES in where(options)
     mended(options, before, "boxes")
 
 
 def test_a_damaged_record_is_done_again_without_verify_too(options: Options) -> None:
     before = contents(Path(options.store))
-    Path(options.store, BOXES, "zarr.json").write_bytes(b"")
+    rewrite(Path(options.store, BOXES, "zarr.json"), b"")
     mended(options, before, "boxes")
 
 
@@ -182,7 +183,7 @@ def test_damaged_descriptions_are_found_and_written_again(options: Options) -> N
         for number, place in enumerate(places):
             damage = damages[(number + shift) % 3]
             file = Path(options.store, place, "zarr.json")
-            file.unlink() if damage is None else file.write_bytes(damage)
+            file.unlink() if damage is None else rewrite(file, damage)
         assert {f"{place}/zarr.json" for place in places} <= set(where(options))
         mended(options, before)
 
@@ -201,7 +202,7 @@ def test_damage_to_the_vectors_descriptions_is_found_and_they_are_made_again(opt
     before = contents(Path(options.store))
     for number, damage in enumerate((b"", b"{}", None)):
         file = Path(options.store, f"motion/00000/{('dx', 'offset', 'frame')[number]}/zarr.json")
-        file.unlink() if damage is None else file.write_bytes(damage)
+        file.unlink() if damage is None else rewrite(file, damage)
         assert any(place.startswith("motion/00000") for place in where(options))
         mended(options, before, "motion")
 
@@ -212,7 +213,7 @@ def test_a_damaged_table_is_found_and_written_again(options: Options, name: str)
     (key,) = [key for key in before if key.startswith(f"{name}/c/")]
     damaged = bytearray(before[key])
     damaged[len(damaged) // 2] ^= 4
-    Path(options.store, key).write_bytes(damaged)
+    rewrite(Path(options.store, key), damaged)
     assert where(options) == [name]
     mended(options, before)
 
@@ -222,7 +223,7 @@ def no_root(file: Path) -> None:
 
 
 def empty_root(file: Path) -> None:
-    file.write_bytes(b"")
+    rewrite(file, b"")
 
 
 def other_class(file: Path) -> None:
@@ -281,7 +282,7 @@ def test_what_lies_below_lost_attributes_is_not_mixed_with_another_recipe(
 def test_a_new_view_on_damaged_vectors_stops_and_blames_no_clip(options: Options) -> None:
     chunk = Path(options.store, "motion/00001/dx/c/0")
     whole = chunk.read_bytes()
-    chunk.write_bytes(whole[:-3] + b"xyz")
+    rewrite(chunk, whole[:-3] + b"xyz")
     wider = with_views(load_recipe("smoke"), {"kind": "motion", "name": "v2", "preset": "paper-v2"})
     with pytest.raises(RunError, match=r"^motion/00001 in the store is damaged .* mocrop verify marks"):
         run_stages(replace(options, recipe=wider))
@@ -310,10 +311,10 @@ def test_two_verifies_before_a_run_forget_nothing(options: Options) -> None:
     before = contents(Path(options.store))
     chunk, other = (Path(options.store, f"motion/0000{shard}/dx/c/0") for shard in (0, 1))
     whole = chunk.read_bytes()
-    chunk.write_bytes(b"")
+    rewrite(chunk, b"")
     assert verify(options.store)
-    chunk.write_bytes(whole)
-    other.write_bytes(b"")
+    rewrite(chunk, whole)
+    rewrite(other, b"")
     assert where(options) == ["motion/00001/dx/c/0"]
     mended(options, before, "motion", "motion")
 
