@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
+from mocrop_core.vectors import PACKED
+
 FORMAT = 1
 STAGES = ("transcode", "motion", "boxes", "clips")
 VIEW_STAGES = ("boxes", "clips")  # those whose records are kept for each view
@@ -130,6 +132,8 @@ MOTION_COLUMNS: dict[str, tuple[str, str]] = {
     "dy": ("int16", "from the block to where it was predicted from, down is positive, in 1/motion_scale px"),
 }
 """Columns of ``motion/<shard>``: type and meaning. Vectors stand in decode order, clip after clip."""
+MOTION_FIELDS = dict(zip(MOTION_COLUMNS, PACKED.names or (), strict=True))
+"""The field of `mocrop_core.PACKED` that each column holds."""
 
 
 def num_shards(clips: int, shard_clips: int) -> int:

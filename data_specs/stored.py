@@ -28,7 +28,7 @@ from data_specs.locations import check_location as check_location
 from data_specs.locations import is_url as is_url
 from data_specs.locations import shown as shown
 from data_specs.recipes import Recipe, parse_recipe
-from mocrop_core.vectors import VECTOR
+from mocrop_core.vectors import PACKED, VECTOR, in_pixels
 
 T = TypeVar("T")
 Attributes = dict[str, Any]
@@ -311,7 +311,7 @@ class VectorReader:
             self._offset = np.asarray(cast("zarr.Array[Any]", group["offset"])[:])
             self._scale = np.asarray(cast("zarr.Array[Any]", group["motion_scale"])[:])
         self._chunk_length = self._columns["frame"].chunks[0]
-        self._chunk: tuple[int, npt.NDArray[Any]] = (-1, np.empty(0, VECTOR))
+        self._chunk: tuple[int, npt.NDArray[Any]] = (-1, np.empty(0, PACKED))
 
     def count(self, clip: int) -> int:
         """How many vectors a clip of the shard has."""
@@ -323,7 +323,7 @@ class VectorReader:
         while start < stop:
             index, within = divmod(start, self._chunk_length)
             end = min(stop, (index + 1) * self._chunk_length)
-            yield self._scaled(self._read_chunk(index)[within : within + end - start], int(self._scale[clip]))
+            yield in_pixels(self._read_chunk(index)[within : within + end - start], int(self._scale[clip]))
             start = end
 
     def read(self, clip: int) -> npt.NDArray[Any]:
@@ -335,18 +335,11 @@ class VectorReader:
             rows = slice(index * self._chunk_length, (index + 1) * self._chunk_length)
             with self._reading():
                 columns = {name: np.asarray(column[rows]) for name, column in self._columns.items()}
-                chunk = np.empty(len(columns["frame"]), VECTOR)
+                chunk = np.empty(len(columns["frame"]), PACKED)
                 for name, values in columns.items():
-                    chunk[name] = values
+                    chunk[schema.MOTION_FIELDS[name]] = values
             self._chunk = (index, chunk)
         return self._chunk[1]
 
     def _reading(self) -> AbstractContextManager[None]:
         return reading(f"{self._path} in the store")
-
-    @staticmethod
-    def _scaled(block: npt.NDArray[Any], scale: int) -> npt.NDArray[Any]:
-        scaled = block.copy()
-        scaled["dx"] /= scale
-        scaled["dy"] /= scale
-        return scaled

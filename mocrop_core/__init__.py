@@ -28,10 +28,12 @@ from mocrop_core.search import (
     within_tolerance,
 )
 from mocrop_core.vectors import (
+    PACKED,
     VECTOR,
     clip_rng,
     faster_than,
     fastest,
+    in_pixels,
     magnitudes,
     sample_by_speed,
     sample_uniform,
@@ -39,6 +41,7 @@ from mocrop_core.vectors import (
 )
 
 __all__ = [
+    "PACKED",
     "PAPER_V1",
     "PAPER_V2",
     "PRESETS",
@@ -63,6 +66,7 @@ __all__ = [
     "faster_than",
     "fastest",
     "full_box",
+    "in_pixels",
     "magnitudes",
     "pixel_box",
     "random_box",

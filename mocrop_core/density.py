@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mocrop_core.ranges import check_size
-from mocrop_core.vectors import Vectors
+from mocrop_core.vectors import Vectors, check_vectors
 
 Density = npt.NDArray[np.float32]
 
@@ -20,6 +20,7 @@ def density_map(v: Vectors, frame_size: tuple[int, int], grid: tuple[int, int]) 
     whole numbers. Raises ValueError for a size below 1. Source: MoCrop v1, motion-density map; the clipping
     is ours.
     """
+    check_vectors("v", v)
     check_size("frame_size", frame_size)
     check_size("grid", grid)
     (height, width), (rows, columns) = frame_size, grid

@@ -1,7 +1,9 @@
 """Motion vectors: which move, which are sampled, and the random streams that decide.
 
-A set of vectors is a one-dimensional array of `VECTOR`, in decode order. Every function here returns a subset
-in that order and leaves its input alone.
+A set of vectors is a one-dimensional array of `VECTOR`, in decode order. Functions that select return a subset in
+that order; none changes its input. Every function of this package that takes vectors raises ValueError for any other
+dtype or shape. `PACKED` vectors, as a decoder and a store have them, count in parts of a pixel: `in_pixels` converts
+them.
 """
 
 from __future__ import annotations
@@ -28,7 +30,53 @@ VECTOR = np.dtype(
     ]
 )
 
+PACKED = np.dtype(
+    [
+        ("frame", "<i4"),
+        ("x", "<i2"),
+        ("y", "<i2"),
+        ("w", "u1"),
+        ("h", "u1"),
+        ("motion_x", "<i2"),  # displacement in units of 1/motion_scale px; not `dx`, which counts pixels
+        ("motion_y", "<i2"),
+    ]
+)
+"""A vector as it is decoded and stored: as `VECTOR`, but for the displacement, which counts in parts of a pixel."""
+
 Vectors = npt.NDArray[np.void]
+
+
+def check_vectors(name: str, v: Vectors) -> None:
+    """Raise ValueError unless `v` is a one-dimensional array of `VECTOR`."""
+    if not isinstance(v, np.ndarray):
+        raise ValueError(f"{name} must be a one-dimensional array of mocrop_core.VECTOR, got {type(v).__name__}")
+    if v.dtype == PACKED:
+        raise ValueError(
+            f"{name} counts displacements in parts of a pixel (mocrop_core.PACKED): "
+            "convert it with mocrop_core.in_pixels(packed, motion_scale)"
+        )
+    if v.dtype != VECTOR or v.ndim != 1:
+        raise ValueError(f"{name} must be a one-dimensional array of mocrop_core.VECTOR, got {v.dtype} {v.shape}")
+
+
+def in_pixels(packed: npt.NDArray[np.void], motion_scale: int) -> Vectors:
+    """Convert packed vectors to vectors in pixels.
+
+    packed: `PACKED` (n,). motion_scale: units of the displacement in a pixel, >= 1; 4 for H.264. Returns `VECTOR`
+    (n,), in the same order; empty for empty input. Raises ValueError for another dtype or shape, or a scale below 1.
+    Source: ours.
+    """
+    if not isinstance(packed, np.ndarray) or packed.dtype != PACKED or packed.ndim != 1:
+        got = f"{packed.dtype} {packed.shape}" if isinstance(packed, np.ndarray) else type(packed).__name__
+        raise ValueError(f"packed must be a one-dimensional array of mocrop_core.PACKED, got {got}")
+    check_count("motion_scale", motion_scale, least=1)
+    v = np.empty(len(packed), VECTOR)
+    for field in ("frame", "x", "y", "w", "h"):
+        v[field] = packed[field]
+    scale = np.float32(motion_scale)
+    np.divide(packed["motion_x"], scale, out=v["dx"])
+    np.divide(packed["motion_y"], scale, out=v["dy"])
+    return v
 
 
 def magnitudes(v: Vectors) -> npt.NDArray[np.float32]:
@@ -37,6 +85,7 @@ def magnitudes(v: Vectors) -> npt.NDArray[np.float32]:
     v: `VECTOR` (n,). Returns float32 (n,), px, >= 0; empty for empty input. Raises ValueError for a
     displacement that is not finite. Source: MoCrop v1, denoising.
     """
+    check_vectors("v", v)
     dx, dy = v["dx"].astype(np.float64), v["dy"].astype(np.float64)
     lengths = np.sqrt(dx * dx + dy * dy).astype(np.float32)
     finite = np.isfinite(lengths)
@@ -52,6 +101,7 @@ def faster_than(v: Vectors, threshold: float) -> Vectors:
     v: `VECTOR` (n,). threshold: px, >= 0; a vector of just that length is left out, so 0 keeps all that move.
     Raises ValueError for a negative or infinite threshold. Source: MoCrop v1, denoising with epsilon.
     """
+    check_vectors("v", v)
     check_amount("threshold", threshold)
     return v.compress(magnitudes(v) > threshold)
 
@@ -63,6 +113,7 @@ def fastest(v: Vectors, count: int) -> Vectors:
     was kept so far and of the next block, block after block, gives the fastest of the whole. Raises
     ValueError for a negative count. Source: MoCrop v2, top-k denoising; the ties are ours.
     """
+    check_vectors("v", v)
     check_count("count", count)
     if len(v) <= count:
         return v.copy()
@@ -93,6 +144,7 @@ def sample_uniform(v: Vectors, count: int, rng: np.random.Generator) -> Vectors:
     v: `VECTOR` (n,); all are returned, and nothing is drawn, where n <= count. count: >= 0. Raises ValueError
     for a negative count. Source: MoCrop v1, Monte Carlo sampling.
     """
+    check_vectors("v", v)
     check_count("count", count)
     if len(v) <= count:
         return v.copy()
@@ -107,6 +159,7 @@ def sample_by_speed(v: Vectors, fraction: float, power: float, rng: np.random.Ge
     ranges. Source: MoCrop v2, magnitude-weighted sampling; drawn by the Gumbel top-k form of successive draws
     (Efraimidis and Spirakis 2006), whose logarithms do not underflow.
     """
+    check_vectors("v", v)
     count = share_of(len(v), fraction)
     check_amount("power", power)
     if len(v) <= count:

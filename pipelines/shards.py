@@ -99,7 +99,7 @@ class VectorWriter:
         self._flushed, self._waiting, self._num_waiting = mark[0], list(mark[1]), mark[2]
 
     def append(self, block: npt.NDArray[Any]) -> None:
-        """Append packed vectors."""
+        """Append vectors (`mocrop_core.PACKED`)."""
         self._waiting.append(block)
         self._num_waiting += len(block)
         while self._num_waiting >= VECTOR_CHUNK:
@@ -132,7 +132,7 @@ class VectorWriter:
         number = self._flushed // VECTOR_CHUNK
         for name, (dtype, _) in schema.MOTION_COLUMNS.items():
             chunk = np.zeros(VECTOR_CHUNK, dtype)
-            chunk[:count] = block[name][:count]
+            chunk[:count] = block[schema.MOTION_FIELDS[name]][:count]
             if chunk.any():
                 put_object(self._store, self._key(name, number), self._encoders[name](chunk))
             else:  # it reads as zeros where nothing is

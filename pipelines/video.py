@@ -22,14 +22,8 @@ from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideData
 from av.video.reformatter import VideoReformatter
 
+from mocrop_core.vectors import PACKED
 from pipelines.containers import FORMATS, MAX_PIXELS, PROTOCOLS, fault, too_large, url
-
-PACKED = np.dtype(
-    [("frame", "<i4"), ("x", "<i2"), ("y", "<i2"), ("w", "u1"), ("h", "u1"), ("dx", "<i2"), ("dy", "<i2")]
-)
-"""A motion vector: the frame it belongs to, centre and size of its block in px, and the way from the block to
-the place it is predicted from, in units of 1/motion_scale px: a block that moves to the right has a negative
-``dx``."""
 
 VECTOR_CODECS = frozenset(
     ("flv", "h263", "h264", "mpeg1video", "mpeg2video", "mpeg4", "msmpeg4", "msmpeg4v2", "wmv1", "wmv2")
@@ -98,7 +92,7 @@ def extract(
 ) -> Motion:
     """Decode the first video stream for its motion vectors alone and hand them to ``sink`` in decode order.
 
-    ``sink`` gets new arrays of dtype `PACKED`, each with ``block`` vectors or up to one frame's more, the
+    ``sink`` gets new arrays of dtype `mocrop_core.PACKED`, each with ``block`` vectors or up to one frame's more, the
     last with fewer; none if there are no vectors. Memory does not grow with the length of the video. Raises
     VideoError where nothing can be decoded, frames change their size, a header claims more than
     ``max_pixels`` px, the decoder gives no vectors by its kind, a vector does not fit the type, or it takes more
@@ -310,11 +304,11 @@ def _packed(held: list[tuple[int, bytes]], scale: int) -> tuple[np.ndarray, int]
     packed["frame"] = np.repeat(numbers, counts)
     for column, field in (("x", "dst_x"), ("y", "dst_y"), ("w", "w"), ("h", "h")):
         packed[column] = raw[field]
-    for column, field in (("dx", "motion_x"), ("dy", "motion_y")):
+    for field in ("motion_x", "motion_y"):
         exact = np.ascontiguousarray(raw[field])
         narrow = exact.astype(np.int16)
         if not np.array_equal(narrow, exact):
             longest = np.abs(exact).max() / scale
             raise VideoError(f"a motion vector of {longest:g} px along one axis is too long to be kept")
-        packed[column] = narrow
+        packed[field] = narrow
     return packed, scale

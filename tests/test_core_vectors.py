@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 
 import numpy as np
@@ -9,12 +10,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import mocrop_core
 from mocrop_core import (
+    PACKED,
+    PAPER_V1,
     VECTOR,
+    choose_box,
+    choose_box_from,
     clip_rng,
+    denoise,
+    density_map,
     faster_than,
     fastest,
+    in_pixels,
     magnitudes,
+    sample,
     sample_by_speed,
     sample_uniform,
     share_of,
@@ -226,3 +236,83 @@ def test_an_argument_outside_its_range_is_refused_with_its_value(call, value):
 def test_a_seed_that_is_no_integer_is_refused():
     with pytest.raises(TypeError, match="float"):
         clip_rng(0.5, "a", "box")
+
+
+TAKE_VECTORS = {
+    "choose_box": lambda v: choose_box(v, (240, 320), PAPER_V1, clip_rng(0, "a", "b")),
+    "choose_box_from": lambda v: choose_box_from(v, (240, 320), PAPER_V1, clip_rng(0, "a", "b")),
+    "denoise": lambda v: denoise([v], PAPER_V1, len(v)),
+    "density_map": lambda v: density_map(v, (240, 320), (6, 8)),
+    "faster_than": lambda v: faster_than(v, 1.0),
+    "fastest": lambda v: fastest(v, 3),
+    "magnitudes": magnitudes,
+    "sample": lambda v: sample(v, PAPER_V1, clip_rng(0, "a", "b")),
+    "sample_by_speed": lambda v: sample_by_speed(v, 0.5, 4.0, clip_rng(0, "a", "b")),
+    "sample_uniform": lambda v: sample_uniform(v, 3, clip_rng(0, "a", "b")),
+}
+
+
+def test_every_public_function_that_takes_vectors_is_among_those_tested_here():
+    functions = {name: getattr(mocrop_core, name) for name in mocrop_core.__all__}
+    parameters = {
+        name: [p.annotation for p in inspect.signature(function).parameters.values()]
+        for name, function in functions.items()
+        if inspect.isfunction(function)
+    }
+    assert {name for name, kinds in parameters.items() if any("Vectors" in kind for kind in kinds)} == set(TAKE_VECTORS)
+
+
+@pytest.mark.parametrize("name", TAKE_VECTORS)
+@pytest.mark.parametrize("count", [0, 2, 20])
+def test_packed_vectors_are_refused_with_the_way_to_convert_them(name, count):
+    """Quarter pixels taken for pixels choose another box, or nothing fails and a threshold is four times too low."""
+    with pytest.raises(ValueError, match=r"mocrop_core\.in_pixels\(packed, motion_scale\)"):
+        TAKE_VECTORS[name](np.zeros(count, PACKED))
+    TAKE_VECTORS[name](in_pixels(np.zeros(count, PACKED), 4))
+
+
+@pytest.mark.parametrize("name", TAKE_VECTORS)
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.zeros(2, [(field, "<i2" if field in ("dx", "dy") else VECTOR[field]) for field in VECTOR.names]),
+        np.zeros(2, VECTOR)[["x", "y", "dx", "dy"]],
+        np.zeros((2, 2), VECTOR),
+        np.zeros((2, 4)),
+        [(0, 8, 8, 16, 16, 1.0, 1.0)],
+    ],
+    ids=["integer displacements", "fields left out", "two dimensions", "plain numbers", "a list"],
+)
+def test_what_is_no_array_of_vectors_is_refused(name, wrong):
+    with pytest.raises(ValueError, match=r"must be a one-dimensional array of mocrop_core\.VECTOR, got "):
+        TAKE_VECTORS[name](wrong)
+
+
+@many
+@given(quarters, st.integers(1, 8))
+def test_packed_vectors_in_pixels_are_their_units_divided_by_the_scale(displacements, scale):
+    packed = np.zeros(len(displacements), PACKED)
+    packed["frame"], packed["x"], packed["h"] = np.arange(len(packed)), 7, 16
+    packed["motion_x"], packed["motion_y"] = np.array(displacements, dtype=np.int16).reshape(-1, 2).T
+    before = packed.copy()
+    v = in_pixels(packed, scale)
+    assert v.dtype == VECTOR
+    assert np.array_equal(packed, before)
+    assert v["dx"].tolist() == [np.float32(x) / np.float32(scale) for x, _ in displacements]
+    assert v["dy"].tolist() == [np.float32(y) / np.float32(scale) for _, y in displacements]
+    for field in ("frame", "x", "y", "w", "h"):
+        assert np.array_equal(v[field], packed[field])
+
+
+@pytest.mark.parametrize(
+    ("packed", "scale", "said"),
+    [
+        (np.zeros(2, VECTOR), 4, "packed must be a one-dimensional array of mocrop_core.PACKED, got"),
+        (np.zeros((1, 2), PACKED), 4, "packed must be a one-dimensional array"),
+        ([], 4, "got list"),
+        (np.zeros(2, PACKED), 0, "motion_scale must be a whole number >= 1, got 0"),
+    ],
+)
+def test_only_packed_vectors_with_a_scale_are_converted(packed, scale, said):
+    with pytest.raises(ValueError, match=said):
+        in_pixels(packed, scale)

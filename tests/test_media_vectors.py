@@ -16,12 +16,13 @@ import pytest
 from av.sidedata.sidedata import Type as SideData
 from mvextractor.videocap import VideoCap
 
+from mocrop_core import PACKED
 from pipelines import video
 from pipelines.ffmpeg import EncodeSettings, find_ffmpeg, transcode, write_video
 from pipelines.synth import actor_boxes, compose
-from pipelines.video import PACKED, Motion, VideoError, extract
+from pipelines.video import Motion, VideoError, extract
 
-COLUMNS = {"x": "dst_x", "y": "dst_y", "w": "w", "h": "h", "dx": "motion_x", "dy": "motion_y"}
+COLUMNS = {"x": "dst_x", "y": "dst_y", "w": "w", "h": "h", "motion_x": "motion_x", "motion_y": "motion_y"}
 SQUARE, LEFT, TOP, SPEED = 64, 24, 32, 2.25  # px, px, px, px a frame
 
 
@@ -84,11 +85,11 @@ def test_vectors_in_a_moving_square_are_its_motion(codec: str, scale: int, tmp_p
         own = vectors[inside & (vectors["frame"] == frame)]
         assert len(own) >= 4
         # the way back to where the block came from; MPEG-4 has half pixels only
-        assert abs(-np.median(own["dx"]) / scale - SPEED) <= 1 / scale, frame
-        assert abs(np.median(own["dy"]) / scale) <= 1 / scale, frame
+        assert abs(-np.median(own["motion_x"]) / scale - SPEED) <= 1 / scale, frame
+        assert abs(np.median(own["motion_y"]) / scale) <= 1 / scale, frame
     still = vectors[vectors["y"] - vectors["h"] / 2 >= TOP + SQUARE]
     assert len(still) > 100
-    assert np.median(np.hypot(still["dx"], still["dy"])) == 0
+    assert np.median(np.hypot(still["motion_x"], still["motion_y"])) == 0
     assert not np.isin(vectors["frame"], motion.key_frames).any()
 
 
@@ -132,7 +133,7 @@ def others_read(path: Path, frames: int) -> tuple[np.ndarray, np.ndarray]:
     # frame, source, w, h, src_x, src_y, dst_x, dst_y, motion_x, motion_y, motion_scale
     found = np.concatenate(rows)
     packed = np.empty(len(found), PACKED)
-    for name, column in {"frame": 0, "w": 2, "h": 3, "x": 6, "y": 7, "dx": 8, "dy": 9}.items():
+    for name, column in {"frame": 0, "w": 2, "h": 3, "x": 6, "y": 7, "motion_x": 8, "motion_y": 9}.items():
         packed[name] = found[:, column]
     return packed, found[:, 10]
 
@@ -164,8 +165,8 @@ def test_the_vectors_of_encoded_clips_are_known(name: str, motion: Motion, diges
     """An H.264 clip kept here, and an MPEG-4 clip of UCF-101: no encoder has a say in what is read.
 
     The digest is the SHA-256 of all vectors, 14 bytes each, little-endian, in decode order: frame int32; x, y int16;
-    w, h uint8; dx, dy int16. PyAV's own reading and that of motion-vector-extractor have it, too. ``moving_disc.mp4``
-    was made by ffmpeg n9.0.2 with x264 165:
+    w, h uint8; motion_x, motion_y int16. PyAV's own reading and that of motion-vector-extractor have it, too.
+    ``moving_disc.mp4`` was made by ffmpeg n9.0.2 with x264 165:
 
         mocrop synth toy --classes 2 --clips-per-class 3
         python -c "from pipelines.ffmpeg import EncodeSettings, find_ffmpeg, transcode
@@ -187,7 +188,7 @@ def test_the_first_vectors_of_the_golden_disc_lead_back_to_where_it_was() -> Non
     (x0, y0, width, height), (x1, *_) = actor_boxes(compose(0, "MovingDisc/v_MovingDisc_g01_c01", 2, 50))[:2]
     assert (x0, y0, width, height, x1) == (71, 30, 36, 36, 68)
     _, vectors = read(Path(__file__).parent / "golden" / "moving_disc.mp4")
-    fast = vectors[np.hypot(vectors["dx"], vectors["dy"]) > 4]
+    fast = vectors[np.hypot(vectors["motion_x"], vectors["motion_y"]) > 4]
     assert fast[:4].tolist() == [
         (1, 72, 40, 16, 16, 9, 0),
         (1, 88, 40, 16, 16, 10, 0),

@@ -16,12 +16,12 @@ from zarr.storage import LocalStore, MemoryStore
 
 from data_specs.datasets import Clip, Dataset
 from data_specs.recipes import FrameCodec, Frames, FullView, Recipe
+from data_specs.schema import MOTION_FIELDS
 from data_specs.stored import VectorReader, run
-from mocrop_core.vectors import VECTOR
+from mocrop_core import PACKED, VECTOR
 from pipelines.encoding import encoder, shard
 from pipelines.shards import VECTOR_CHUNK, FrameWriter, VectorWriter
 from pipelines.store import HashingStore, create
-from pipelines.video import PACKED
 
 CLIPS, SLOTS, SIDE, SHARD = 7, 3, 24, 4
 CODECS = [FrameCodec(name="raw"), FrameCodec(name="lz4"), FrameCodec(name="zstd"), FrameCodec(name="jpeg", quality=80)]
@@ -99,7 +99,7 @@ def some_vectors(count: int, frame: int) -> np.ndarray:
     rng = np.random.default_rng(frame)
     block = np.zeros(count, PACKED)
     block["frame"], block["w"] = frame, 16
-    block["dx"], block["x"] = rng.integers(-9, 9, count), rng.integers(0, 320, count)
+    block["motion_x"], block["x"] = rng.integers(-9, 9, count), rng.integers(0, 320, count)
     return block
 
 
@@ -116,17 +116,17 @@ def test_vectors_read_back_and_each_chunk_is_the_one_that_zarr_writes(tmp_path: 
     for clip, block in enumerate(blocks):
         found = reader.read(clip)
         assert found.dtype == VECTOR
-        assert np.array_equal(found["dx"] * 4, block["dx"])
+        assert np.array_equal(found["dx"] * 4, block["motion_x"])
         assert np.array_equal(found["frame"], block["frame"])
     everything = np.concatenate(blocks)
-    for name in PACKED.names or ():
+    for name, field in MOTION_FIELDS.items():
         ours = zarr.open_array(store, path=f"motion/00003/{name}", mode="r")
         metadata: Any = ours.metadata
         theirs = zarr.create_array(
             LocalStore(tmp_path / "zarrs"), name=name, shape=ours.shape, dtype=ours.dtype, chunks=ours.chunks,
             compressors=metadata.codecs[1:], fill_value=0,
         )  # fmt: skip
-        theirs[:] = everything[name]
+        theirs[:] = everything[field]
         files = sorted((tmp_path / "zarrs" / name / "c").glob("*"))
         kept = sorted((tmp_path / "ours/motion/00003" / name / "c").glob("*"))
         assert [file.name for file in kept] == [file.name for file in files]

@@ -331,7 +331,7 @@ def test_a_codec_finds_motion_in_the_actor_and_noise_elsewhere(made: synth.Synth
     blocks: list[np.ndarray] = []
     motion = video.extract(target, lambda block: blocks.append(block.copy()))
     vectors = np.concatenate(blocks)
-    speed = np.hypot(vectors["dx"].astype(float), vectors["dy"]) / motion.motion_scale
+    speed = np.hypot(vectors["motion_x"].astype(float), vectors["motion_y"]) / motion.motion_scale
     boxes = np.array(json.loads(made.annotations.read_text())[clip_id]["tubes"][0]["boxes_xywh"])
     x, y, w, h = boxes[vectors["frame"]].T
     inside = (np.abs(vectors["x"] - x - w / 2) < w / 2 + 16) & (np.abs(vectors["y"] - y - h / 2) < h / 2 + 16)

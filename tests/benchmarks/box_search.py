@@ -15,7 +15,7 @@ import numpy.typing as npt
 from mocrop_core.density import density_map
 from mocrop_core.method import PAPER_V1, denoise, sample
 from mocrop_core.search import Rectangle, best_rectangle, best_rectangles
-from mocrop_core.vectors import VECTOR, clip_rng
+from mocrop_core.vectors import clip_rng, in_pixels
 from pipelines import video
 from pipelines.preprocess import Options
 from tests.benchmarks.footage import encoded, many, real_clips, run_alone
@@ -53,11 +53,7 @@ def real_maps(videos: list[Path]) -> dict[tuple[int, int], Maps]:
         blocks: list[npt.NDArray[Any]] = []
         motion = video.extract(path, blocks.append)
         packed = np.concatenate(blocks)
-        vectors = np.empty(len(packed), VECTOR)
-        for name in VECTOR.names or ():
-            vectors[name] = packed[name]
-        for name in ("dx", "dy"):
-            vectors[name] /= motion.motion_scale
+        vectors = in_pixels(packed, motion.motion_scale)
         kept = sample(denoise([vectors], PAPER_V1, len(vectors)), PAPER_V1, clip_rng(0, path.stem, "motion"))
         for grid, found in maps.items():
             found.append(density_map(kept, motion.frame_size, grid))

@@ -22,14 +22,14 @@ from mvextractor.videocap import VideoCap
 
 from mocrop_core.density import density_map
 from mocrop_core.frames import spread, test_segments
-from mocrop_core.vectors import VECTOR, faster_than
+from mocrop_core.vectors import faster_than, in_pixels
 from pipelines import video
 from tests.benchmarks.footage import encoded, real_clips
 from tests.benchmarks.measuring import REPETITIONS, Result, interleaved, least, ratios, spent_here
 
 FRAMES, GRID, THRESHOLD = 8, (6, 8), 1.0
 # motion-vector-extractor's columns: source, w, h, src_x, src_y, dst_x, dst_y, motion_x, motion_y, motion_scale
-PEERS_COLUMNS = {"w": 1, "h": 2, "x": 5, "y": 6, "dx": 7, "dy": 8}
+PEERS_COLUMNS = {"w": 1, "h": 2, "x": 5, "y": 6, "motion_x": 7, "motion_y": 8}
 SCALE = 9
 
 Pictures = list[npt.NDArray[np.uint8]]
@@ -95,11 +95,7 @@ def assert_same_vectors(path: Path) -> int:
 def ours_whole(path: Path, choose: Callable[[video.Motion], list[int]]) -> tuple[npt.NDArray[Any], Pictures]:
     """Density map and frames by this project."""
     packed, motion = ours(path)
-    vectors = np.empty(len(packed), VECTOR)
-    for name in VECTOR.names or ():
-        vectors[name] = packed[name]
-    for name in ("dx", "dy"):
-        vectors[name] /= motion.motion_scale
+    vectors = in_pixels(packed, motion.motion_scale)
     density = density_map(faster_than(vectors, THRESHOLD), motion.frame_size, GRID)
     return density, [picture for _, picture in video.rgb_frames(path, choose(motion), motion.key_frames)]
 

@@ -239,7 +239,7 @@ def assert_same_work(flow: _Flow, folder: Path) -> None:
     made = next((flow.folder / "flow.zarr.work").rglob(f"{clip.stem}-*.mp4"))
     motion = video.extract(made, blocks.append)
     assert list(motion.key_frames) == keys
-    assert np.array_equal(np.concatenate(blocks)["dx"], vectors["f9"])
+    assert np.array_equal(np.concatenate(blocks)["motion_x"], vectors["f9"])
     chosen = [keys[i] for i in spread(len(keys), settings.frames.slots)]
     boxes = _boxes(flow.store)[_first_name(str(clip))]
     for view, box in zip(store.views, boxes, strict=True):
