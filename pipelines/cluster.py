@@ -15,11 +15,12 @@ import dask
 import distributed
 from distributed import Client
 
+from data_specs.resources import usable_cores
 from data_specs.stored import is_url
 from pipelines import server
 from pipelines.attempts import Attempt, missing_folders, one_line
 from pipelines.preprocess import Run, RunError
-from pipelines.processes import bare_main, uninterrupted, usable_cores
+from pipelines.processes import bare_main, uninterrupted
 from pipelines.stages import ShardPlan, ShardReport
 
 ATTEMPTS = 3  # of a shard, the first included

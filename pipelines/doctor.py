@@ -19,6 +19,7 @@ import numpy as np
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from data_specs.resources import usable_cores, usable_memory
 from data_specs.stored import shown
 from pipelines import server
 
@@ -195,24 +196,12 @@ def disk_check(folder: Path) -> Check:
 
 
 def memory_check() -> Check:
-    """Memory and cores that this process may use, within its container's limit where there is one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    memory = _memory_bytes()
+    """Memory and cores that this process may use, within its container's limits."""
+    cores, memory = usable_cores(), usable_memory()
     found = f"{f'{memory / GIB:.1f} GiB' if memory else 'unknown'} of memory, {cores} core{'s'[: cores > 1]}"
     if memory and memory < LEAST_MEMORY:
         return Check("memory", False, found, f"run where there are {LEAST_MEMORY / GIB:g} GiB, or with --workers 1")
     return Check("memory", True, found)
-
-
-def _memory_bytes() -> int | None:
-    """Physical memory or the container's limit, whichever is less; None where the system does not say."""
-    sizes = []
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        sizes.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    limit = Path("/sys/fs/cgroup/memory.max")
-    if limit.is_file() and (text := limit.read_text().strip()).isdigit():
-        sizes.append(int(text))
-    return min(sizes, default=None)
 
 
 def prefect_check() -> Check:

@@ -13,10 +13,10 @@ from typing import Any
 from data_specs import schema
 from data_specs.datasets import TEST, TRAIN, Dataset
 from data_specs.recipes import Recipe
+from data_specs.resources import usable_cores
 from data_specs.stored import is_url, open_store, shown
 from pipelines.identity import is_made, refusal
 from pipelines.preprocess import Options, open_run, read_request
-from pipelines.processes import usable_cores
 from pipelines.progress import Progress
 from pipelines.space import SPARE, disk_of, free_bytes, mebibytes
 from pipelines.stages import STAGES, process_shard

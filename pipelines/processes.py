@@ -1,4 +1,4 @@
-"""The process that a run starts in: its cores, its loggers, and what its children inherit of it."""
+"""The process that a run starts in: its loggers, and what its children inherit of it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,6 @@ import sys
 import threading
 import types
 from collections.abc import Iterator
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager

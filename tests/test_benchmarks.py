@@ -120,7 +120,7 @@ def test_the_facts_name_the_code_the_ffmpeg_and_the_peers() -> None:
 def test_a_long_tests_record_keeps_its_own_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(soak, "RESULTS", tmp_path / "soak_results.json")
     for cores, test in ((2, "a"), (64, "b")):
-        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+        monkeypatch.setattr("tests.soak.usable_cores", lambda cores=cores: cores)
         soak.record(test, files=1)
     found = json.loads(soak.RESULTS.read_text())["tests"]
     assert {test: entry["cores"] for test, entry in found.items()} == {"a": 2, "b": 64}

@@ -23,6 +23,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch.utils.data import IterableDataset, get_worker_info
 
+from data_specs.resources import usable_cores
 from mocrop_core.frames import test_segments, train_segments
 from training.augmentation import Draws, draw
 from training.clips import Clips
@@ -136,7 +137,7 @@ class ClipStream(IterableDataset[Batch]):
         self.clips = clips
         self.plan = Plan(np.empty(0, np.int64), np.empty((0, 0), np.int64))
         self.batches: list[Indices] = []
-        self.threads = threads or min(MOST_THREADS, _cores())
+        self.threads = threads or min(MOST_THREADS, usable_cores())
         self.pin = pin
         self._opened: tuple[int, FrameReader, ThreadPoolExecutor, _Memory] | None = None
 
@@ -195,8 +196,3 @@ def _copy_alone() -> None:
     """Let torch do this thread's work in this thread; to share a copy out takes longer than the copy."""
     torch.get_num_threads()  # which sets the number that is then lowered
     threadpool_limits(1, "openmp")
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

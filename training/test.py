@@ -17,6 +17,7 @@ import torch
 from accelerate import Accelerator
 from rich.progress import track
 
+from data_specs.resources import usable_cores
 from data_specs.stored import open_store, shown
 from training.backbones import Backbone, build
 from training.checkpoints import replaced, settings_of
@@ -81,6 +82,7 @@ def test(args: argparse.Namespace) -> list[dict[str, Any]]:
         check_view(args.store, view, args.crop_ratio, args.mv_h, args.mv_w)
     check_origin(args, trained)
     accelerator = Accelerator(mixed_precision="bf16" if args.amp else "no", cpu=args.cpu)
+    torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))  # torch does not know of a container's quota
     results = []
     for size in args.input_size or [trained.get("input_size", 224)]:
         backbone = loaded(args, arch, size, checkpoint, accelerator)

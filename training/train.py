@@ -26,6 +26,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
 from torch.utils.tensorboard import SummaryWriter
 
+from data_specs.resources import usable_cores
 from data_specs.stored import open_store
 from training.augmentation import prepared
 from training.backbones import Backbone, build, check_arch, clip_logits
@@ -127,6 +128,7 @@ def train(args: argparse.Namespace) -> Path:
     clips = read_clips(args.store, view, args.split, "train")
     test_clips = read_clips(args.store, view, args.split, "test") if args.eval_freq else None
     accelerator = Accelerator(mixed_precision="bf16" if args.amp else "no", cpu=args.cpu)
+    torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))  # torch does not know of a container's quota
     settings = checked_settings(args, view, clips, accelerator)
     state = set_up(args, clips, test_clips, accelerator)
     stream = ClipStream(clips, threads=args.workers, pin=accelerator.device.type == "cuda")

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from data_specs.resources import usable_cores
 from pipelines.ffmpeg import find_ffmpeg
 
 PACKAGES = (
@@ -230,7 +231,7 @@ def machine() -> dict[str, Any]:
     lines = listing.read_text().splitlines() if listing.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": usable_cores(),
         "cpu": models[0] if models else platform.processor() or platform.machine(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": f"{platform.system()} {platform.release()}",

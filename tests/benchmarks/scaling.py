@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from data_specs.recipes import Encode, Frames, FullView, MotionView, Recipe, load_recipe
+from data_specs.resources import usable_cores
 from pipelines.attempts import attempt
 from pipelines.cluster import dask_client, map_shards
 from pipelines.preprocess import Options, open_run
@@ -101,7 +102,7 @@ def _workers(folder: Path, quick: bool) -> list[Result]:
     }
     samples = interleaved(arms, repetitions)
     details = {f"{name}_s": round(float(np.median(values)), 3) for name, values in samples.items()}
-    load = f"wall time; load {os.getloadavg()[0]:.1f} of {len(os.sched_getaffinity(0))} cores at the end"
+    load = f"wall time; load {os.getloadavg()[0]:.1f} of {usable_cores()} cores at the end"
     return [
         Result("two workers against one", "times", ratios(samples["one"], samples["two"]), least(1.8), load, details),
         Result(
