@@ -15,7 +15,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from data_specs.datasets import Clip
 from data_specs.recipes import Recipe
 from data_specs.stored import StoreError
 from pipelines.h264 import Folders, RunStopped
+from pipelines.internal_errors import InternalError, Tail, internal_error
 from pipelines.limits import MEMORY, alarm_seconds, bound_memory, deadline
 from pipelines.stages import Around, ShardPlan, ShardReport, process_shard
 
@@ -39,13 +40,16 @@ class Attempt:
     """What became of a shard: its report, or one line that says what went wrong.
 
     ``stop`` is set where trying again, or going on with other shards, would not help, as with a full disk;
-    ``died`` where the process ended before it could say anything.
+    ``internal`` where our own code failed, which stops the run as well; ``died`` where the process ended before it
+    could say anything. ``stderr`` is the end of what such processes wrote to standard error.
     """
 
     report: ShardReport | None = None
     error: str = ""
     stop: bool = False
     died: bool = False
+    internal: InternalError | None = None
+    stderr: str = ""
 
 
 def attempt(plan: ShardPlan, recipe: Recipe, work: Callable[[ShardPlan, Recipe], ShardReport] | None = None) -> Attempt:
@@ -54,21 +58,27 @@ def attempt(plan: ShardPlan, recipe: Recipe, work: Callable[[ShardPlan, Recipe],
     Exceptions stay here and travel as text: those with several constructor arguments cannot be unpickled, and
     Dask would report an unrelated TypeError in their place.
     """
-    if work is None and plan.apart:
-        return attempt_apart(plan, recipe)
-    if _own_process:
-        bound_memory(memory_bytes(recipe))
     alarm = alarm_seconds(recipe.time_limit)
-    return _told(work or partial(process_shard, around=lambda clip: deadline(alarm)), plan, recipe)
+
+    def do() -> Attempt:
+        if work is None and plan.apart:
+            return attempt_apart(plan, recipe)
+        if _own_process:
+            bound_memory(memory_bytes(recipe))
+        return Attempt((work or partial(process_shard, around=lambda clip: deadline(alarm)))(plan, recipe))
+
+    return _caught(do)
 
 
-def _told(work: Callable[[ShardPlan, Recipe], ShardReport], plan: ShardPlan, recipe: Recipe) -> Attempt:
+def _caught(do: Callable[[], Attempt]) -> Attempt:
     try:
-        return Attempt(work(plan, recipe))
+        return do()
     except (RunStopped, StoreError) as error:
         return Attempt(error=str(error), stop=True)
-    except Exception as error:  # the text reaches the user when the last attempt has failed
+    except (OSError, MemoryError) as error:  # the machine's: the text reaches the user if it does not pass
         return Attempt(error=one_line(error))
+    except Exception as error:  # our own code's: it would fail again, and the user is to get the traceback
+        return Attempt(internal=internal_error(error))
 
 
 def memory_bytes(recipe: Recipe) -> int:
@@ -84,52 +94,70 @@ def attempt_apart(plan: ShardPlan, recipe: Recipe) -> Attempt:
     """
     deaths: Counter[str] = Counter()
     dead: dict[str, str] = {}
+    stderr, tail = "", Tail()
     while max(deaths.values(), default=0) <= DEATHS:
-        found, in_hand, status = _in_a_process(replace(plan, dead=tuple(sorted(dead.items()))), recipe)
+        tail = Tail()
+        found, in_hand, status = _in_a_process(replace(plan, dead=tuple(sorted(dead.items()))), recipe, tail)
         if found is not None:
-            return found
+            return replace(found, stderr=stderr)
         deaths[in_hand] += 1
+        at = f"with clip {in_hand} in hand" if in_hand else "between clips"
+        stderr += f"A process of its own for the shard ended {at}, {_how(status)}. The end of its standard error:\n"
+        stderr += f"{tail.text or '(nothing)'}\n\n"
         if in_hand and status == -signal.SIGALRM:
             dead[in_hand] = f"took longer than {recipe.time_limit:g} s and was stopped"
         elif in_hand and deaths[in_hand] == DEATHS:
             dead[in_hand] = DIED
-    return Attempt(error="the shard's own process died between clips", died=True)
+    last = f": {tail.last_line}" if tail.last_line else ""
+    return Attempt(error=f"the shard's own process died between clips{last}", died=True, stderr=stderr)
 
 
-def _in_a_process(plan: ShardPlan, recipe: Recipe) -> tuple[Attempt | None, str, int]:
+def _how(status: int) -> str:
+    """How a process ended."""
+    if status >= 0:
+        return f"with status {status}"
+    return f"by {signal.Signals(-status).name if -status in set(signal.Signals) else f'signal {-status}'}"
+
+
+def _in_a_process(plan: ShardPlan, recipe: Recipe, stderr: Tail) -> tuple[Attempt | None, str, int]:
     """What a process of its own said of a shard (None if it died), the clip it had in hand ("": none), its status.
 
-    The process ends with this one: its standard input stays open as long as we live.
+    The process ends with this one: its standard input stays open as long as we live. A signal that kills it leaves
+    the Python stack in ``stderr``.
     """
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipelines.attempts"],
+        [sys.executable, "-X", "faulthandler", "-m", "pipelines.attempts"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
+        stderr=subprocess.PIPE,
     )
     assert process.stdin is not None
     assert process.stdout is not None
+    assert process.stderr is not None
     found, in_hand = None, ""
+    reader = threading.Thread(target=stderr.read, args=(process.stderr,), daemon=True)
+    reader.start()
+    asked = json.dumps({"plan": asdict(plan), "recipe": recipe.model_dump(mode="json")}) + "\n"
     try:
-        process.stdin.write(json.dumps({"plan": asdict(plan), "recipe": recipe.model_dump(mode="json")}) + "\n")
+        process.stdin.write(asked.encode())
         process.stdin.flush()
         for line in process.stdout:
-            said = json.loads(line) if line.endswith("\n") else {}
+            said = json.loads(line) if line.endswith(b"\n") else {}
             in_hand = said.get("in_hand", in_hand)
             if "attempt" in said:
                 found = _attempt_of(said["attempt"])
     except BrokenPipeError:
         pass  # it died at once
     finally:
-        with process:
+        with suppress(BrokenPipeError), process:
             process.kill()
+            reader.join()
     return found, in_hand, process.returncode
 
 
 def _attempt_of(values: dict[str, Any]) -> Attempt:
-    report = values.pop("report")
-    return Attempt(report and ShardReport(**report), **values)
+    report, internal = values.pop("report"), values.pop("internal")
+    return Attempt(report and ShardReport(**report), internal=internal and InternalError(**internal), **values)
 
 
 def _plan_of(values: dict[str, Any]) -> ShardPlan:
@@ -149,7 +177,7 @@ def _be_the_process() -> None:
     plan, recipe = _plan_of(asked["plan"]), Recipe.model_validate(asked["recipe"])
     bound_memory(memory_bytes(recipe))
     around: Around = partial(_in_hand, said, alarm_seconds(recipe.time_limit))
-    found = _told(partial(process_shard, around=around), plan, recipe)
+    found = _caught(lambda: Attempt(process_shard(plan, recipe, around)))
     _tell(said, {"attempt": asdict(found)})
     os._exit(0)
 

@@ -15,6 +15,7 @@ import typer
 from data_specs.stored import StoreError, open_store
 from pipelines.ffmpeg import FfmpegError
 from pipelines.h264 import RunStopped
+from pipelines.internal_errors import internal_error, record
 from pipelines.outcome import TooManyQuarantined, notes
 from pipelines.preprocess import Options, RunError
 from pipelines.processes import no_collections, sigterm_exits
@@ -61,6 +62,8 @@ def main() -> None:
         _fail(str(error))
     except OSError as error:
         _fail(f"{error.strerror or error}{f' ({error.filename})' if error.filename else ''}")
+    except Exception as error:  # our own code's: the traceback goes into a log file
+        _fail(record(internal_error(error), None))
 
 
 def _fail(message: str) -> None:

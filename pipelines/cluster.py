@@ -9,6 +9,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from queue import Empty, SimpleQueue
 
 import dask
@@ -19,9 +20,12 @@ from data_specs.resources import usable_cores
 from data_specs.stored import is_url
 from pipelines import server
 from pipelines.attempts import Attempt, missing_folders, one_line
+from pipelines.internal_errors import LOGS, record, write_log
 from pipelines.preprocess import Run, RunError
 from pipelines.processes import bare_main, uninterrupted
 from pipelines.stages import ShardPlan, ShardReport
+
+_logger = logging.getLogger(__name__)
 
 ATTEMPTS = 3  # of a shard, the first included
 CONNECT_SECONDS = 15.0
@@ -96,8 +100,8 @@ def map_shards(
     """Do every shard on the cluster, each tried up to ``ATTEMPTS`` times by itself; why shards failed, by shard.
 
     A shard that a worker died on is done in a process of its own from then on, where the clip that it dies on is
-    found. ``RunError`` at the first shard that says that going on would not help. However this ends, no shard is
-    being written any more when it returns.
+    found. ``RunError`` at the first shard that says that going on would not help, or where our own code failed: then
+    it names the log file with the traceback. However this ends, no shard is being written any more when it returns.
     """
     window = 64 + 4 * sum(client.nthreads().values())
     waiting = deque((plan, 1) for plan in plans)
@@ -124,8 +128,12 @@ def map_shards(
             plan, number = running.pop(future)
             found = _outcome(future)
             deaths += found.died
+            if found.stderr:
+                _report_deaths(plan, found.stderr)
             if found.report is not None:
                 on_report(found.report)
+            elif found.internal is not None:
+                raise RunError(record(found.internal, _logs(plan), f"stage {plan.stage}, shard {plan.shard}"))
             elif found.stop:
                 raise RunError(f"{plan.stage}: {found.error}")
             elif found.died and not plan.apart:
@@ -139,6 +147,17 @@ def map_shards(
         _stop(client, list(running))
         raise
     return failed
+
+
+def _logs(plan: ShardPlan) -> Path:
+    return Path(plan.folders.work_dir, LOGS)
+
+
+def _report_deaths(plan: ShardPlan, stderr: str) -> None:
+    """Keep what the processes that died on a shard wrote to standard error, and warn where it is."""
+    log = write_log(_logs(plan), "process-died", f"stage {plan.stage}, shard {plan.shard}\n\n{stderr}")
+    where = log or stderr  # what it said is shown if it cannot be kept
+    _logger.warning("%s: a process died on shard %d; the end of its standard error: %s", plan.stage, plan.shard, where)
 
 
 def _next(client: Client, ended: SimpleQueue[distributed.Future]) -> distributed.Future:

@@ -37,6 +37,7 @@ from prefect.client.schemas.objects import State
 from prefect.context import refresh_global_settings_context
 from prefect.deployments.runner import RunnerDeployment
 from prefect.events.worker import EventsWorker
+from prefect.exceptions import PrefectException
 from prefect.logging.handlers import APILogHandler
 from prefect.settings import get_current_settings, temporary_settings
 from prefect.states import Completed, Failed
@@ -53,6 +54,7 @@ from pipelines.clips import ClipReader
 from pipelines.cluster import ATTEMPTS, Client, check_workers, dask_client, map_shards
 from pipelines.contact_sheet import about_sheet, contact_sheet, data_url
 from pipelines.h264 import RunStopped
+from pipelines.internal_errors import internal_error, record
 from pipelines.preprocess import Options, Run, RunError, open_run
 from pipelines.processes import environment, off_the_terminal, sigterm_exits
 from pipelines.progress import Summary
@@ -115,8 +117,10 @@ def run_stage(run: Run, stage: str, client: Client, on_progress: OnProgress) -> 
         work = partial(attempt, recipe=run.recipe)
         try:
             failed = map_shards(client, plans, work, add) if plans else {}
-        except (RunError, StoreError) as error:
+        except (RunError, StoreError, OSError) as error:
             return Failed(message=str(error))
+        except Exception as error:  # our own code's, here and not in a worker
+            return Failed(message=_recorded(error, run.options, f"stage {stage}"))
         finally:
             run.add_seconds(progress.reports)
         progress.tell()
@@ -231,6 +235,8 @@ def preprocess_ucf101(
                 summary = build(run, client, no_progress)
     except (RunError, RunStopped, StoreError, OSError) as error:
         problem: str | None = str(error)
+    except Exception as error:  # our own code's
+        problem = _recorded(error, options, "")
     else:
         problem = outcome.too_many_quarantined(summary, max_quarantined)
     if problem:
@@ -238,6 +244,13 @@ def preprocess_ucf101(
         return Failed(message=problem)
     get_run_logger().info(outcome.in_one_line(summary))
     return Completed(message=outcome.in_one_line(summary))
+
+
+def _recorded(error: Exception, options: Options, where: str) -> str:
+    """One line about an error in our own code, once its traceback is in a log file; Prefect's errors are raised."""
+    if isinstance(error, (PrefectException, httpx.HTTPError)):
+        raise error
+    return record(internal_error(error), options.log_folder(), where)
 
 
 def run_here(options: Options, on_progress: OnProgress = no_progress, *, verbose: bool = False) -> Summary:

@@ -68,7 +68,10 @@ def video_of(clip: Clip, recipe: Recipe, build: str, folders: Folders) -> tuple[
     it is the source.
     """
     source = source_path(clip, folders)
-    known: Attributes = {"source": file_fingerprint(source), "bytes": source.stat().st_size}
+    try:
+        known: Attributes = {"source": file_fingerprint(source), "bytes": source.stat().st_size}
+    except OSError as error:  # one of reading names no file
+        raise OSError(error.errno, error.strerror, str(source)) from error
     if not isinstance(recipe.transcode, Encode):
         return source, known
     target = target_path(clip, known["source"], recipe.transcode, build, folders)

@@ -18,6 +18,7 @@ from pipelines.ffmpeg import FfmpegError
 from pipelines.garbage import register, unfinished
 from pipelines.h264 import H264, Folders
 from pipelines.identity import is_made, make_or_reopen
+from pipelines.internal_errors import LOGS
 from pipelines.lock import Lease, locked
 from pipelines.parts import sweep
 from pipelines.progress import Progress, Summary, publish, summarise
@@ -54,6 +55,12 @@ class Options:
                 raise RunError("work_dir: give a local folder for the H.264 files when the store is on an object store")
             work_dir = f"{self.store.rstrip('/')}.work"
         return Folders(str(dataset.source.resolve()), str(Path(work_dir).resolve()))
+
+    def log_folder(self) -> Path | None:
+        """Where log files go: below the work folder; None if it is not known."""
+        if self.work_dir is None and is_url(self.store):
+            return None
+        return Path(self.work_dir or f"{self.store.rstrip('/')}.work", LOGS).resolve()
 
     def location(self) -> str:
         """The store's place, absolute if it is a folder."""

@@ -6,17 +6,20 @@
     clips       H.264 file, boxes               → views/<view>/frames: the crops
 
 A stage reads the record of the stage before it, leaves out the clips that were quarantined there, writes whole Zarr
-shards, and writes its own record last. A clip that fails is quarantined; only what no clip is to blame for stops a run.
+shards, and writes its own record last. A clip that fails is quarantined; what no clip is to blame for stops the run: a
+full disk, a damaged store, an error in our own code.
 """
 
 from __future__ import annotations
 
 import errno
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +32,7 @@ from data_specs.chain import boxes_inputs, clips_inputs, motion_inputs, transcod
 from data_specs.datasets import Clip
 from data_specs.recipes import FullView, MotionView, Recipe
 from data_specs.recipes import View as RecipeView
-from data_specs.stored import Attributes, Record, StoreError, VectorReader, read_records, zarr_store
+from data_specs.stored import Attributes, Record, VectorReader, read_records, zarr_store
 from mocrop_core import boxes as core_boxes
 from mocrop_core.frames import spread
 from mocrop_core.method import SOURCE_FIXED, choose_box_from, denoise
@@ -37,6 +40,7 @@ from mocrop_core.vectors import clip_rng
 from pipelines import video
 from pipelines.ffmpeg import FfmpegError
 from pipelines.h264 import ClipError, Folders, RunStopped, check_source, video_of
+from pipelines.internal_errors import mark_clip
 from pipelines.shards import FrameWriter, VectorWriter
 from pipelines.store import HashingStore, remove_attributes, write_record, write_rows
 from pipelines.video import VideoError
@@ -142,19 +146,27 @@ def _each_clip(plan: ShardPlan, around: Around, before: Record | None, work: _Wo
         try:
             with around(clip):
                 rows[clip.id] = work(index, clip)
-        except (RunStopped, StoreError):  # a full disk, a store that is damaged or does not answer
-            raise
-        except MemoryError:
+        except MemoryError:  # a worker's memory is bounded, and what a clip needs depends on its frame's size
             rows[clip.id] = {"reason": f"{plan.stage}: it needs more memory than a worker may have"}
-        except (ClipError, FfmpegError, VideoError) as error:
+        except (ClipError, FfmpegError, VideoError) as error:  # what `video` and `ffmpeg` say of a file
             check_source(plan.folders)
             rows[clip.id] = {"reason": f"{plan.stage}: {_one_line(error, plan)}"}
-        except Exception as error:  # whatever it is, it belongs to this clip: it is recorded, and shown by status
-            if isinstance(error, OSError):
-                _stop_if_not_the_clips_fault(error)
-                check_source(plan.folders)
+        except OSError as error:  # of the clip's own source file, or else of the store or the work folder
+            _stop_if_not_the_clips_fault(error)
+            check_source(plan.folders)
+            if not _is_of_source(error, plan):
+                raise
             rows[clip.id] = {"reason": f"{plan.stage}: {type(error).__name__}: {_one_line(error, plan)}"}
+        except Exception as error:  # an error in our own code, or a store that is damaged: no clip is to blame
+            mark_clip(error, clip.id)
+            raise
     return rows
+
+
+def _is_of_source(error: OSError, plan: ShardPlan) -> bool:
+    """Whether an error names a file in the source folder."""
+    name = error.filename
+    return isinstance(name, (str, bytes, os.PathLike)) and Path(os.fsdecode(name)).is_relative_to(plan.folders.source)
 
 
 def _one_line(error: Exception, plan: ShardPlan) -> str:

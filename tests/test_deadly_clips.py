@@ -45,6 +45,14 @@ def test_clips_that_end_their_worker_are_found_and_quarantined_and_all_others_do
     sabotage = "extract dies v_ApplyLipstick\nextract dies v_Archery\nrgb_frames dies v_Shotput"
     expected = {CLIPS[1]: "motion: worker died", CLIPS[2]: "motion: worker died", CLIPS[4]: "clips: worker died"}
     assert run(options, sabotage, monkeypatch) == expected
+    logs = sorted(Path(f"{options.store}.work", "logs").glob("process-died-*.log"))
+    texts = [log.read_text() for log in logs]
+    assert len(texts) == 2, "one for each shard that a process died on"
+    for text in texts:
+        assert "ended with clip" in text
+        assert "by SIGSEGV" in text
+        assert "Fatal Python error: Segmentation fault" in text
+        assert "in sabotaged" in text
     store = open_store(options.store)
     assert not store.view("full").array("frames")[store.row(CLIPS[4])].any()
     assert store.view("full").array("frames")[store.row(CLIPS[3])].any()

@@ -24,7 +24,7 @@ from pipelines.stages import ShardPlan, ShardReport
 PLAN = ShardPlan("motion", 0, "store", Folders("source", "work"), "build", 0, ())
 
 
-class AwkwardError(Exception):
+class AwkwardTrouble(OSError):
     """Cannot be unpickled: it takes two arguments and keeps one."""
 
     def __init__(self, what: str, where: str) -> None:
@@ -44,14 +44,14 @@ def tried(folder: Path, plan: ShardPlan) -> int:
 
 def fails_once(folder: Path, plan: ShardPlan, recipe: Recipe) -> ShardReport:
     if tried(folder, plan) == 1 and plan.shard == 1:
-        raise AwkwardError("a passing trouble", "shard 1")
+        raise AwkwardTrouble("a passing trouble", "shard 1")
     return report(plan)
 
 
 def always_fails(folder: Path, plan: ShardPlan, recipe: Recipe) -> ShardReport:
     tried(folder, plan)
     if plan.shard == 1:
-        raise AwkwardError("a lasting\ntrouble", "shard 1")
+        raise AwkwardTrouble("a lasting\ntrouble", "shard 1")
     return report(plan)
 
 
@@ -89,7 +89,7 @@ def test_a_shard_that_keeps_failing_is_named_and_the_others_are_done(
     reports: list[ShardReport] = []
     work = partial(attempt, recipe=Recipe(), work=partial(always_fails, tmp_path))
     failed = map_shards(client, plans(3), work, reports.append)
-    assert failed == {1: "AwkwardError: a lasting trouble at shard 1"}
+    assert failed == {1: "AwkwardTrouble: a lasting trouble at shard 1"}
     assert sorted(report.shard for report in reports) == [0, 2]
     assert (tmp_path / "1").stat().st_size == ATTEMPTS
 

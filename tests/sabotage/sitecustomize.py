@@ -1,7 +1,7 @@
-"""On PYTHONPATH, this makes the reading of videos end or block each process where the environment names a clip.
+"""On PYTHONPATH, this makes the reading of videos end, block or fail where the environment names a clip.
 
-``MOCROP_SABOTAGE`` holds lines of three words: a function of ``pipelines.video``, ``dies``, ``dies-once`` or
-``hangs``, and a part of the file's name.
+``MOCROP_SABOTAGE`` holds lines of three words: a function of ``pipelines.video``, ``dies``, ``dies-once``, ``hangs``
+or ``raises``, and a part of the file's name.
 """
 
 import ctypes
@@ -19,6 +19,10 @@ def sabotage(function: str, how: str, name: str) -> None:
     def sabotaged(path: Any, *arguments: Any, **options: Any) -> Any:
         if name in str(path):
             done = Path(f"{path}.died")
+            if how == "raises":
+                with done.open("a") as tries:
+                    tries.write("x")
+                raise KeyError("a name that our code has wrong")
             if how == "hangs":
                 ctypes.PyDLL(None).sleep(600)  # in C, and without letting another thread of Python run
             elif how == "dies" or not done.exists():

@@ -1,0 +1,105 @@
+"""Internal errors, which no clip and no user is to blame for: one line to show, and a log file with the traceback."""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+import time
+import traceback
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import IO
+
+LOGS = "logs"  # folder in the work folder
+_PACKAGES = ("mocrop", "numpy", "av", "zarr", "numcodecs", "pillow", "dask", "prefect")
+_LINES, _LINE_BYTES = 200, 2000  # kept of a child's standard error
+
+
+@dataclass(frozen=True, slots=True)
+class InternalError:
+    """An exception that our own code should not have raised, as text, so that it travels between processes.
+
+    ``what`` is its kind, message and source line; ``clip`` the id of the clip in hand ("": none).
+    """
+
+    what: str
+    clip: str
+    traceback: str
+
+
+def internal_error(error: BaseException) -> InternalError:
+    """An exception as text; the clip in hand is the one that `mark_clip` noted."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    message = " ".join(str(error).split())[:300]
+    what = f"{type(error).__name__}{': ' if message else ''}{message}{place}"
+    return InternalError(what, getattr(error, _CLIP, ""), "".join(traceback.format_exception(error)))
+
+
+_CLIP = "mocrop_clip"
+
+
+def mark_clip(error: BaseException, clip_id: str) -> None:
+    """Note on an exception which clip was in hand when it was raised."""
+    setattr(error, _CLIP, clip_id)
+
+
+def record(error: InternalError, folder: Path | None, where: str = "") -> str:
+    """Write the traceback to a new log file in ``folder`` and return one line that names it.
+
+    ``where`` is the stage and shard, if any. Where the folder cannot be written (or is None), the log goes to the
+    system's folder for temporary files; where that fails too, the line holds the traceback.
+    """
+    at = ", ".join(part for part in (f"clip {error.clip}" if error.clip else "", where) if part)
+    log = write_log(folder, "internal-error", f"{error.what}\n{at}\n\n{error.traceback}")
+    return (
+        f"internal error{f' at {at}' if at else ''}: {error.what}; no clip is to blame: please report it with "
+        f"{log or ' '.join(error.traceback.split())}; completed work is kept"
+    )
+
+
+def write_log(folder: Path | None, name: str, text: str) -> str:
+    """Write a text and the software's versions to a new file in ``folder``; its path, "" if none can be written."""
+    prefix = time.strftime(f"{name}-%Y%m%d-%H%M%S-")
+    for place in (folder, Path(tempfile.gettempdir())):
+        with suppress(OSError):  # the next place is tried, and what the text says is shown if there is none
+            if place is not None:
+                place.mkdir(parents=True, exist_ok=True)
+                handle, path = tempfile.mkstemp(".log", prefix, place)
+                with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+                    file.write(f"{text.rstrip()}\n\n{_software()}\n")
+                return path
+    return ""
+
+
+def _software() -> str:
+    found = [f"python {platform.python_version()}, {platform.platform()}"]
+    for name in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            found.append(f"{name} {version(name)}")
+    return ", ".join(found)
+
+
+class Tail:
+    """The last lines of a stream, in bounded memory: at most 200 lines of 2,000 bytes."""
+
+    def __init__(self) -> None:
+        self._lines: deque[bytes] = deque(maxlen=_LINES)
+
+    def read(self, stream: IO[bytes]) -> None:
+        """Take in a stream until it ends."""
+        self._lines.extend(iter(lambda: stream.readline(_LINE_BYTES), b""))
+
+    @property
+    def text(self) -> str:
+        """The lines kept, without blank ones at the end."""
+        return b"".join(self._lines).decode(errors="backslashreplace").rstrip()
+
+    @property
+    def last_line(self) -> str:
+        """The last line that says something."""
+        return (self.text.splitlines() or [""])[-1].strip()[:300]
