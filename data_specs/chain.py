@@ -14,7 +14,7 @@ from data_specs.fingerprints import fingerprint
 from data_specs.recipes import Recipe, View, view_params
 from data_specs.stored import Record
 
-REVISION = 1
+REVISION = 2
 """Raised when the code of a stage changes so that the same inputs give other bytes."""
 
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 import os
+import struct
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import av
 import numpy as np
@@ -24,6 +26,7 @@ from av.video.reformatter import VideoReformatter
 
 from mocrop_core.vectors import PACKED
 from pipelines.containers import FORMATS, MAX_PIXELS, PROTOCOLS, fault, too_large, url
+from pipelines.sps import CropOffsets
 
 VECTOR_CODECS = frozenset(
     ("flv", "h263", "h264", "mpeg1video", "mpeg2video", "mpeg4", "msmpeg4", "msmpeg4v2", "wmv1", "wmv2")
@@ -93,10 +96,12 @@ def extract(
     """Decode the first video stream for its motion vectors alone and hand them to ``sink`` in decode order.
 
     ``sink`` gets new arrays of dtype `mocrop_core.PACKED`, each with ``block`` vectors or up to one frame's more, the
-    last with fewer; none if there are no vectors. Memory does not grow with the length of the video. Raises
-    VideoError where nothing can be decoded, frames change their size, a header claims more than
-    ``max_pixels`` px, the decoder gives no vectors by its kind, a vector does not fit the type, or it takes more
-    than ``time_limit`` seconds.
+    last with fewer; none if there are no vectors. They are in the coordinates of the frames as they are shown: where
+    H.264 leaves out pixels at the left or top, vectors are shifted, and those of blocks wholly left out are dropped.
+    Memory does not grow with the length of the video. Raises
+    VideoError where nothing can be decoded, frames change their size or are shown turned or mirrored, a header claims
+    more than ``max_pixels`` px, the decoder gives no vectors by its kind, a vector does not fit the type, or it takes
+    more than ``time_limit`` seconds.
     """
     damage = _Damage(time_limit)
     size, number, total, scale, keys = (0, 0), -1, 0, 0, []
@@ -107,24 +112,29 @@ def extract(
             raise VideoError(f"its codec {stream.codec_context.name} gives no motion vectors")
         # the loop filter changes pixels only, and no pixel is looked at
         _configure(stream, max_pixels, flags2="+export_mvs", skip_loop_filter="all")
-        for number, frame in enumerate(_frames(container, stream, damage)):
+        offsets = CropOffsets(stream.codec_context.extradata) if stream.codec_context.name == "h264" else None
+        for number, frame in enumerate(_frames(container, stream, damage, offsets)):
             if (frame.height, frame.width) != size:
                 size = _same_size(size, frame, number)
             if frame.key_frame:
                 keys.append(number)
             # not frame.side_data: it and the frame would hold each other until a garbage collection
-            vectors = SideDataContainer(frame).get(SideData.MOTION_VECTORS)  # type: ignore[call-arg]
+            side_data = SideDataContainer(frame)  # type: ignore[call-arg]
+            _check_upright(side_data.get(SideData.DISPLAYMATRIX), number)
+            vectors = side_data.get(SideData.MOTION_VECTORS)
             if vectors is not None:
                 held.append((number, bytes(vectors)))
                 waiting += len(held[-1][1])
                 if waiting >= block * _AV_MOTION_VECTOR.itemsize:
                     packed, scale = _packed(held, scale)
+                    packed = _shown(packed, size, offsets, stream.codec_context)
                     held, waiting, total = [], 0, total + len(packed)
                     sink(packed)
-    if held:
-        packed, scale = _packed(held, scale)
-        total += len(packed)
-        sink(packed)
+        if held:
+            packed, scale = _packed(held, scale)
+            packed = _shown(packed, size, offsets, stream.codec_context)
+            total += len(packed)
+            sink(packed)
     _some_frames(number + 1, damage)
     return Motion(number + 1, size, tuple(keys), scale or 1, total, damage.total())
 
@@ -225,10 +235,13 @@ def _opened(path: str | os.PathLike[str], max_pixels: int) -> Iterator[tuple[Inp
 
 
 def _configure(stream: av.VideoStream, max_pixels: int, **options: str) -> None:
-    """Open the decoder with one thread and these options, and see that it knew them all."""
+    """Open the decoder with one thread and these options, and see that it knew them all.
+
+    "unaligned" has the left of a frame cropped to the pixel, as ffmpeg does, and not to a place in memory.
+    """
     context = stream.codec_context
     context.thread_count = 1
-    context.options = {"max_pixels": str(max_pixels), **options}
+    context.options = {"max_pixels": str(max_pixels), "flags": "+unaligned", **options}
     try:
         context.open()
     except av.FFmpegError as error:
@@ -250,12 +263,18 @@ class _Damage(Counter[str]):
             raise VideoError(f"took longer than {self.time_limit:g} s and was stopped")
 
 
-def _frames(container: InputContainer, stream: av.VideoStream, damage: _Damage) -> Iterator[av.VideoFrame]:
+def _frames(
+    container: InputContainer, stream: av.VideoStream, damage: _Damage, offsets: CropOffsets | None = None
+) -> Iterator[av.VideoFrame]:
     """The decoded frames in the order shown; what cannot be read or decoded is counted by its reason in
-    ``damage``."""
+    ``damage``, and ``offsets`` gets the packets."""
     decode = stream.codec_context.decode
     for packet in _packets(container, stream, damage):
         damage.check_time()
+        if offsets is not None and packet is not None:
+            offsets.read(bytes(packet))
+            if packet.has_sidedata("new_extradata"):
+                offsets.read_header(bytes(packet.get_sidedata("new_extradata")))
         try:
             frames = decode(packet)
         except MemoryError:
@@ -285,6 +304,17 @@ def _same_size(size: tuple[int, int], frame: av.VideoFrame, number: int) -> tupl
     return new
 
 
+def _check_upright(matrix: Any, number: int) -> None:
+    """VideoError if a frame's display matrix does more than move or scale the picture."""
+    if matrix is not None:
+        across, right_down, _, down_right, down, *_ = struct.unpack("=9i", bytes(matrix))
+        if across <= 0 or down <= 0 or right_down or down_right:
+            raise VideoError(
+                f"its display matrix turns or mirrors the picture (frame {number}), and vectors are those of the "
+                "picture as it is coded: transcode it"
+            )
+
+
 def _some_frames(count: int, damage: _Damage) -> int:
     if not count:
         reasons = ", ".join(f"{reason} ({times} times)" for reason, times in damage.most_common(2))
@@ -312,3 +342,27 @@ def _packed(held: list[tuple[int, bytes]], scale: int) -> tuple[np.ndarray, int]
             raise VideoError(f"a motion vector of {longest:g} px along one axis is too long to be kept")
         packed[field] = narrow
     return packed, scale
+
+
+def _shown(
+    packed: np.ndarray, size: tuple[int, int], offsets: CropOffsets | None, context: av.VideoCodecContext
+) -> np.ndarray:
+    """Vectors in coordinates of the coded picture in those of its frames, which are of ``size`` (height, width)."""
+    if offsets is None or not packed.size:
+        return packed
+    if len(offsets.found) > 1:
+        places = " and ".join(f"{left},{top}" for left, top in sorted(offsets.found))
+        raise VideoError(f"its cropping changes: frames begin at the pixels {places} of what is coded")
+    if not offsets.found:
+        if (context.coded_height, context.coded_width) == size:
+            return packed
+        raise VideoError("its frames are cropped, and how cannot be read: it has no sequence parameter set")
+    ((left, top),) = offsets.found
+    if not left and not top:
+        return packed
+    packed["x"] -= left
+    packed["y"] -= top
+    height, width = size
+    inside = (packed["x"] + packed["w"] // 2 > 0) & (packed["x"] - packed["w"] // 2 < width)
+    inside &= (packed["y"] + packed["h"] // 2 > 0) & (packed["y"] - packed["h"] // 2 < height)
+    return packed[inside]
