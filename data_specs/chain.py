@@ -1,9 +1,11 @@
 """The chain of fingerprints: what decides the result of each stage of a shard.
 
-    source file → encode settings and ffmpeg build → vectors → boxes → crops
+    source file → encode settings and ffmpeg build → H.264 file → vectors → boxes → crops
 
-Each stage's ``inputs`` hold the ``output`` of the stage before it, which in turn holds the hashes of what was really
-written. So a record whose inputs are what these functions give was made from what lies there now.
+A record's ``output`` is the fingerprint of its ``inputs`` and of what came out, and the next stage's ``inputs`` hold
+that ``output``. So every record depends on all that is upstream of it, down to the bytes of the source files, whatever
+the stages in between made of them: two videos with the same motion vectors have different boxes records and crops
+records. A record whose inputs are what these functions give was made from what is in the store now.
 """
 
 from __future__ import annotations
@@ -15,11 +17,11 @@ from data_specs.recipes import Recipe, View, view_params
 from data_specs.stored import Record
 
 REVISION = 2
-"""Raised when the code of a stage changes so that the same inputs give other bytes."""
+"""Raised when the same inputs give other bytes, or when records change. Stores of another revision are refused."""
 
 
 def transcode_inputs(recipe: Recipe, build: str, ids: Sequence[str]) -> str:
-    """What decides the H.264 files of a shard, but for the source files: their hashes stand in the record."""
+    """What decides the H.264 files of a shard, except the source files: their fingerprints are in the record."""
     return fingerprint("transcode", REVISION, recipe.model_dump(mode="json")["transcode"], build, list(ids))
 
 
@@ -33,6 +35,7 @@ def boxes_inputs(motion: Record, recipe: Recipe, view: View) -> str:
     return fingerprint("boxes", REVISION, motion.output, recipe.seed, view_params(view))
 
 
-def clips_inputs(motion: Record, boxes: Record, recipe: Recipe) -> str:
+def clips_inputs(transcode: Record, motion: Record, boxes: Record, recipe: Recipe) -> str:
     """What decides the crops of a shard in a view."""
-    return fingerprint("clips", REVISION, motion.output, boxes.output, recipe.frames.model_dump(mode="json"))
+    outputs = [transcode.output, motion.output, boxes.output]
+    return fingerprint("clips", REVISION, outputs, recipe.frames.model_dump(mode="json"))

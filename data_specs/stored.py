@@ -146,8 +146,8 @@ class Record:
 
     @property
     def output(self) -> str:
-        """The fingerprint of what came out: the link to the next stage."""
-        return fingerprint(self.stage, self.view, dict(self.clips), dict(self.objects))
+        """The fingerprint of what went in and what came out: the link to the next stage."""
+        return fingerprint(self.stage, self.view, self.inputs, dict(self.clips), dict(self.objects))
 
     @property
     def reasons(self) -> dict[str, str]:
@@ -240,6 +240,7 @@ class Store:
             self.recipe: Recipe = parse_recipe(self.attrs["recipe"], f"of the store {shown(location)!r}")
             self.fingerprint: str = self.attrs["fingerprint"]
             self.class_names: list[str] = self.attrs["class_names"]
+            self.revision: int = self.attrs.get("revision", 1)
             self.build: str = self.attrs["software"]["ffmpeg"]
             self.group = zarr.open_group(self.zarr, mode="r")
 

@@ -34,7 +34,7 @@ class ClipReader:
         self.store = store
         self.recipe = store.recipe
         self.ids = store.ids
-        self.progress = Progress(store.zarr, store.recipe, store.num_shards)
+        self.progress = Progress.of(store)
         self.tables = {name: store.table(name) for name in ("label", "split")}
         self.tables |= expected_tables(store, self.progress)
         self._drop_what_nothing_carries()

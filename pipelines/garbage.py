@@ -18,6 +18,7 @@ from data_specs.stored import NoStore, Store, StoreError, is_url, open_store, re
 from pipelines.h264 import H264, Folders, target_path
 from pipelines.lock import check_unlocked, locked
 from pipelines.parts import beside
+from pipelines.source_index import SOURCES
 
 STORES = "stores"  # folder in the work folder with one note for each store that uses it
 _MADE = re.compile(r"-[0-9a-f]{16}\.(mp4|json)$")
@@ -108,7 +109,7 @@ def _sharing(location: str, work_dir: str | None) -> tuple[list[Store], list[str
 def _waste_of(stores: list[Store], gone: list[str], folder: Path) -> list[Waste]:
     location = stores[0].location
     waste = [] if is_url(location) else [_waste(path, "unfinished") for path in unfinished(Path(location))]
-    waste += [_waste(path, "unfinished") for own in (H264, STORES) for path in unfinished(folder / own)]
+    waste += [_waste(path, "unfinished") for own in (H264, STORES, SOURCES) for path in unfinished(folder / own)]
     return waste + _stale(folder, stores, gone)
 
 

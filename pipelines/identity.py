@@ -25,6 +25,7 @@ from data_specs.stored import (
 )
 from pipelines import store as writing
 from pipelines.ffmpeg import find_ffmpeg
+from pipelines.progress import other_revision
 
 
 def is_made(location: str) -> bool:
@@ -107,6 +108,8 @@ def _software(store: Store, dataset: Dataset, recipe: Recipe) -> dict[str, str] 
 
 def _checked(store: Store, dataset: Dataset, recipe: Recipe) -> dict[str, str]:
     """The versions that a store was made with, if it differs from what is asked for in nothing but views it lacks."""
+    if problem := other_revision(store):
+        raise StoreError(problem)
     software: dict[str, str] = store.attrs["software"]
     differences = list(_recipe_differences(store.recipe, recipe))
     if store.fingerprint != writing.store_fingerprint(dataset, store.recipe, software):
@@ -136,7 +139,8 @@ def _check_remains(location: str, dataset: Dataset, recipe: Recipe, build: str) 
     if not same:
         raise StoreError(
             f"store {shown(location)!r}: its zarr.json is lost or damaged, and what lies there was made from another "
-            "recipe, data set or ffmpeg than these; give those it was made from, or another --store"
+            "recipe, data set or ffmpeg than these, or by another version of mocrop; give those it was made from, or "
+            "another --store"
         )
 
 

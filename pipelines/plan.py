@@ -15,9 +15,11 @@ from data_specs.datasets import TEST, TRAIN, Dataset
 from data_specs.recipes import Recipe
 from data_specs.resources import usable_cores
 from data_specs.stored import is_url, open_store, shown
+from pipelines.h264 import Folders
 from pipelines.identity import is_made, refusal
 from pipelines.preprocess import Options, open_run, read_request
 from pipelines.progress import Progress
+from pipelines.source_index import SourceIndex
 from pipelines.space import SPARE, disk_of, free_bytes, mebibytes
 from pipelines.stages import STAGES, process_shard
 
@@ -71,7 +73,7 @@ def plan(options: Options) -> Plan:
     folders = options.folders(dataset)
     sample, cost = measured(options, dataset)
     refused = refusal(options.location(), dataset, recipe)
-    shards_left = _shards_left(None if refused else options.location(), dataset, recipe)
+    shards_left = _shards_left(None if refused else options.location(), dataset, recipe, folders)
     left = sum(shards_left)
     workers = options.workers or usable_cores()
     at_once = max(1, min(workers, len(shards_left)))
@@ -125,13 +127,21 @@ def measured(options: Options, dataset: Dataset) -> tuple[tuple[str, ...], Cost]
         return sample, Cost(seconds / count, _tree_bytes(store) / count, _tree_bytes(f"{store}.work") / count)
 
 
-def _shards_left(location: str | None, dataset: Dataset, recipe: Recipe) -> list[int]:
-    """The clips of each shard that is not complete in the store at ``location``; all shards where there is none."""
+def _shards_left(location: str | None, dataset: Dataset, recipe: Recipe, folders: Folders) -> list[int]:
+    """The clips of each shard that is not complete in the store at ``location``, or whose source files have changed.
+
+    All shards where there is no store.
+    """
     clips, step = len(dataset.clips), recipe.shard_clips
     shards: Sequence[int] = range(schema.num_shards(clips, step))
     if location is not None and is_made(location):
-        progress = Progress(open_store(location).zarr, recipe, len(shards))
-        shards = [shard for shard in shards if not all(progress.complete(shard, view) for view in recipe.views)]
+        store = open_store(location)
+        progress, views = Progress(store.zarr, recipe, len(shards)), recipe.views
+        clips_of = [dataset.clips[shard * step : (shard + 1) * step] for shard in shards]
+        index = SourceIndex(folders.source, folders.work_dir)
+        changed = set(progress.to_transcode(store.build, clips_of.__getitem__, index))
+        done = {shard for shard in shards if all(progress.complete(shard, view) for view in views)} - changed
+        shards = [shard for shard in shards if shard not in done]
     return [len(schema.shard_rows(shard, clips, step)) for shard in shards]
 
 

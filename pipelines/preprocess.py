@@ -22,6 +22,7 @@ from pipelines.internal_errors import LOGS
 from pipelines.lock import Lease, locked
 from pipelines.parts import sweep
 from pipelines.progress import Progress, Summary, publish, summarise
+from pipelines.source_index import SourceIndex, Stamp
 from pipelines.space import SPARE, free_bytes, least_bytes, mebibytes
 from pipelines.stages import ShardPlan, ShardReport
 from pipelines.verify import DAMAGED, damaged_records
@@ -95,6 +96,8 @@ class Run:
         self.recipe = recipe
         self.location = options.location()
         self.folders = options.folders(dataset)
+        self.sources = SourceIndex(self.folders.source, self.folders.work_dir)
+        self._stamps: dict[str, Stamp | None] = {}  # by clip id, of source files before they were first transcoded
         self.zarr = zarr_store(self.location, read_only=False)
         self.num_shards = schema.num_shards(len(dataset.clips), recipe.shard_clips)
 
@@ -118,16 +121,32 @@ class Run:
         """The tasks of a stage that are not done: no record, or one that was made from something else."""
         self.lease.check()
         shards = Progress(self.zarr, self.recipe, self.num_shards)
-        plans = []
-        for shard in range(self.num_shards):
-            clips = self.clips_of(shard)
-            views = shards.missing(stage, shard, self.build, clips, self.folders)
-            if views is not None:
-                plans.append(self._plan(stage, shard, clips, views))
-        return plans
+        if stage == "transcode":
+            return [self._plan(stage, shard, ()) for shard in self._changed(shards)]
+        self._remember_sources(shards)
+        missing = {shard: shards.missing(stage, shard) for shard in range(self.num_shards)}
+        return [self._plan(stage, shard, views) for shard, views in missing.items() if views is not None]
 
-    def _plan(self, stage: str, shard: int, clips: tuple[Clip, ...], views: Sequence[str]) -> ShardPlan:
-        first = shard * self.recipe.shard_clips
+    def _changed(self, shards: Progress) -> list[int]:
+        """The shards whose H.264 is not made from the source files as they are now."""
+        changed = shards.to_transcode(self.build, self.clips_of, self.sources)
+        self.sources.save()
+        for shard in set(changed) - set(shards.transcode):
+            for clip in self.clips_of(shard):
+                self._stamps.setdefault(clip.id, self.sources.stamp(clip.path))
+        return changed
+
+    def _remember_sources(self, shards: Progress) -> None:
+        """Enter source files into the index whose shards had no record before: the new ones have their fingerprints."""
+        for shard, record in shards.transcode.items():
+            for clip in self.clips_of(shard):
+                source, stamp = record.clips[clip.id].get("source"), self._stamps.pop(clip.id, None)
+                if source and stamp:
+                    self.sources.remember(clip.path, stamp, source)
+        self.sources.save()
+
+    def _plan(self, stage: str, shard: int, views: Sequence[str]) -> ShardPlan:
+        first, clips = shard * self.recipe.shard_clips, self.clips_of(shard)
         return ShardPlan(stage, shard, self.location, self.folders, self.build, first, clips, tuple(views))
 
     def summary(self) -> Summary:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -13,12 +12,12 @@ import zarr
 from zarr.abc.store import Store as ZarrStore
 
 from data_specs import schema
-from data_specs.chain import boxes_inputs, clips_inputs, motion_inputs, transcode_inputs
+from data_specs.chain import REVISION, boxes_inputs, clips_inputs, motion_inputs, transcode_inputs
 from data_specs.datasets import Clip
 from data_specs.recipes import Recipe, View
 from data_specs.schema import State
-from data_specs.stored import Record, Store, open_store, read_records, shown, zarr_store
-from pipelines.h264 import Folders
+from data_specs.stored import Record, Store, StoreError, open_store, read_records, shown, zarr_store
+from pipelines.source_index import SourceIndex
 from pipelines.store import write_table
 
 
@@ -42,11 +41,24 @@ class Summary:
         return asdict(self)
 
 
+def other_revision(store: Store) -> str:
+    """Why the records of a store cannot be read by this version, in one line; "" if they can."""
+    if store.revision == REVISION:
+        return ""
+    maker = store.attrs["software"].get("mocrop", "unknown")
+    return (
+        f"store {shown(store.location)!r} was made by another version of mocrop ({maker}): it has revision "
+        f"{store.revision}, this version reads and writes revision {REVISION}; use that version, or remove the store "
+        "and make it again"
+    )
+
+
 class Progress:
     """What the records of a store say is done; ``damaged`` are the paths of those that say nothing any more."""
 
     def __init__(self, store: ZarrStore, recipe: Recipe, num_shards: int) -> None:
         self.recipe = recipe
+        self.num_shards = num_shards
         self.damaged: list[str] = []
 
         def read(stage: str, view: str | None = None) -> dict[int, Record]:
@@ -57,20 +69,35 @@ class Progress:
         self.boxes = {view.name: read("boxes", view.name) for view in recipe.views}
         self.clips = {view.name: read("clips", view.name) for view in recipe.views}
 
+    @classmethod
+    def of(cls, store: Store) -> Progress:
+        """The records of a store; ``StoreError`` if they are of another revision."""
+        if problem := other_revision(store):
+            raise StoreError(problem)
+        return cls(store.zarr, store.recipe, store.num_shards)
+
     def records_of(self, shard: int) -> list[Record]:
         """The records that there are of a shard, in the order of the stages."""
         by_stage = [self.transcode, self.motion, *self.boxes.values(), *self.clips.values()]
         return [records[shard] for records in by_stage if shard in records]
 
-    def transcoded(self, shard: int, build: str, clips: Sequence[Clip], folders: Folders) -> bool:
-        """Whether a shard's H.264 was made by this recipe and build from source files of the size they have now."""
+    def to_transcode(self, build: str, clips_of: Callable[[int], Sequence[Clip]], index: SourceIndex) -> list[int]:
+        """The shards whose H.264 was not made by this recipe and build from the source files as they are now."""
+        sources = index.fingerprints(clip.path for shard in self.transcode for clip in clips_of(shard))
+        shards = range(self.num_shards)
+        return [shard for shard in shards if not self.transcoded(shard, build, clips_of(shard), sources)]
+
+    def transcoded(self, shard: int, build: str, clips: Sequence[Clip], sources: Mapping[str, str]) -> bool:
+        """Whether a shard's H.264 was made by this recipe and build from the source files as they are now.
+
+        ``sources`` has the fingerprint of each source file, by its path; what was made from one that is gone stays
+        good, and clips that were quarantined are left alone.
+        """
         record = self.transcode.get(shard)
         if record is None or record.inputs != transcode_inputs(self.recipe, build, [clip.id for clip in clips]):
             return False
-        return all(
-            "reason" in record.clips[clip.id] or _size(folders, clip) in (None, record.clips[clip.id]["bytes"])
-            for clip in clips
-        )
+        rows = [(record.clips[clip.id], sources.get(clip.path)) for clip in clips]
+        return all("reason" in row or source in (None, row["source"]) for row, source in rows)
 
     def vectors(self, shard: int) -> bool:
         """Whether a shard's motion vectors follow from its H.264."""
@@ -84,35 +111,22 @@ class Progress:
 
     def cached(self, shard: int, view: View) -> bool:
         """Whether a shard's crops in a view follow from its boxes."""
-        record, motion, boxes = (
-            self.clips[view.name].get(shard),
-            self.motion.get(shard),
-            self.boxes[view.name].get(shard),
-        )
-        if record is None or motion is None or boxes is None:
+        record, transcode = self.clips[view.name].get(shard), self.transcode.get(shard)
+        motion, boxes = self.motion.get(shard), self.boxes[view.name].get(shard)
+        if record is None or transcode is None or motion is None or boxes is None:
             return False
-        return record.inputs == clips_inputs(motion, boxes, self.recipe)
+        return record.inputs == clips_inputs(transcode, motion, boxes, self.recipe)
 
     def complete(self, shard: int, view: View) -> bool:
         """Whether all stages of a shard are done in a view, as far as the records say."""
         return self.vectors(shard) and self.chosen(shard, view) and self.cached(shard, view)
 
-    def missing(self, stage: str, shard: int, build: str, clips: Sequence[Clip], folders: Folders) -> list[str] | None:
-        """The views that a stage has to be done for in a shard; None if nothing is left to do there."""
-        if stage == "transcode":
-            return None if self.transcoded(shard, build, clips, folders) else []
+    def missing(self, stage: str, shard: int) -> list[str] | None:
+        """The views that a stage after the first has to be done for in a shard; None if nothing is left to do there."""
         if stage == "motion":
             return None if self.vectors(shard) else []
         done = self.chosen if stage == "boxes" else self.cached
         return [view.name for view in self.recipe.views if not done(shard, view)] or None
-
-
-def _size(folders: Folders, clip: Clip) -> int | None:
-    """The size of a clip's source file now; None if it is not there: what was made from it stays good."""
-    try:
-        return os.stat(os.path.join(folders.source, clip.path)).st_size
-    except OSError:
-        return None
 
 
 def clip_rows(store: Store, progress: Progress) -> tuple[list[State], list[str]]:
@@ -131,7 +145,7 @@ def clip_rows(store: Store, progress: Progress) -> tuple[list[State], list[str]]
 def summarise(location: str) -> Summary:
     """Where the store at ``location`` stands, by its records. ``StoreError`` if there is none."""
     store = open_store(location)
-    progress = Progress(store.zarr, store.recipe, store.num_shards)
+    progress = Progress.of(store)
     states, reasons = clip_rows(store, progress)
     shards, views = range(store.num_shards), store.recipe.views
     stages = {
@@ -164,7 +178,7 @@ def _notes(progress: Progress, shards: range) -> dict[str, dict[str, str]]:
 def publish(location: str) -> None:
     """Write the tables of a store from its records: one writer, one chunk each."""
     store = open_store(location)
-    progress = Progress(store.zarr, store.recipe, store.num_shards)
+    progress = Progress.of(store)
     root = zarr.open_group(zarr_store(location, read_only=False), mode="r+")
     for path, values in expected_tables(store, progress).items():
         write_table(root, path, values)

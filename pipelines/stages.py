@@ -248,10 +248,11 @@ def _undone_if_failed(undo: Callable[[int], None], index: int) -> Iterator[None]
 
 
 def _check_unchanged(clip: Clip, known: Attributes, transcoded: Record, store: ZarrStore) -> None:
-    """``RunStopped`` if the source file is not the one that was transcoded; then its shard is not done any more."""
-    if known["source"] != transcoded.clips[clip.id]["source"]:
-        remove_attributes(store, transcoded.path)
-        raise RunStopped(f"the source file of {clip.id} was changed; start the same command again")
+    """``RunStopped`` if the source or its H.264 file is not that of the transcode record, which is then removed."""
+    for key, name in (("source", "source file"), ("h264", "H.264 file")):
+        if known.get(key) != transcoded.clips[clip.id].get(key):
+            remove_attributes(store, transcoded.path)
+            raise RunStopped(f"the {name} of {clip.id} was changed; start the same command again")
 
 
 def _boxes(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: _Each) -> list[Record]:
@@ -349,7 +350,7 @@ def _clips(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: _Each) ->
     records = []
     for name, writer in writers.items():
         writer.write()
-        inputs = clips_inputs(motion, boxes[name], recipe)
+        inputs = clips_inputs(transcoded, motion, boxes[name], recipe)
         records.append(Record("clips", name, plan.shard, inputs, rows, *store.taken()))
     return records
 

@@ -23,6 +23,7 @@ from zarr.core.metadata import ArrayV3Metadata
 from zarr.storage import LocalStore, MemoryStore, WrapperStore
 
 from data_specs import schema
+from data_specs.chain import REVISION
 from data_specs.datasets import Dataset
 from data_specs.fingerprints import LENGTH, fingerprint
 from data_specs.jpeg import JpegCodec
@@ -243,6 +244,7 @@ def root_attributes(dataset: Dataset, recipe: Recipe, software: Mapping[str, str
         "mocrop_format": schema.FORMAT,
         "dataset": dataset.name,
         "recipe": recipe.model_dump(mode="json"),
+        "revision": REVISION,
         "fingerprint": store_fingerprint(dataset, recipe, software),
         "class_names": list(dataset.class_names),
         "software": dict(software),
@@ -250,21 +252,23 @@ def root_attributes(dataset: Dataset, recipe: Recipe, software: Mapping[str, str
 
 
 def store_fingerprint(dataset: Dataset, recipe: Recipe, software: Mapping[str, str]) -> str:
-    """The fingerprint of what a store is to hold: its clips, classes and splits, its recipe, the ffmpeg build."""
+    """The fingerprint of what a store is to hold: clips, classes, splits, recipe, ffmpeg build, the revision."""
     rows = [[clip.id, clip.label, list(clip.split)] for clip in dataset.clips]
-    return _store_fingerprint(rows, dataset.class_names, recipe, software["ffmpeg"])
+    return _store_fingerprint(REVISION, rows, dataset.class_names, recipe, software["ffmpeg"])
 
 
 def stored_fingerprint(store: Store) -> str:
     """The same from what a store holds."""
     columns = (store.ids, store.table("label").tolist(), store.table("split").tolist())
     rows = [list(row) for row in zip(*columns, strict=True)]
-    return _store_fingerprint(rows, store.class_names, store.recipe, store.build)
+    return _store_fingerprint(store.revision, rows, store.class_names, store.recipe, store.build)
 
 
-def _store_fingerprint(rows: list[list[Any]], class_names: Sequence[str], recipe: Recipe, build: str) -> str:
+def _store_fingerprint(
+    revision: int, rows: list[list[Any]], class_names: Sequence[str], recipe: Recipe, build: str
+) -> str:
     views = {view.name: view_params(view) for view in recipe.views}
-    return fingerprint("store", rows, list(class_names), recipe.settings(), views, build)
+    return fingerprint("store", revision, rows, list(class_names), recipe.settings(), views, build)
 
 
 def view_fingerprint(recipe: Recipe, params: Attributes) -> str:

@@ -42,7 +42,8 @@ DAMAGED = "progress/damaged"
 class Fault:
     """Something in a store that is not as it should be: where, what, and the record to do again.
 
-    ``record`` is None where nothing has to be done again: the next run writes a table or an array's description anyway.
+    ``record`` is None where the next run sees for itself what to do: it reads the chain of the records, and writes
+    tables and descriptions of arrays anyway.
     """
 
     where: str
@@ -61,7 +62,7 @@ def verify(location: str, on_record: Callable[[int, int], None] | None = None) -
     faults = _root_faults(store)
     doubtful = any(fault.where == ROOT for fault in faults)  # then what follows from the recipe cannot be told yet
     if not any(fault.where == "id" for fault in faults):  # without the ids nothing below can be told
-        progress = Progress(store.zarr, store.recipe, store.num_shards)
+        progress = Progress.of(store)
         faults += [Fault(path, "the record is damaged", path) for path in progress.damaged]
         records = [record for shard in range(store.num_shards) for record in progress.records_of(shard)]
         for number, record in enumerate(records, 1):
@@ -126,7 +127,7 @@ def _chain_faults(store: Store, progress: Progress, record: Record) -> Iterator[
         yield Fault(path, f"the record is missing, but {record.path} was made from it", path)
         return
     if record.inputs != _expected_inputs(store, progress, record):
-        yield Fault(record.path, "its fingerprint does not follow from its inputs", record.path)
+        yield Fault(record.path, "it was made from something else than what is in the store now")
 
 
 def _sources(progress: Progress, record: Record) -> Iterator[str]:
@@ -138,7 +139,8 @@ def _sources(progress: Progress, record: Record) -> Iterator[str]:
     elif record.stage == "boxes":
         before = [("motion", None, progress.motion)]
     elif record.stage == "clips" and record.view is not None:
-        before = [("motion", None, progress.motion), ("boxes", record.view, progress.boxes[record.view])]
+        before = [("transcode", None, progress.transcode), ("motion", None, progress.motion)]
+        before.append(("boxes", record.view, progress.boxes[record.view]))
     yield from (schema.progress_path(stage, view, shard) for stage, view, records in before if shard not in records)
 
 
@@ -151,7 +153,8 @@ def _expected_inputs(store: Store, progress: Progress, record: Record) -> str:
     motion = progress.motion[record.shard]
     if record.stage == "boxes":
         return boxes_inputs(motion, store.recipe, store.recipe.view(record.view))
-    return clips_inputs(motion, progress.boxes[record.view][record.shard], store.recipe)
+    boxes = progress.boxes[record.view][record.shard]
+    return clips_inputs(progress.transcode[record.shard], motion, boxes, store.recipe)
 
 
 def _shard_ids(store: Store, shard: int) -> list[str]:

@@ -1,0 +1,98 @@
+"""Fingerprints of source files, remembered in the work folder, so that a resumed run reads no unchanged file again.
+
+As in git's index, a file is taken to be unchanged while its size, its dates and its inode are. Nothing of this is in
+the store, whose bytes do not depend on when its sources were copied.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+from data_specs.fingerprints import file_fingerprint
+from data_specs.resources import usable_cores
+from pipelines.parts import beside
+
+SOURCES = "sources"  # folder in the work folder with one index for each source folder
+SETTLED_SECONDS = 2.0
+"""A file that was changed less than this before it was read may change again within one tick of its dates: it is not
+remembered. 2 s is the coarsest tick in use, that of FAT."""
+
+Stamp = tuple[int, int, int, int]
+"""What tells a version of a file without reading it: bytes, times of the last write and change (ns), inode."""
+
+
+class SourceIndex:
+    """What is known of the files in a source folder: each with its stamp and its fingerprint."""
+
+    def __init__(self, source: str, work_dir: str) -> None:
+        self._source = source
+        name = hashlib.sha256(os.fsencode(source)).hexdigest()[:16]
+        self._file = Path(work_dir, SOURCES, f"{name}.json")
+        self._known = self._read()
+        self._changed = False
+
+    def fingerprints(self, paths: Iterable[str]) -> dict[str, str]:
+        """The fingerprints of the files at ``paths``, relative to the source folder, of those that can be read.
+
+        Files that are new or whose stamp has changed are read, several at a time.
+        """
+        paths = list(paths)
+        with ThreadPoolExecutor(usable_cores()) as pool:
+            found = zip(paths, pool.map(self._fingerprint, paths), strict=True)
+            return {path: fingerprint for path, fingerprint in found if fingerprint is not None}
+
+    def _fingerprint(self, path: str) -> str | None:
+        stamp = self.stamp(path)
+        if stamp is None:
+            return None
+        known = self._known.get(path)
+        if known is not None and known[0] == stamp:
+            return known[1]
+        try:
+            fingerprint = file_fingerprint(Path(self._source, path))
+        except OSError:
+            return None
+        self.remember(path, stamp, fingerprint)
+        return fingerprint
+
+    def stamp(self, path: str) -> Stamp | None:
+        """The stamp of a file now; None if it is not there."""
+        try:
+            status = os.stat(os.path.join(self._source, path))
+        except OSError:
+            return None
+        return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+    def remember(self, path: str, stamp: Stamp, fingerprint: str) -> None:
+        """Remember the fingerprint of a file that was read after it had ``stamp``, if it still has."""
+        if self.stamp(path) == stamp and max(stamp[1:3]) < time.time_ns() - SETTLED_SECONDS * 1e9:
+            self._known[path] = (stamp, fingerprint)
+            self._changed = True
+
+    def save(self) -> None:
+        """Write the index where it changed. One that cannot be written costs reading the files again, no more."""
+        if not self._changed:
+            return
+        values = {path: [*stamp, fingerprint] for path, (stamp, fingerprint) in sorted(self._known.items())}
+        with suppress(OSError):
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with beside(self._file) as part:
+                part.write_text(json.dumps({"source": self._source, "files": values}))
+            self._changed = False
+
+    def _read(self) -> dict[str, tuple[Stamp, str]]:
+        try:
+            files = json.loads(self._file.read_text())["files"]
+            return {
+                path: ((size, written, changed, inode), fingerprint)
+                for path, (size, written, changed, inode, fingerprint) in files.items()
+            }
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return {}
