@@ -9,10 +9,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mocrop_core.method import PRESETS, Method
 from mocrop_core.search import candidate_sizes
+from mocrop_core.vectors import clip_rng
 
 Preset = Literal["medium", "ultrafast", "superfast", "veryfast", "faster", "fast", "slow", "slower", "veryslow"]
 
@@ -142,10 +144,22 @@ View = Annotated[FullView | FixedView | MotionView, Field(discriminator="kind")]
 
 
 def view_params(view: FullView | FixedView | MotionView) -> dict[str, Any]:
-    """Every number that decides a view's boxes, JSON-like, presets resolved: what ``views/<view>`` records."""
+    """All that decides a view's boxes, JSON-like, presets resolved: what ``views/<view>`` records.
+
+    The name is among it for ``random`` views alone: see `view_rng`.
+    """
     if isinstance(view, MotionView):
         return {"kind": "motion", **json_like(dataclasses.asdict(view.method()))}
-    return view.model_dump(mode="json", exclude={"name"})
+    return view.model_dump(mode="json", exclude=set() if view.kind == "random" else {"name"})
+
+
+def view_rng(view: FullView | FixedView | MotionView, seed: int, id: str) -> np.random.Generator:
+    """The random stream of a clip in a view, from the recipe's seed and the clip's id; ours.
+
+    Each ``random`` view has its own, by its name, so that two of them are two controls. All motion views share one:
+    the same method gives the same box whatever its view is called, and without any store.
+    """
+    return clip_rng(seed, id, view.name if view.kind == "random" else view.kind)
 
 
 def json_like(value: Any) -> Any:

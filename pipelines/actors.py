@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from data_specs.annotations import ActorBoxes, Matched
-from data_specs.recipes import FixedView, MotionView, Recipe
-from mocrop_core import Box, Rectangle, candidate_sizes, centre_box, clip_rng, pixel_box, random_box
+from data_specs.recipes import FixedView, MotionView, Recipe, view_rng
+from mocrop_core import Box, Rectangle, candidate_sizes, centre_box, pixel_box, random_box
 
 Shares = npt.NDArray[np.float64]
 Tables = dict[str, npt.NDArray[Any]]
@@ -128,7 +128,7 @@ def _missing_controls(recipe: Recipe) -> list[FixedView]:
 def _fixed_box(view: FixedView, seed: int, id: str, frame_size: tuple[int, int]) -> Box:
     if view.kind == "centre":
         return centre_box(frame_size, view.crop_ratio)
-    return random_box(frame_size, view.crop_ratio, clip_rng(seed, id, view.kind))
+    return random_box(frame_size, view.crop_ratio, view_rng(view, seed, id))
 
 
 def _corners(boxes: Sequence[Box]) -> npt.NDArray[np.int64]:

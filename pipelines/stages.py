@@ -30,13 +30,12 @@ from zarr.abc.store import Store as ZarrStore
 from data_specs import schema
 from data_specs.chain import boxes_inputs, clips_inputs, motion_inputs, transcode_inputs
 from data_specs.datasets import Clip
-from data_specs.recipes import FullView, MotionView, Recipe
+from data_specs.recipes import FullView, MotionView, Recipe, view_rng
 from data_specs.recipes import View as RecipeView
 from data_specs.stored import Attributes, Record, VectorReader, read_records, zarr_store
 from mocrop_core import boxes as core_boxes
 from mocrop_core.frames import spread
 from mocrop_core.method import SOURCE_FIXED, choose_box_from, denoise
-from mocrop_core.vectors import clip_rng
 from pipelines import video
 from pipelines.ffmpeg import FfmpegError
 from pipelines.h264 import ClipError, Folders, RunStopped, check_source, video_of
@@ -300,7 +299,7 @@ def _choose(
     density: npt.NDArray[Any] | None,
 ) -> Attributes:
     """The box of one clip in one view; a motion view's density goes into its row of ``density``."""
-    rng = clip_rng(recipe.seed, id, view.kind)
+    rng = view_rng(view, recipe.seed, id)
     if isinstance(view, MotionView):
         assert density is not None
         kept = denoise(vectors.blocks(index), view.method(), vectors.count(index))

@@ -181,7 +181,7 @@ def test_fixed_boxes_of_the_same_area_stand_beside_a_view_unless_the_store_has_t
     means = {one.name: one.mean[0] for one in found.series}
     boxes = np.array([[0, 0, 40, 40], [200, 100, 240, 140]], float)
     centre = centre_box(SIZE, 0.75)
-    anywhere = random_box(SIZE, 0.75, clip_rng(3, "A/a", "random"))
+    anywhere = random_box(SIZE, 0.75, clip_rng(3, "A/a", "random-0.75"))
     assert means["full"] == 1
     assert means["mocrop"] == 0.5
     assert means["centre-0.75"] == shares_kept(boxes, np.array([centre.corners]))[0].mean()

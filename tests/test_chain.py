@@ -205,6 +205,15 @@ def test_verify_finds_crops_that_were_left_from_another_source(options: Options,
     assert verify(options.store) == []
 
 
+def test_two_random_views_have_boxes_of_their_own(options: Options) -> None:
+    views = [{"kind": "random", "name": name, "crop_ratio": 0.25} for name in ("here", "there")]
+    wider = parse_recipe({**VALUES, "views": [{"kind": "full"}, {"kind": "motion"}, *views]}, "wider")
+    run_stages(replace(options, recipe=wider))
+    here, there = (open_store(options.store).view(name) for name in ("here", "there"))
+    assert here.fingerprint != there.fingerprint
+    assert here.table("box").tolist() != there.table("box").tolist()
+
+
 def test_what_was_not_changed_is_not_done_again(options: Options) -> None:
     """A record that is lost and made again is the same, and so all that was made from it stays good."""
     expected = contents(Path(options.store))

@@ -11,6 +11,7 @@ import pytest
 
 from data_specs.recipes import (
     MAX_RECTANGLES,
+    FixedView,
     MotionView,
     Recipe,
     RecipeError,
@@ -19,8 +20,10 @@ from data_specs.recipes import (
     num_rectangles,
     parse_recipe,
     view_params,
+    view_rng,
 )
 from mocrop_core.method import PAPER_V1, PAPER_V2
+from mocrop_core.vectors import clip_rng
 from pipelines.limits import MEMORY
 
 
@@ -45,6 +48,31 @@ def test_a_view_takes_its_own_numbers_over_its_presets() -> None:
     params = view_params(view)
     assert (params["grid"], params["crop_ratio"], params["keep"]) == ([4, 5], 0.5, ["fastest", 0.2])
     assert params["mean_weight"] == PAPER_V2.mean_weight
+
+
+def test_random_views_draw_from_streams_of_their_own_and_motion_views_from_one() -> None:
+    """The same method gives the same box whatever its view is called, and in a library call without a store."""
+    draws = {
+        name: view_rng(view, 7, "A/a").integers(2**62)
+        for name, view in {
+            "random": FixedView(kind="random"),
+            "other random": FixedView(kind="random", name="other"),
+            "mocrop": MotionView(),
+            "other motion": MotionView(name="other"),
+        }.items()
+    }
+    assert draws["random"] == clip_rng(7, "A/a", "random").integers(2**62)
+    assert draws["mocrop"] == draws["other motion"] == clip_rng(7, "A/a", "motion").integers(2**62)
+    assert len(set(draws.values())) == 3
+
+
+def test_the_name_decides_the_boxes_of_random_views_alone() -> None:
+    for one, other, same in (
+        (FixedView(kind="random", name="a"), FixedView(kind="random", name="b"), False),
+        (FixedView(kind="centre", name="a"), FixedView(kind="centre", name="b"), True),
+        (MotionView(name="a"), MotionView(name="b"), True),
+    ):
+        assert (view_params(one) == view_params(other)) is same
 
 
 def test_a_recipe_survives_being_written_as_json() -> None:
