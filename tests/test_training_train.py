@@ -19,11 +19,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import zarr
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from data_specs.recipes import load_recipe, parse_recipe
+from data_specs.stored import open_store
+from pipelines.preprocess import Options
 from tests.benchmarks import loader_training
+from tests.conftest import run_stages
 from tests.rewriting import rewrite
 from training import demo
 from training import test as testing
@@ -193,6 +198,88 @@ def test_a_resume_from_other_arguments_is_refused_with_the_differences(
     view = ["--view", "mocrop", "--crop-ratio", "0.75", "--mv-h", "6", "-b", "4", "--epochs", "4", "--resume"]
     assert train(ucf_store, out, *SMALL, *view) == 0
     assert read_file(out / "model.pt")["epoch"] == 4
+
+
+@pytest.fixture
+def own_synth_store(synth_data: Path, synth_store: Path, tmp_path: Path) -> Path:
+    """A copy of the synthetic store, with its H.264 files, to do with as one likes."""
+    for suffix in ("", ".work"):
+        shutil.copytree(f"{synth_store}{suffix}", tmp_path / f"synth.zarr{suffix}")
+    return tmp_path / "synth.zarr"
+
+
+SYNTH = ["--arch", "test_resnet", "--no-pretrained", "--input-size", "32", "--cpu", "-b", "4", "--view", "mocrop"]
+
+
+def test_a_view_added_to_the_store_does_not_stand_in_the_way_of_a_resume(
+    own_synth_store: Path, synth_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert train(own_synth_store, out, *SYNTH, "--epochs", "1") == 0
+    before = open_store(own_synth_store).fingerprint
+    smoke = load_recipe("smoke").model_dump(mode="json")
+    smoke["views"].append({"kind": "motion", "name": "second", "preset": "paper-v2"})
+    wider = parse_recipe(smoke, "wider")
+    run_stages(Options(str(synth_data / "UCF-101"), str(own_synth_store), str(synth_data / "ucfTrainTestlist"), wider))
+    assert open_store(own_synth_store).views[-1] == "second"
+    assert open_store(own_synth_store).fingerprint != before
+    assert train(own_synth_store, out, *SYNTH, "--epochs", "2", "--resume") == 0
+    assert read_file(out / "model.pt")["epoch"] == 2
+    # other clips are another training, also where only the test list is shorter
+    group = zarr.open_group(own_synth_store, mode="r+")
+    split = group["split"][:]
+    split[np.flatnonzero(split[:, 0] == 2)[0], 0] = 0
+    group["split"][:] = split
+    capsys.readouterr()
+    assert train(own_synth_store, out, *SYNTH, "--epochs", "3", "--resume") == 2
+    error = capsys.readouterr().err
+    assert error == "error: --resume: begun with other arguments: the store has other clips in its lists\n"
+
+
+def test_fewer_epochs_than_are_done_are_refused_and_just_as_many_give_a_model(
+    synth_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert train(synth_store, out, *SYNTH, "--epochs", "2", "--eval-freq", "0") == 0
+    whole = (out / "model.pt").read_bytes()
+    (out / "model.pt").unlink()
+    capsys.readouterr()
+    assert train(synth_store, out, *SYNTH, "--epochs", "1", "--eval-freq", "0", "--resume") == 2
+    printed = capsys.readouterr()
+    assert printed.err == (
+        "error: --epochs 1: 2 epochs are done; give --epochs 2 to take the last of them as model.pt, or more to go on\n"
+    )
+    assert printed.out == ""
+    assert not (out / "model.pt").exists()
+    assert train(synth_store, out, *SYNTH, "--epochs", "2", "--eval-freq", "0", "--resume") == 0
+    assert "no epoch left to do" in capsys.readouterr().out
+    last, model = read_file(out / "last.pt"), read_file(out / "model.pt")
+    assert model["epoch"] == 2
+    assert all(torch.equal(value, model["model"][key]) for key, value in last["model"].items())
+    (out / "model.pt").write_bytes(whole)
+    assert train(synth_store, out, *SYNTH, "--epochs", "2", "--eval-freq", "0", "--resume") == 0
+    assert (out / "model.pt").read_bytes() == whole, "results are named by its hash"
+
+
+def test_a_resume_elsewhere_needs_the_best_epoch_so_far(
+    synth_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [*SYNTH, "--select", "test", "--epochs"]
+    assert train(synth_store, tmp_path / "a", *flags, "1") == 0
+    begun = ["--resume", str(tmp_path / "a" / "last.pt")]
+    assert train(synth_store, tmp_path / "b", *flags, "2", *begun) == 2
+    assert "the best epoch so far, 1, is not in it; copy model.pt from" in capsys.readouterr().err
+    shutil.copytree(tmp_path / "a", tmp_path / "b", dirs_exist_ok=True)
+    assert train(synth_store, tmp_path / "b", *flags, "2", *begun) == 0
+    assert (tmp_path / "b" / "model.pt").is_file()
+
+
+def test_no_threads_train_as_one_or_many_do(synth_store: Path, tmp_path: Path) -> None:
+    for threads in ("0", "2"):
+        assert train(synth_store, tmp_path / threads, *SYNTH, "--epochs", "1", "-j", threads) == 0
+    first, second = (read_file(tmp_path / threads / "model.pt")["model"] for threads in ("0", "2"))
+    assert len(first) > 20
+    assert all(torch.equal(value, second[key]) for key, value in first.items())
 
 
 def test_two_processes_train_and_test_each_clip_once(ucf_store: Path, tmp_path: Path) -> None:

@@ -14,11 +14,12 @@ import torch
 from training.options import Refused
 
 UNIMPORTANT = frozenset(
-    {"resume", "output_dir", "print_freq", "workers", "store", "init_weights", "cpu"}
+    {"resume", "output_dir", "print_freq", "workers", "store", "store_fingerprint", "init_weights", "cpu"}
     | {"train_mode", "crop_ratio", "mv_h", "mv_w"}
 )
-"""Arguments that do not change the numbers; store and view are compared by their fingerprints instead."""
-_NAMED = {"seed", "arch", "view", "input_size", "split", "select", "classes", "store_fingerprint"}
+"""Arguments that do not change the numbers. ``data_fingerprint`` compares what is read of the store: its other views
+may change."""
+_NAMED = {"seed", "arch", "view", "input_size", "split", "select", "classes", "store_fingerprint", "data_fingerprint"}
 _NO_SETTING = (UNIMPORTANT | _NAMED | {"channels_last", "compile", "device"}) - {"init_weights"}
 
 
@@ -80,7 +81,9 @@ def check_same(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """
     free = UNIMPORTANT | ({"epochs"} if now.get("schedule") == "step" == saved.get("schedule") else set())
     differences = [
-        f"{key} was {saved.get(key)!r}, is {now.get(key)!r}"
+        "the store has other clips in its lists"
+        if key == "data_fingerprint"
+        else f"{key} was {saved.get(key)!r}, is {now.get(key)!r}"
         for key in sorted(saved.keys() | now.keys())
         if key not in free and saved.get(key) != now.get(key)
     ]

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_specs.datasets import TEST, TRAIN
+from data_specs.fingerprints import fingerprint
 from data_specs.schema import State, shard_rows
 from data_specs.stored import Store, StoreError, open_store, shown
 
@@ -40,6 +41,11 @@ class Clips:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of which clips these are, with their labels and their numbers of cached frames."""
+        return fingerprint("clips", self.ids, self.labels.tolist(), self.frames.tolist(), self.class_names)
 
 
 def read_clips(location: str, view: str, split: int, part: Part) -> Clips:

@@ -99,7 +99,10 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--mv-h", type=whole(1), help="checked against the view: rows of its density map")
     data.add_argument("--mv-w", type=whole(1), help="checked against the view: columns of its density map")
     data.add_argument(
-        "-j", "--workers", type=whole(1), help="threads that read and decode ahead; one a core by default, 4 at most"
+        "-j",
+        "--workers",
+        type=whole(0),
+        help="threads that read and decode ahead; one a core by default, 4 at most; 0: the main thread reads",
     )
 
 

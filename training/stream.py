@@ -128,6 +128,8 @@ class _Memory:
 class ClipStream(IterableDataset[Batch]):
     """The batches of a plan, in order, read ahead by ``threads`` threads of this process (one a core, at most 4).
 
+    With 0 threads, whoever iterates reads each batch when it asks for it.
+
     Set ``plan`` and ``batches`` and iterate. Nothing is opened before the first batch is read, and again in each
     process that iterates, so that a stream may be pickled or forked; in worker processes of a `DataLoader`
     (``batch_size=None``) the batches come in the same order. ``pin`` puts frames into pinned memory.
@@ -137,9 +139,9 @@ class ClipStream(IterableDataset[Batch]):
         self.clips = clips
         self.plan = Plan(np.empty(0, np.int64), np.empty((0, 0), np.int64))
         self.batches: list[Indices] = []
-        self.threads = threads or min(MOST_THREADS, usable_cores())
+        self.threads = min(MOST_THREADS, usable_cores()) if threads is None else threads
         self.pin = pin
-        self._opened: tuple[int, FrameReader, ThreadPoolExecutor, _Memory] | None = None
+        self._opened: tuple[int, FrameReader, ThreadPoolExecutor | None, _Memory] | None = None
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -154,7 +156,7 @@ class ClipStream(IterableDataset[Batch]):
         try:
             for positions in mine:
                 pending.append(self._start(positions))
-                if len(pending) > AHEAD:
+                if len(pending) > (AHEAD if self.threads else 0):
                     yield self._finish(pending.popleft())
             while pending:
                 yield self._finish(pending.popleft())
@@ -169,9 +171,13 @@ class ClipStream(IterableDataset[Batch]):
         shape = (*slots.shape, self.clips.size, self.clips.size, 3)
         frames = torch.empty(shape, dtype=torch.uint8, pin_memory=True) if self.pin else memory.lend(shape)
         where, which, out = np.repeat(positions, shape[1]), slots.ravel(), frames.numpy().reshape(-1, *shape[2:])
-        parts = min(self.threads, len(where))
-        cuts = [len(where) * part // parts for part in range(parts + 1)]
-        reads = [pool.submit(reader.read, where[a:b], which[a:b], out[a:b]) for a, b in pairwise(cuts)]
+        reads = []
+        if pool is None:
+            reader.read(where, which, out)
+        else:
+            parts = min(self.threads, len(where))
+            cuts = [len(where) * part // parts for part in range(parts + 1)]
+            reads = [pool.submit(reader.read, where[a:b], which[a:b], out[a:b]) for a, b in pairwise(cuts)]
         draws = None if self.plan.draws is None else self.plan.draws.of(positions)
         return Batch(frames, torch.from_numpy(self.clips.labels[positions]), positions, draws), reads
 
@@ -181,14 +187,10 @@ class ClipStream(IterableDataset[Batch]):
             read.result()
         return batch
 
-    def _open(self) -> tuple[FrameReader, ThreadPoolExecutor, _Memory]:
+    def _open(self) -> tuple[FrameReader, ThreadPoolExecutor | None, _Memory]:
         if self._opened is None or self._opened[0] != os.getpid():
-            self._opened = (
-                os.getpid(),
-                FrameReader(self.clips),
-                ThreadPoolExecutor(self.threads, "frames", _copy_alone),
-                _Memory(),
-            )
+            pool = ThreadPoolExecutor(self.threads, "frames", _copy_alone) if self.threads else None
+            self._opened = (os.getpid(), FrameReader(self.clips), pool, _Memory())
         return self._opened[1:]
 
 

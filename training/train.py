@@ -11,7 +11,7 @@ import csv
 import faulthandler
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
 from torch.utils.tensorboard import SummaryWriter
 
+from data_specs.fingerprints import fingerprint
 from data_specs.resources import usable_cores
 from data_specs.stored import open_store
 from training.augmentation import prepared
@@ -129,14 +130,16 @@ def train(args: argparse.Namespace) -> Path:
     test_clips = read_clips(args.store, view, args.split, "test") if args.eval_freq else None
     accelerator = Accelerator(mixed_precision="bf16" if args.amp else "no", cpu=args.cpu)
     torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))  # torch does not know of a container's quota
-    settings = checked_settings(args, view, clips, accelerator)
+    settings = checked_settings(args, view, clips, test_clips, accelerator)
     state = set_up(args, clips, test_clips, accelerator)
     stream = ClipStream(clips, threads=args.workers, pin=accelerator.device.type == "cuda")
     if args.resume is not None:
         restore(state, Path(args.resume or Path(args.output_dir) / "last.pt"), settings)
+        check_what_is_left(state, args, settings)
     accelerator.print(
         f"{args.arch}, view {view} at {args.input_size} px, split {args.split}: {len(clips)} clips to train on, "
-        f"{accelerator.num_processes} x {accelerator.device}, epochs {state.epoch + 1} to {args.epochs}"
+        f"{accelerator.num_processes} x {accelerator.device}, "
+        + (f"epochs {state.epoch + 1} to {args.epochs}" if state.epoch < args.epochs else "no epoch left to do")
     )
     board = SummaryWriter(args.output_dir, purge_step=state.epoch + 1) if accelerator.is_main_process else None
     while state.epoch < args.epochs:
@@ -152,7 +155,9 @@ def train(args: argparse.Namespace) -> Path:
     return Path(args.output_dir) / "model.pt"
 
 
-def checked_settings(args: argparse.Namespace, view: str, clips: Clips, accelerator: Accelerator) -> dict[str, Any]:
+def checked_settings(
+    args: argparse.Namespace, view: str, clips: Clips, test_clips: Clips | None, accelerator: Accelerator
+) -> dict[str, Any]:
     """The arguments and what they come to, as checkpoints keep them; `Refused` if they do not go together."""
     check_output(args.output_dir)
     output = Path(args.output_dir)
@@ -173,6 +178,7 @@ def checked_settings(args: argparse.Namespace, view: str, clips: Clips, accelera
         "train_clips": len(clips),
         "store_fingerprint": store.fingerprint,
         "view_fingerprint": store.view(view).fingerprint,
+        "data_fingerprint": fingerprint(store.build, clips.fingerprint, test_clips and test_clips.fingerprint),
     }
 
 
@@ -280,15 +286,51 @@ def record(state: Training, args: argparse.Namespace, settings: dict[str, Any], 
         "history": state.history,
     }
     replaced(output / "metrics.csv", lambda part: write_csv(part, state.history))
-    best = max((past.get("test_top1", -1.0) for past in state.history[:-1]), default=-1.0)
-    if state.epoch == args.epochs if args.select == "last" else row.get("test_top1", -1.0) > best:
-        save(output / "model.pt", {key: content[key] for key in ("mocrop_checkpoint", "model", "epoch", "args")})
+    if state.epoch == args.epochs if args.select == "last" else best_epoch(state.history) == state.epoch:
+        save_model(output, content)
     for name, value in row.items():
         board.add_scalar(name, value, row["epoch"])
     board.flush()
     save(output / "last.pt", content)  # last: an epoch that is in it is in all the others
     figures = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
     accelerator.print(f"epoch {row['epoch']} of {args.epochs}: {figures}")
+
+
+def best_epoch(history: Sequence[dict[str, Any]]) -> int:
+    """The epoch with the highest top-1 on the test list, the first of equal ones; 0 if none was looked at."""
+    looked_at = [row for row in history if "test_top1" in row]
+    return int(max(looked_at, key=lambda row: float(row["test_top1"]))["epoch"]) if looked_at else 0
+
+
+def save_model(output: Path, content: Mapping[str, Any]) -> None:
+    """Write the checkpoint that is to be reported."""
+    save(output / "model.pt", {key: content[key] for key in ("mocrop_checkpoint", "model", "epoch", "args")})
+
+
+def check_what_is_left(state: Training, args: argparse.Namespace, settings: dict[str, Any]) -> None:
+    """`Refused` where fewer epochs are asked for than are done, or where the best of those is not at hand.
+
+    Where just as many are asked for, the last of them becomes ``model.pt`` unless it already is.
+    """
+    output = Path(args.output_dir)
+    model = output / "model.pt"
+    if args.epochs < state.epoch:
+        raise Refused(
+            f"--epochs {args.epochs}: {state.epoch} epochs are done; give --epochs {state.epoch} to take the last of "
+            "them as model.pt, or more to go on"
+        )
+    if args.select == "test":
+        best = best_epoch(state.history)
+        if best and not model.is_file():
+            raise Refused(
+                f"--output-dir {args.output_dir!r}: the best epoch so far, {best}, is not in it; copy model.pt from "
+                "the folder in which the training was begun"
+            )
+    elif args.epochs == state.epoch and state.accelerator.is_main_process:
+        if model.is_file() and read_file(model, "--output-dir").get("epoch") == state.epoch:
+            return
+        weights = state.accelerator.unwrap_model(state.backbone.model).state_dict()
+        save_model(output, {"mocrop_checkpoint": 1, "model": weights, "epoch": state.epoch, "args": settings})
 
 
 def write_csv(path: Path, history: Sequence[dict[str, Any]]) -> None:
