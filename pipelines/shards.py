@@ -116,7 +116,13 @@ class VectorWriter:
             create_column(self._store, path, "vector", length, VECTOR_CHUNK, dtype, codec, about)
         tables = (
             ("offset", "bound", offsets, "int64", "clip i of the shard has the vectors offset[i] to offset[i + 1]"),
-            ("motion_scale", "clip", scales, "uint16", "units of dx and dy in a pixel; 0 where there is no vector"),
+            (
+                "motion_scale",
+                "shard_clip",
+                scales,
+                "uint16",
+                "units of dx and dy in a pixel; 0 where there is no vector",
+            ),
         )
         for name, dim, values, dtype, about in tables:
             path = f"{self._path}/{name}"

@@ -66,6 +66,21 @@ def test_xarray_and_zarr_open_it_without_a_warning(ucf_store: Path) -> None:
     assert "motion/00000/dx" in members
 
 
+def test_xarray_opens_the_whole_tree(ucf_store: Path) -> None:
+    """A dimension of a group is that of the groups above it where both have one of its name."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tree = xarray.open_datatree(ucf_store, consolidated=False)
+    groups = {group.path.strip("/") for group in tree.subtree}
+    root = zarr.open_group(ucf_store, mode="r")
+    assert groups == {"", *(path for path, node in root.members(max_depth=None) if isinstance(node, zarr.Group))}
+    assert tree["motion/00001/motion_scale"].dims == ("shard_clip",)
+    assert tree["motion/00001/offset"].values.tolist() == root["motion/00001/offset"][:].tolist()  # type: ignore[index]
+    done = tree["views/mocrop"].dataset.isel(clip=tree["state"].values == 1)
+    assert done["frames"].dims == VIEW["frames"]
+    assert done.sizes["clip"] == 15
+
+
 def test_rows_are_sorted_done_and_consistent(ucf_store: Path) -> None:
     store = open_store(ucf_store)
     assert store.ids == sorted(store.ids)
