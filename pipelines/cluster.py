@@ -22,7 +22,7 @@ from pipelines import server
 from pipelines.attempts import Attempt, missing_folders, one_line
 from pipelines.internal_errors import LOGS, record, write_log
 from pipelines.preprocess import Run, RunError
-from pipelines.processes import bare_main, uninterrupted
+from pipelines.processes import bare_main, environment_restored, uninterrupted
 from pipelines.stages import ShardPlan, ShardReport
 
 _logger = logging.getLogger(__name__)
@@ -58,6 +58,7 @@ def dask_client(workers: int | None = None, address: str | None = None) -> Itera
         for name in ("distributed", "asyncio"):  # they report every connection that closes while a cluster ends
             logging.getLogger(name).setLevel(logging.CRITICAL)
         stack.enter_context(dask.config.set(_DASK))
+        stack.enter_context(environment_restored())
         where = stack.enter_context(_local_cluster(workers or usable_cores())) if address is None else address
         try:
             client = Client(where, timeout=CONNECT_SECONDS, set_as_default=False)

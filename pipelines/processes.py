@@ -66,6 +66,18 @@ def environment(**values: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def environment_restored() -> Iterator[None]:
+    """Put every environment variable back at exit: Dask leaves in ours what it sets for its workers."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
+
+
+@contextlib.contextmanager
 def sigterm_exits() -> Iterator[None]:
     """Let SIGTERM end this process by way of every ``finally``, as Ctrl-C does; in the main thread only."""
     if threading.current_thread() is not threading.main_thread():

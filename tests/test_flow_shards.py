@@ -99,7 +99,7 @@ def test_a_process_that_dies_is_replaced_and_its_shard_done(client: distributed.
     work = partial(attempt, recipe=Recipe(), work=partial(dies_once, tmp_path))
     assert map_shards(client, plans(3), work, reports.append) == {}
     assert sorted(report.shard for report in reports) == [0, 1, 2]
-    client.wait_for_workers(2, timeout=30)
+    client.wait_for_workers(2, timeout=120)
 
 
 def test_workers_run_without_prefect_in_groups_of_their_own(tmp_path: Path) -> None:
@@ -119,10 +119,16 @@ def test_every_port_is_on_loopback_and_every_process_has_one_thread(client: dist
     assert set(client.nthreads().values()) == {1}
 
 
-def test_a_full_disk_stops_the_run_in_one_line() -> None:
+def test_a_full_disk_stops_the_run_in_one_line_and_the_environment_is_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Dask sets OMP_NUM_THREADS=1 for its workers; left in ours, a training after the run would use one core."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before = dict(os.environ)
     work = partial(attempt, recipe=Recipe(), work=disk_is_full)
     with dask_client(workers=1) as own, pytest.raises(RunError, match=r"^motion: No space left on device"):
         map_shards(own, plans(3), work, lambda report: pytest.fail("nothing was done"))
+    assert dict(os.environ) == before
 
 
 def test_an_address_where_nothing_answers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
