@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -18,6 +19,9 @@ from pipelines.synth import write_dataset
 
 # a shell's background jobs ignore it, and so would every command that a test interrupts
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# set before torch is imported: threads of several tests that share the cores wait for each other, and the sums that
+# they make depend on how many there are
+os.environ["OMP_NUM_THREADS"] = "1"
 DATA = Path(os.environ.get("MOCROP_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
 
 
@@ -29,6 +33,22 @@ def run_stages(options: Options) -> tuple[Summary, list[str]]:
             for plan in run.pending(stage):
                 done.append(process_shard(plan, run.recipe).stage)
         return run.publish(), done
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that is made by the first process of a test run that needs it, for all of them, to be read only."""
+    shared = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder, whole = shared / name, shared / f"{name}.whole"
+    with (shared / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not whole.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of one that failed
+            folder.mkdir()
+            make(folder)
+            whole.touch()
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -53,10 +73,11 @@ def ucf_options(data: Path) -> Options:
 
 @pytest.fixture(scope="session")
 def _ucf_store(ucf_options: Options, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    store = tmp_path_factory.mktemp("ucf") / "ucf.zarr"
-    summary, _ = run_stages(replace(ucf_options, store=str(store)))
-    assert summary.done == 15
-    return store
+    def make(folder: Path) -> None:
+        summary, _ = run_stages(replace(ucf_options, store=str(folder / "ucf.zarr")))
+        assert summary.done == 15
+
+    return made_once(tmp_path_factory, "ucf", make) / "ucf.zarr"
 
 
 @pytest.fixture(scope="session")
@@ -76,18 +97,20 @@ def own_ucf_store(_ucf_store: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def synth_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small synthetic data set: 3 classes, 4 clips each."""
-    return write_dataset(tmp_path_factory.mktemp("synth"), classes=3, clips_per_class=4, frames=24).directory
+    return made_once(
+        tmp_path_factory, "synth", lambda folder: write_dataset(folder, classes=3, clips_per_class=4, frames=24)
+    )
 
 
 @pytest.fixture(scope="session")
 def synth_store(synth_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of the synthetic data set with the recipe smoke, for reading only."""
-    store = tmp_path_factory.mktemp("synth-store") / "synth.zarr"
-    summary, _ = run_stages(
-        Options(str(synth_data / "UCF-101"), str(store), str(synth_data / "ucfTrainTestlist"), "smoke")
-    )
-    assert summary.done == 12
-    return store
+    def make(folder: Path) -> None:
+        source, splits = str(synth_data / "UCF-101"), str(synth_data / "ucfTrainTestlist")
+        summary, _ = run_stages(Options(source, str(folder / "synth.zarr"), splits, "smoke"))
+        assert summary.done == 12
+
+    return made_once(tmp_path_factory, "synth-store", make) / "synth.zarr"
 
 
 @pytest.fixture(scope="session")

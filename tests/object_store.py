@@ -6,8 +6,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,28 +16,28 @@ from typing import Literal
 
 KEY, SECRET = "AKIAMOCROPTEST", "s3cr3t-of-the-test"  # the server asks for a signature and does not check it
 Fault = Literal["error", "reset", "cut", ""]
+SERVER = """
+import sys
+from moto.server import ThreadedMotoServer
+server = ThreadedMotoServer("127.0.0.1", 0)
+server.start()
+print(server.get_host_and_port()[1], flush=True)
+sys.stdin.read()
+"""
+"""It says which port the system gave it, and ends with its standard input."""
 
 
 @contextmanager
 def s3_server() -> Iterator[str]:
     """The address of moto's S3 server, empty."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    address = f"http://127.0.0.1:{port}"
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    assert process.stdout is not None
     try:
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                urllib.request.urlopen(f"{address}/moto-api/", timeout=5).close()
-                break
-            except (urllib.error.URLError, OSError):
-                assert process.poll() is None, "moto's server ended while starting"
-                assert time.monotonic() < deadline, "moto's server did not start in 60 s"
-                time.sleep(0.1)
-        yield address
+        port = process.stdout.readline().decode().strip()
+        assert port, "moto's server ended while starting"
+        yield f"http://127.0.0.1:{port}"
     finally:
         process.kill()
         process.wait()

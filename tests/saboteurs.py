@@ -65,15 +65,22 @@ def start_stages(options: Options, done: Path) -> BaseProcess:
     return process
 
 
-def do_on_dask(options: Options, client: distributed.Client) -> list[ShardReport]:
-    """Do a run on a Dask cluster, without Prefect; what it reported."""
+def do_on_dask(
+    options: Options, client: distributed.Client, seen: Callable[[ShardReport], object] = lambda report: None
+) -> list[ShardReport]:
+    """Do a run on a Dask cluster, without Prefect; what it reported, each report shown to ``seen`` when it comes."""
     from pipelines.cluster import map_shards
 
     reports: list[ShardReport] = []
+
+    def take(report: ShardReport) -> None:
+        reports.append(report)
+        seen(report)
+
     with open_run(options) as run:
         for stage in STAGES:
             work = partial(attempt, recipe=run.recipe)
-            assert map_shards(client, run.pending(stage), work, reports.append) == {}
+            assert map_shards(client, run.pending(stage), work, take) == {}
         run.publish()
     return reports
 

@@ -13,8 +13,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from pipelines.server import free_port
 from tests.compose import DOCKER, FILE, read_compose
+from tests.ports import held_port
 
 BIN = Path(sys.executable).parent
 REPOSITORY = DOCKER.parent
@@ -167,7 +167,8 @@ def test_every_variable_is_explained_in_the_example() -> None:
 
 
 def test_the_health_check_fails_where_nothing_answers() -> None:
-    found = run(sys.executable, DOCKER / "health.py", f"http://127.0.0.1:{free_port()}/health")
+    with held_port() as port:
+        found = run(sys.executable, DOCKER / "health.py", f"http://127.0.0.1:{port}/health")
     assert found.returncode == 1
     assert "refused" in found.stdout
     assert run(sys.executable, DOCKER / "health.py").returncode == 1

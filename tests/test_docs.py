@@ -35,6 +35,7 @@ from data_specs.schema import STAGES
 from pipelines import processes, server
 from tests import reference_tables
 from tests.object_store import environment, make_bucket, s3_server
+from tests.ports import held_port
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -178,9 +179,9 @@ def copy_store(store: Path, folder: Path) -> None:
 
 def run_block(block: Block, folder: Path, variables: dict[str, str]) -> None:
     """Run a block; what it left running in the background is ended with it. Ports are replaced by free ones."""
-    text = re.sub(r"\b8786\b", str(server.free_port()), block.text)
-    command = ["bash", "-euo", "pipefail", "-c", text] if block.language == "sh" else [sys.executable, "-c", text]
-    with (folder / "output.log").open("w+") as log:
+    with (folder / "output.log").open("w+") as log, held_port() as port:
+        text = re.sub(r"\b8786\b", str(port), block.text)
+        command = ["bash", "-euo", "pipefail", "-c", text] if block.language == "sh" else [sys.executable, "-c", text]
         process = subprocess.Popen(
             command, cwd=folder, env=variables, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
         )

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,8 @@ import pytest
 from pipelines import outcome, server
 from pipelines.bare_name import DEPLOYMENT
 from pipelines.progress import Summary
+from tests.ports import held_port
+from tests.saboteurs import wait_until
 
 RUN = """
 import os, sys
@@ -40,6 +42,13 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {**kept, "PREFECT_HOME": str(tmp_path_factory.mktemp("home"))}
 
 
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """A port on which nobody listens, and nobody else will."""
+    with held_port() as port:
+        yield port
+
+
 def run(environment: dict[str, str], folder: Path, *words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", RUN, *map(str, words)], cwd=folder, env=environment, text=True,
@@ -55,27 +64,23 @@ def stop_early(number: signal.Signals, environment: dict[str, str], folder: Path
     )  # fmt: skip
     assert child.stdout is not None
     url = child.stdout.readline().decode().strip()
-    assert server.answers(url)
-    time.sleep(0.2)
+    assert server.answers(url, timeout=60)
     if number is signal.SIGINT:
         os.killpg(child.pid, number)
     else:
         child.send_signal(number)
-    assert child.wait(30) == -number
+    assert child.wait(60) == -number
     return url
 
 
 def test_a_run_needs_no_server_leaves_none_and_goes_on_after_being_stopped(
-    environment: dict[str, str], synth_data: Path, tmp_path: Path
+    environment: dict[str, str], silent_port: int, synth_data: Path, tmp_path: Path
 ) -> None:
     # settings as in this repository, with a server that does not answer
-    (tmp_path / "prefect.toml").write_text(f'[api]\nurl = "http://127.0.0.1:{server.free_port()}/api"\n')
+    (tmp_path / "prefect.toml").write_text(f'[api]\nurl = "http://127.0.0.1:{silent_port}/api"\n')
     for number in (signal.SIGINT, signal.SIGKILL):
         url = stop_early(number, environment, tmp_path, synth_data / "UCF-101", "a.zarr")
-        deadline = time.monotonic() + 15
-        while server.answers(url) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert not server.answers(url), f"the server outlived {number.name}"
+        assert wait_until(lambda url=url: not server.answers(url)), f"the server outlived {number.name}"
 
     found = run(environment, tmp_path, synth_data / "UCF-101", "a.zarr")
     assert found.returncode == 0, found.stdout + found.stderr
@@ -98,9 +103,9 @@ def test_a_wrong_call_is_refused_in_one_line_before_any_server_is_up(
 
 
 def test_a_server_elsewhere_that_does_not_answer_is_one_line(
-    environment: dict[str, str], synth_data: Path, tmp_path: Path
+    environment: dict[str, str], silent_port: int, synth_data: Path, tmp_path: Path
 ) -> None:
-    away = f"http://me:hidden@127.0.0.2:{server.free_port()}/api"  # not asked beforehand, as if it were far away
+    away = f"http://me:hidden@127.0.0.2:{silent_port}/api"  # not asked beforehand, as if it were far away
     found = run({**environment, "PREFECT_API_URL": away}, tmp_path, synth_data / "UCF-101", "c.zarr")
     assert found.returncode == 1
     assert found.stderr.startswith("refused: the Prefect server cannot be reached or refuses; mend PREFECT_API_URL")
@@ -112,7 +117,7 @@ def test_a_server_that_cannot_start_says_why() -> None:
     with socket.create_server((server.LOOPBACK, 0)) as taken, server.started(taken.getsockname()[1]) as child:
         with pytest.raises(server.ServerError, match="already in use"):
             child.when_ready()
-        assert child.process.wait(30) == 1
+        assert child.process.wait(60) == 1
 
 
 def test_a_home_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -125,9 +130,9 @@ def test_a_home_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch,
     )
 
 
-def test_only_servers_on_this_machine_are_asked_whether_they_answer() -> None:
+def test_only_servers_on_this_machine_are_asked_whether_they_answer(silent_port: int) -> None:
     assert not server.usable(None)
-    assert not server.usable(f"http://127.0.0.1:{server.free_port()}/api")
+    assert not server.usable(f"http://127.0.0.1:{silent_port}/api")
     assert server.usable("https://api.prefect.cloud/api/accounts/a/workspaces/b")
 
 

@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +24,8 @@ from pipelines.flow import preprocess_ucf101
 from pipelines.preprocess import Options, open_run
 from pipelines.stages import DOES
 from tests.listening import is_loopback, listening
+from tests.ports import held_port
+from tests.saboteurs import wait_until
 
 REPOSITORY = Path(__file__).parents[1]
 PREFECT = [sys.executable, "-m", "prefect"]
@@ -58,26 +59,23 @@ class Served:
 
 
 def wait_until_served(process: subprocess.Popen[bytes], output: Path) -> None:
-    deadline = time.monotonic() + 120
-    while "serving " not in output.read_text():
-        assert process.poll() is None, output.read_text()
-        assert time.monotonic() < deadline, output.read_text()
-        time.sleep(0.1)
+    assert wait_until(lambda: "serving " in output.read_text() or process.poll() is not None, 180), output.read_text()
+    assert process.poll() is None, output.read_text()
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """One server and one served deployment for this module; both are ended through the one process started here."""
     home = tmp_path_factory.mktemp("prefect")
-    environment = {
-        **os.environ,
-        "PREFECT_HOME": str(home),
-        "PREFECT_API_URL": f"http://{server.LOOPBACK}:{server.free_port()}/api",
-        "DO_NOT_TRACK": "1",
-        "COLUMNS": "200",
-    }
     output = home / "serve.log"
-    with output.open("wb") as log:
+    with output.open("wb") as log, held_port() as port:
+        environment = {
+            **os.environ,
+            "PREFECT_HOME": str(home),
+            "PREFECT_API_URL": f"http://{server.LOOPBACK}:{port}/api",
+            "DO_NOT_TRACK": "1",
+            "COLUMNS": "200",
+        }
         process = subprocess.Popen(SERVE, cwd=home, env=environment, stdout=log, stderr=subprocess.STDOUT)
         try:
             wait_until_served(process, output)

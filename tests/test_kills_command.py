@@ -98,8 +98,8 @@ def kill_one(process: subprocess.Popen[bytes], whom: str, rng: random.Random) ->
     except psutil.NoSuchProcess:
         return False
     if whom == "command":
-        process.wait(10)
-    _, left = psutil.wait_procs(below, 15)
+        process.wait(60)
+    _, left = psutil.wait_procs(below, 60)
     assert not left, f"they outlived the {whom}: {left}"
     return True
 

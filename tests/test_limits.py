@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
+from itertools import count
 from pathlib import Path
 
 import psutil
@@ -41,7 +41,7 @@ def test_a_program_dies_with_the_process_that_started_it() -> None:
     assert wait_until(both_run), "the program and its warden"
     process.kill()
     process.wait()
-    assert psutil.wait_procs(below, 10)[1] == []
+    assert psutil.wait_procs(below, 60)[1] == []
 
 
 def test_nothing_outlives_a_program_that_ended_by_itself() -> None:
@@ -69,14 +69,14 @@ def test_a_process_ends_when_the_first_of_its_deadlines_passes() -> None:
         "from pipelines.limits import deadline\n"
         "def wait(limit, seconds):\n"
         "    with deadline(limit): time.sleep(seconds)\n"
-        "wait(0.3, 0.1); time.sleep(0.4)\n"  # one that was kept
+        "wait(0.3, 0); time.sleep(0.4)\n"  # one that was kept
         "threading.Thread(target=wait, args=(60, 20)).start()\n"
         "print('waiting', flush=True)\n"
         "wait(0.3, 20)"
     )
     process = python(code)
     assert first_line(process) == "waiting"
-    assert process.wait(10) == -signal.SIGALRM
+    assert process.wait(60) == -signal.SIGALRM
 
 
 def test_a_process_cannot_have_more_memory_than_its_bound() -> None:
@@ -120,22 +120,21 @@ def test_a_part_takes_its_place_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 def test_sweeping_while_parts_are_made_takes_none_away(tmp_path: Path) -> None:
-    over = threading.Event()
-    swept: list[Path] = []
+    made, over, sweeps = count(), threading.Event(), 0
 
-    def keep_sweeping() -> None:
+    def keep_making() -> None:
         while not over.is_set():
-            swept.extend(sweep(tmp_path))
+            with beside(tmp_path / f"{next(made)}") as part:
+                part.write_text("whole")
 
-    sweeper = threading.Thread(target=keep_sweeping)
-    sweeper.start()
-    end = time.monotonic() + 1.0
-    made = 0
-    while time.monotonic() < end:
-        with beside(tmp_path / f"{made}") as part:
-            part.write_text("whole")
-        made += 1
-    over.set()
-    sweeper.join()
-    assert made > 5
-    assert sorted(os.listdir(tmp_path), key=int) == [str(number) for number in range(made)]
+    maker = threading.Thread(target=keep_making)
+    maker.start()
+    try:
+        while sweeps < 200 or len(os.listdir(tmp_path)) < 10:
+            assert maker.is_alive(), "what it was making is gone"
+            sweep(tmp_path)
+            sweeps += 1
+    finally:
+        over.set()
+        maker.join()
+    assert sorted(os.listdir(tmp_path), key=int) == [str(number) for number in range(next(made))]

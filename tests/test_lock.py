@@ -8,11 +8,11 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,7 @@ from pipelines.lock import LOCK, Holder, StoreLocked, locked, read_holder
 from pipelines.preprocess import Options, RunError, open_run
 from pipelines.store import exchange, group_document, put_attributes
 from tests.conftest import run_stages
+from tests.saboteurs import wait_until
 
 
 @pytest.fixture
@@ -86,9 +87,9 @@ def test_of_many_exchanges_of_the_same_value_one_succeeds(place: str) -> None:
 
 
 def test_a_second_command_is_refused_while_the_first_runs(place: str, synth_data: Path) -> None:
-    hold = "with locked(sys.argv[1]): print('held', flush=True); time.sleep(60)"
-    code = f"import sys, time; from pipelines.lock import locked\n{hold}"
-    with subprocess.Popen([sys.executable, "-c", code, place], stdout=subprocess.PIPE, text=True) as process:
+    hold = "with locked(sys.argv[1]): print('held', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", f"import sys; from pipelines.lock import locked\n{hold}", place]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
         options = Options(str(synth_data / "UCF-101"), place, recipe="smoke")
@@ -150,15 +151,17 @@ def test_the_lock_of_a_dead_process_elsewhere_is_taken_over_when_it_stays_silent
         assert read_holder(zarr_store(place, read_only=True)).pid == os.getpid()  # type: ignore[union-attr]
 
 
-@pytest.mark.usefixtures("quick")
-def test_a_live_process_elsewhere_whose_clock_is_wrong_keeps_its_lock(place: str) -> None:
+def test_a_live_process_elsewhere_whose_clock_is_wrong_keeps_its_lock(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "BEAT", timedelta(seconds=8))  # it is watched for 20 s, and its next beat ends that
     seen = datetime.now(UTC) - timedelta(hours=3)
     other = holder(place="elsewhere", seen=seen.isoformat(timespec="seconds"))
     left(place, other)
     stop = threading.Event()
 
     def beat() -> None:
-        for seconds in range(1000):
+        for seconds in count():
             left(place, replace(other, seen=(seen + timedelta(seconds=seconds)).isoformat(timespec="seconds")))
             if stop.wait(0.05):
                 return
@@ -179,10 +182,7 @@ def test_the_holder_says_that_it_lives(place: str) -> None:
     with locked(place) as lease:
         before = lease.holder
         old = replace(before, seen="2020-01-01T00:00:00+00:00")
-        deadline = time.monotonic() + 30
-        while read_holder(store) in (before, old):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        assert wait_until(lambda: read_holder(store) not in (before, old))
         lease.check()
 
 
@@ -194,7 +194,7 @@ def test_a_run_whose_lock_was_taken_over_ends_and_leaves_the_others_lock(place: 
     def lose() -> None:
         with open_run(options) as run:
             left(place, other)
-            assert run.lease.lost.wait(30)
+            assert run.lease.lost.wait(60)
             run.pending("transcode")
 
     with pytest.raises(RunError, match=r"was taken over by another run .*; this one ends, what is done is kept"):

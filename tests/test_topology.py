@@ -27,8 +27,9 @@ import pytest
 from pipelines.bare_name import DEPLOYMENT
 from pipelines.preprocess import Options
 from pipelines.progress import Summary
-from pipelines.server import LOOPBACK, free_port
+from pipelines.server import LOOPBACK
 from tests.compose import DOCKER, environment_of, read_compose, without_containers
+from tests.ports import held_port
 from tests.system_packages import needed
 
 BIN = Path(sys.executable).parent
@@ -55,6 +56,7 @@ class Topology:
     folder: Path
     places: dict[str, str]
     services: dict[str, Any]
+    held: contextlib.ExitStack  # of ports, until all is closed
     running: list[Process] = field(default_factory=list)
 
     def start(self, service: str) -> None:
@@ -64,7 +66,7 @@ class Topology:
     def start_another(self, service: str, address: str) -> None:
         """Start one more, with another port for ``address``, which in a container of its own could be the same."""
         before = self.places[address]
-        self.places[address] = f"{LOOPBACK}:{free_port()}"
+        self.places[address] = f"{LOOPBACK}:{self.held.enter_context(held_port())}"
         self.start(service)
         self.places[address] = before
 
@@ -89,7 +91,9 @@ class Topology:
         while True:
             for process in self.running:
                 assert process.process.poll() is None, self.said()
-            found = subprocess.run(check, env=self.environment(service), capture_output=True, text=True, timeout=30)
+            found = subprocess.run(
+                check, env=self.environment(service), capture_output=True, text=True, timeout=START_SECONDS
+            )
             if found.returncode == 0:
                 return
             assert time.monotonic() < deadline, f"{service}: {found.stdout}{found.stderr}\n{self.said()}"
@@ -106,7 +110,7 @@ class Topology:
                 process.send_signal(signal.SIGINT if last else signal.SIGTERM)
             for process in ending:
                 try:
-                    process.wait(20)
+                    process.wait(60)
                 except subprocess.TimeoutExpired:
                     process.kill()
                     process.wait()
@@ -159,7 +163,7 @@ def start_postgres(topology: Topology, folder: Path, password: Path) -> None:
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert made.returncode == 0, made.stdout + made.stderr
     settings = ["-h", LOOPBACK, "-p", port, "-k", str(folder), "-c", "fsync=off"]
@@ -172,7 +176,7 @@ def start_postgres(topology: Topology, folder: Path, password: Path) -> None:
         env={"PGPASSWORD": password.read_text(), "PATH": os.environ["PATH"]},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=300,
     )
     assert created.returncode == 0, created.stderr
 
@@ -182,7 +186,8 @@ def topology(tmp_path: Path, database_folder: Path) -> Iterator[Topology]:
     services = read_compose()["services"]
     secret = tmp_path / "postgres_password"
     secret.write_text(secrets.token_hex(24) + "/@: %")
-    ports = [str(free_port()) for _ in range(5)]
+    held = contextlib.ExitStack()
+    ports = [str(held.enter_context(held_port())) for _ in range(5)]
     database, api, dask, page, worker = ports
     places = {
         "/run/secrets/postgres_password": str(secret),
@@ -197,14 +202,14 @@ def topology(tmp_path: Path, database_folder: Path) -> Iterator[Topology]:
         "tcp://dask-scheduler:8786": f"tcp://{LOOPBACK}:{dask}",
         "8786": dask,
     }
-    made = Topology(tmp_path, places, services)
+    made = Topology(tmp_path, places, services, held)
     made.places['"5432"'] = database
     services["prefect"]["environment"] |= {
         "PREFECT_SERVER_DATABASE_HOST": LOOPBACK,
         "PREFECT_SERVER_DATABASE_PORT": database,
     }
     services["postgres"]["healthcheck"]["test"] += ["--port", database]
-    with contextlib.closing(made):
+    with held, contextlib.closing(made):
         yield made
 
 
