@@ -105,6 +105,7 @@ def synth_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def synth_store(synth_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of the synthetic data set with the recipe smoke, for reading only."""
+
     def make(folder: Path) -> None:
         source, splits = str(synth_data / "UCF-101"), str(synth_data / "ucfTrainTestlist")
         summary, _ = run_stages(Options(source, str(folder / "synth.zarr"), splits, "smoke"))

@@ -80,29 +80,29 @@ STORES: dict[str, Callable[[Path], Store]] = {
 STORE_CODECS = (RAW, "zstd1")
 
 
-def clip_frames(path: Path) -> Frames:
-    """Every 12th frame from the first, then from the second and so on, until there are 16; resized."""
+def clip_frames(path: Path, side: int) -> Frames:
+    """Every 12th frame from the first, then from the second and so on, until there are 16; resized to a square."""
     with av.open(str(path)) as container:
         pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     if len(pictures) < FRAMES:
         raise ValueError(f"{path} has {len(pictures)} frames, {FRAMES} are needed")
     order = chain.from_iterable(range(first, len(pictures), EVERY) for first in count())
     chosen = (Image.fromarray(pictures[i]) for i in islice(order, FRAMES))
-    return np.stack([np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR)) for image in chosen])
+    return np.stack([np.asarray(image.resize((side, side), Image.Resampling.BILINEAR)) for image in chosen])
 
 
-def real_frames(data: Path) -> tuple[Frames, int]:
-    """Frames of (16, 16, 256, 256, 3), and how many clips they are of: fewer than 16 are repeated."""
+def real_frames(data: Path, side: int) -> tuple[Frames, int]:
+    """Frames of (16, 16, side, side, 3), and how many clips they are of: fewer than 16 are repeated."""
     videos = sorted(data.glob("**/*.avi"))[:CLIPS]
     if not videos:
         raise FileNotFoundError(f"no .avi files under {data}; set MOCROP_TEST_DATA or --data")
-    clips = [clip_frames(video) for video in videos]
+    clips = [clip_frames(video, side) for video in videos]
     return np.stack([clips[i % len(clips)] for i in range(CLIPS)]), len(videos)
 
 
-def new_array(store: Store, codecs: list[Codec]) -> zarr.Array[Any]:
-    shape = (CLIPS, FRAMES, SIDE, SIDE, 3)
-    shard = ShardingCodec(chunk_shape=(1, 1, SIDE, SIDE, 3), codecs=[*codecs, Crc32cCodec()])
+def new_array(store: Store, codecs: list[Codec], side: int) -> zarr.Array[Any]:
+    shape = (CLIPS, FRAMES, side, side, 3)
+    shard = ShardingCodec(chunk_shape=(1, 1, side, side, 3), codecs=[*codecs, Crc32cCodec()])
     return zarr.create_array(
         store,
         shape=shape,
@@ -176,7 +176,7 @@ def measure(frames: Frames, folder: Path, repetitions: int, reads: int) -> dict[
         wanted = random_reads(rng, reads)
         for name in map(str, rng.permutation(list(chains))):
             place = folder / f"{name}-{repetition}"
-            array = new_array(LocalStore(place), chains[name])
+            array = new_array(LocalStore(place), chains[name], frames.shape[2])
             samples[name]["write_mb_s"].append(timed_write(array, frames))
             samples[name]["read_zarr_ms"].append(zarr_read_ms(array, wanted))
             fast = open_tensorstore(place)
@@ -193,7 +193,8 @@ def measure(frames: Frames, folder: Path, repetitions: int, reads: int) -> dict[
                 }
         for kind, open_store in STORES.items():
             for name in STORE_CODECS:
-                array = new_array(open_store(folder / f"{kind}-{name}-{repetition}"), chains[name])
+                place = folder / f"{kind}-{name}-{repetition}"
+                array = new_array(open_store(place), chains[name], frames.shape[2])
                 stores[f"{kind}, {name}"]["write_mb_s"].append(timed_write(array, frames))
                 stores[f"{kind}, {name}"]["read_zarr_ms"].append(zarr_read_ms(array, wanted))
         remove_files(folder)
@@ -224,7 +225,7 @@ def summary(samples: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
 
 def chroma_comparison(frames: Frames) -> dict[str, dict[str, float]]:
     """Size and RGB error of JPEG with and without chroma at half resolution, over every fourth frame."""
-    some = frames[:, ::4].reshape(-1, SIDE, SIDE, 3)
+    some = frames[:, ::4].reshape(-1, *frames.shape[2:])
     result = {}
     for quality in (95, 90):
         for chroma, setting in (("4:4:4", 0), ("4:2:0", 2)):
@@ -268,9 +269,9 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def run(data: Path, repetitions: int, reads: int) -> dict[str, Any]:
+def run(data: Path, repetitions: int, reads: int, side: int) -> dict[str, Any]:
     """The whole benchmark's result, as it goes into the JSON file."""
-    frames, clips = real_frames(data)
+    frames, clips = real_frames(data, side)
     with tempfile.TemporaryDirectory() as folder:
         measured = measure(frames, Path(folder), repetitions, reads)
     return {
@@ -279,7 +280,7 @@ def run(data: Path, repetitions: int, reads: int) -> dict[str, Any]:
             "clips": clips,
             "rows": CLIPS,
             "frames": FRAMES,
-            "side_px": SIDE,
+            "side_px": side,
             "raw_bytes": frames.nbytes,
         },
         "repetitions": repetitions,
@@ -298,7 +299,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Numcodecs codecs are not in the Zarr")
-        result = run(arguments.data, arguments.repetitions, arguments.reads)
+        result = run(arguments.data, arguments.repetitions, arguments.reads, SIDE)
     print(json.dumps(result["machine"]))
     print(table(result))
     if arguments.json is not None:

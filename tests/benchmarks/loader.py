@@ -296,7 +296,7 @@ def run(quick: bool = False) -> list[Result]:
             **{f"tensorstore, {codec}": read_tensorstore(place) for codec, place in places.items()},
             "zarr-python, zstd": read_zarr(places["zstd"], ZARR_ITEMS),
         }
-        rates, micro = measured(works, repetitions)
+        rates, micro = measured(works, repetitions, 0.05 if quick else STEADY_SECONDS)
         results = compared(rates, micro)
         kept = {codec: folder_bytes(place) / rows for codec, place in places.items()}
         results.append(one_core(places["zstd"], kept, repetitions))
@@ -305,7 +305,7 @@ def run(quick: bool = False) -> list[Result]:
 
 
 def measured(
-    works: dict[str, Callable[[int], int]], repetitions: int
+    works: dict[str, Callable[[int], int]], repetitions: int, steady_seconds: float
 ) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     """Clips a second and CPU milliseconds a clip of each, interleaved; the first repetition is not kept."""
     cpu_ms: dict[str, list[float]] = {name: [] for name in works}
@@ -313,7 +313,7 @@ def measured(
 
     def timed(name: str) -> float:
         cpu, began, clips, seconds = time.process_time(), time.perf_counter(), 0, 0.0
-        while seconds < STEADY_SECONDS:
+        while seconds < steady_seconds:
             clips += works[name](next(epochs))
             seconds = time.perf_counter() - began
         cpu_ms[name].append((time.process_time() - cpu) / clips * 1e3)

@@ -6,6 +6,7 @@ import warnings
 
 from tests.benchmarks import frame_codecs
 from tests.benchmarks.footage import DATA, real_clips
+from tests.benchmarks.frame_codecs import SIDE
 from tests.benchmarks.measuring import REPETITIONS, Result
 
 SHOWN = ("raw", "blosc lz4", "zstd1", "zstd3", "jpeg q95", "jpeg q90")  # what a recipe can ask for, and their next
@@ -15,8 +16,8 @@ def run(quick: bool = False) -> list[Result]:
     """Bytes a clip of each codec, and its speed: writing, and reading three frames of a clip at random."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Numcodecs codecs are not in the Zarr")
-        data = real_clips()[0].parent if quick else DATA
-        found = frame_codecs.run(data, 1 if quick else REPETITIONS, 2 if quick else 20)
+        data, repetitions, reads, side = (real_clips()[0].parent, 1, 2, 32) if quick else (DATA, REPETITIONS, 20, SIDE)
+        found = frame_codecs.run(data, repetitions, reads, side)
     results = []
     for codec in SHOWN:
         row = found["codecs"][codec]
