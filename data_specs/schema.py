@@ -69,9 +69,9 @@ _Row = tuple[str, str, tuple[tuple[str, int], ...], int | float | str, str]
 def tables(clips: int) -> list[ArraySpec]:
     """The arrays about clips that every store has."""
     rows: list[_Row] = [
-        ("id", "string", (), "", "class folder / file stem"),
+        ("id", "string", (), "", "path in the source folder, without its suffix"),
         ("label", "int16", (), -1, "0-based index in class_names"),
-        ("split", "uint8", (("list", 3),), 0, "in the splits 1, 2, 3: 0 in neither list, 1 train, 2 test"),
+        ("split", "uint8", (("list", 3),), 0, "in the splits 1, 2, 3: 0 in none, 1 train, 2 test, 3 validation"),
         ("state", "uint8", (), 0, "0 pending, 1 done, 2 quarantined"),
         ("reason", "string", (), "", "why it is quarantined, as '<stage>: <what>'"),
         ("num_frames", "int32", (), 0, "frames decoded from the H.264 file"),

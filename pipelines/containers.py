@@ -8,7 +8,7 @@ import re
 import struct
 from pathlib import Path
 
-FORMATS = "avi,mov,matroska,mpeg,mpegts,mpegvideo,m4v,h263,h264,flv,asf,ogg,ivf"
+FORMATS = "avi,mov,matroska,mpeg,mpegts,mpegvideo,m4v,h263,h264,hevc,flv,asf,ogg,ivf,gif,mxf,dv"
 """FFmpeg's names of the demuxers in use. Playlists (hls, concat, dash), image sequences and devices are left
 out: a file of those formats can make the reader open other files or addresses."""
 

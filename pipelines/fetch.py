@@ -17,7 +17,7 @@ from urllib.parse import urljoin, urlsplit
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from data_specs.datasets import VIDEO_SUFFIXES
+from data_specs.discovery import VIDEO_SUFFIXES
 from data_specs.sources import SOURCES, Archive, Source
 from data_specs.stored import shown
 from pipelines.archives import RAR_ADVICE, check_space, rar_tools, unpack

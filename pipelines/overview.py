@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from data_specs.recipes import view_params
 from data_specs.schema import NOTES, STAGES, State
+from data_specs.split_lists import PARTS
 from data_specs.stored import Store, attributes, shown
 from mocrop_core import SOURCE_FALLBACK
 from pipelines.clips import ClipReader
@@ -34,7 +35,7 @@ def overview(store: Store, reader: ClipReader, summary: Summary) -> Json:
         "recipe": store.attrs["recipe"],
         "classes": store.class_names,
         "states": {state.name.lower(): int((states == state).sum()) for state in State},
-        "splits": [[int((splits[:, i] == part).sum()) for part in (1, 2)] for i in range(3)],
+        "splits": [[int((splits[:, i] == part).sum()) for part in PARTS] for i in range(3)],
         "frames": int(reader.tables["num_frames"].sum()),
         "stages": {stage: list(summary.stages[stage]) for stage in STAGES},
         "notes": _notes(summary, reader.ids),

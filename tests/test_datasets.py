@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_specs import datasets, ucf101
-from data_specs.datasets import TEST, TRAIN, DatasetError, read_class_index, read_dataset
+from data_specs import split_lists, ucf101
+from data_specs.datasets import TEST, TRAIN, DatasetError, read_dataset
+from data_specs.split_lists import read_class_index
 
 
 def make(root: Path, *names: str) -> Path:
@@ -123,6 +124,27 @@ def test_lists_with_a_class_name_between_path_and_label_are_read(tmp_path: Path)
         (["a/1.avi"], {"train": "a/1.avi --5\n"}, "label --5; labels count from"),
         (["a/1.avi"], {"train": "a/1.avi -5\n"}, "label -5; labels count from"),
         (["a/1.avi"], {"train": "a/1.avi ²\n"}, "label ²; labels count from"),
+        (["a/1.avi"], {"train": "a/1.avi 0\n", "val": "a/1.avi 0\n"}, "in both the train and the validation list of"),
+        (["a/1.avi"], {"train": "a/1.avi 1\nb/1.avi 2\n"}, r"train\.txt line 1: label 1 is the smallest of all lists"),
+        (["a/1.avi"], {"train": "a/1.avi 0\nb/1.avi 3 5\n"}, r"line 2: 'b/1\.avi' has 2 labels, 3 and 5; a clip has"),
+        (["a/1.avi"], {"train": "a/1 3 5\n"}, "line 1: 'a/1' has 2 labels, 3 and 5; a clip has one"),
+        (["a/1.avi"], {"train": "b/1 3 5\n"}, "line 1: 'b/1' has 2 labels, 3 and 5; a clip has one"),
+        (["a/1.avi"], {"train": "a/1.avi a\n"}, r"'a' after 'a/1\.avi' is no label; a line is a path and a number"),
+        (["a/1.avi"], {"train": "a/1.avi a/2.avi 0\n"}, r"'a/2\.avi 0' after 'a/1\.avi' is no label"),
+        (
+            ["a/1.avi"],
+            {"classInd": "1 a\n", "trainlist01": "b/1.avi 2\n"},
+            "label 2; classInd.txt has the labels 1",
+        ),
+        (["a/x.avi", "a/x 3.avi"], {"train": "a/x 3\n"}, "line 1: 'a/x 3' may mean 'a/x' or 'a/x 3'; write paths with"),
+        (["a/X.avi", "a/x.avi"], {"train": "A/x.avi 0\n"}, "line 1: 'A/x.avi' may mean 'a/X' or 'a/x'; write it as"),
+        (
+            ["a/x.avi"],
+            {"train": "a/x.avi 0\nA/x.avi 0\n"},
+            r"'A/x\.avi' and 'a/x\.avi' \(train\.txt line 1\) both mean",
+        ),
+        (["A/x.avi"], {"classInd": "1 Aa\n2 aA\n", "trainlist01": ""}, "class 'A' of 'A/x' is not in"),
+        (["AA/x.avi"], {"classInd": "1 Aa\n2 aA\n", "trainlist01": ""}, "class 'AA' of 'AA/x' may be 'Aa' or 'aA'"),
         (["a/1.avi"], {"classInd": "² a\n", "train": "a/1.avi 1\n"}, "expected a new label from 1 on"),
     ],
 )
@@ -137,9 +159,10 @@ def test_lists_that_do_not_fit_are_refused_in_one_line(
 
 def test_labels_up_to_the_largest_that_a_store_holds_are_read(tmp_path: Path) -> None:
     source = make(tmp_path / "videos", "a/1.avi", "a/clip 7.avi")
-    splits = lists(tmp_path / "lists", train="a/1.avi 32767\na/clip 7.avi 007\n")
+    splits = lists(tmp_path / "lists", train="a/1.avi 32767\na/clip 7.avi 007\nb/gone.avi 0\n")
     dataset = read_dataset(source, splits)
     assert [clip.label for clip in dataset.clips] == [32767, 7]
+    assert "32765 of 32768 classes have no clip in any list (label 1 first)" in dataset.warnings
     assert np.int16(32767) == len(dataset.class_names) - 1
 
 
@@ -147,7 +170,7 @@ def test_more_classes_than_a_store_holds_are_refused(tmp_path: Path, monkeypatch
     source = make(tmp_path / "videos", "a/1.avi", "b/1.avi", "c/1.avi")
     splits = lists(tmp_path / "lists", classInd="1 a\n2 b\n3 c\n", trainlist01="a/1.avi 1\n")
     assert len(read_dataset(source, splits).class_names) == 3
-    monkeypatch.setattr(datasets, "MAX_CLASSES", 2)
+    monkeypatch.setattr(split_lists, "MAX_CLASSES", 2)
     with pytest.raises(DatasetError, match="videos': 3 classes; a store knows 2 at most"):
         read_dataset(source)
     with pytest.raises(DatasetError, match=r"classInd\.txt: 3 classes; a store knows 2 at most"):

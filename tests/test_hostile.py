@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from data_specs.datasets import printable
+from data_specs.names import printable
 from data_specs.recipes import parse_recipe
 from data_specs.stored import open_store
 from pipelines.cluster import dask_client

@@ -98,6 +98,30 @@ def test_a_split_without_a_list_is_refused_with_those_that_have_one(own_ucf_stor
         read_clips(str(own_ucf_store), "full", 1, "train")
 
 
+def test_validation_clips_are_neither_trained_nor_tested_on(own_ucf_store: Path) -> None:
+    lists = open_store(own_ucf_store).table("split")
+    before = {part: read_clips(str(own_ucf_store), "full", 1, part).rows for part in ("train", "test")}
+    lists[before["train"][0], 0] = lists[before["test"][0], 0] = 3
+    rewrite(own_ucf_store, "split", lists)
+    for part, rows in before.items():
+        assert read_clips(str(own_ucf_store), "full", 1, part).rows.tolist() == rows[1:].tolist()
+    rewrite(own_ucf_store, "split", np.where(lists == 2, 3, lists))
+    with pytest.raises(StoreError, match=r"the test list of split 1; it has a validation list: .* test\.txt"):
+        read_clips(str(own_ucf_store), "full", 1, "test")
+
+
+def test_classes_that_differ_in_case_alone_are_told_apart(own_ucf_store: Path) -> None:
+    group = zarr.open_group(own_ucf_store, mode="r+")
+    group.attrs["class_names"] = ["archery", *cast("list[str]", group.attrs["class_names"])[1:]]
+    store = open_store(own_ucf_store)
+    ids, labels = store.table("id"), store.table("label")
+    row = next(row for row, id in enumerate(ids) if id.startswith("Archery/"))
+    ids[row], labels[row] = "archery/x", 0
+    rewrite(own_ucf_store, "id", ids)
+    rewrite(own_ucf_store, "label", labels)
+    assert len(read_clips(str(own_ucf_store), "full", 1, "train")) == 5
+
+
 def test_train_and_test_must_not_share_a_group(own_ucf_store: Path) -> None:
     ids = open_store(own_ucf_store).table("id")
     ids[:2] = ["Archery/v_Archery_g07_c01", "Archery/v_Archery_g07_c02"]

@@ -9,8 +9,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from data_specs.datasets import TEST, TRAIN
+from data_specs.datasets import TEST, TRAIN, VALIDATION
 from data_specs.fingerprints import fingerprint
+from data_specs.names import NameIndex
 from data_specs.schema import State, shard_rows
 from data_specs.stored import Store, StoreError, open_store, shown
 
@@ -49,7 +50,7 @@ class Clips:
 
 
 def read_clips(location: str, view: str, split: int, part: Part) -> Clips:
-    """The train or the test list of split 1, 2 or 3, of clips that are done.
+    """The train or the test list of split 1, 2 or 3, of clips that are done; validation clips are in neither.
 
     ``StoreError`` in one line for a store that is missing, of another format, unfinished, without the view or the list,
     whose train and test lists share a group, or whose labels do not fit its class names.
@@ -102,6 +103,8 @@ def _other_splits(store: Store, part: Part) -> str:
     lists = store.table("split") == (TRAIN if part == "train" else TEST)
     if there := [str(split) for split in (1, 2, 3) if lists[:, split - 1].any()]:
         return f"; split {', '.join(there)} has one"
+    if part == "test" and (store.table("split") == VALIDATION).any():
+        return "; it has a validation list: to test on its clips, name that list test.txt and make the store again"
     return "; give mocrop preprocess the lists with --splits"
 
 
@@ -119,11 +122,13 @@ def _check_groups(store: Store, lists: npt.NDArray[np.uint8], split: int, where:
 
 
 def _check_labels(store: Store, labels: npt.NDArray[np.int64], where: str) -> None:
-    by_name = {name.casefold(): label for label, name in enumerate(store.class_names)}
+    names = store.class_names
+    classes = NameIndex(names)
+    folders = {id.split("/")[0] for id in store.ids}
+    by_folder = {folder: names.index(found[0]) for folder in folders if len(found := classes.find(folder)) == 1}
     for id, label in zip(store.ids, labels.tolist(), strict=True):
-        expected = by_name.get(id.split("/")[0].casefold(), label)
-        if not 0 <= label < len(store.class_names) or label != expected:
-            names = store.class_names
+        expected = by_folder.get(id.split("/")[0], label)
+        if not 0 <= label < len(names) or label != expected:
             named = repr(names[label]) if 0 <= label < len(names) else f"none of its {len(names)} classes"
             raise StoreError(
                 f"{where}: the label {label} of clip {id!r} is {named}; labels and class names disagree, make it again"

@@ -144,7 +144,7 @@ function storedCrop(row, view, box) {
 }
 
 function factsOf(row) {
-  const split = [...rows.split[row]].map((part, i) => part !== "0" && `${i + 1} ${part === "1" ? "train" : "test"}`).filter(Boolean);
+  const split = [...rows.split[row]].map((part, i) => part !== "0" && `${i + 1} ${PARTS[part - 1]}`).filter(Boolean);
   const facts = [
     ["State", STATES[rows.state[row]]],
     rows.reason[row] && ["Reason", rows.reason[row]],

@@ -21,7 +21,7 @@ function fillFilters() {
   byId("class").append(option("", "all"), ...used.map((label) => option(label, head.classes[label] ?? "no class")));
   byId("split").append(option("", "all"));
   for (const list of [0, 1, 2]) {
-    ["train", "test"].forEach((part, i) => {
+    PARTS.forEach((part, i) => {
       if (head.splits[list][i]) byId("split").append(option(`${list}${i + 1}`, `split ${list + 1} ${part} (${whole(head.splits[list][i])})`));
     });
   }

@@ -4,6 +4,7 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const { head, rows, boxes, thumbnails, details, actors } = data;
 const views = head.views;
 const SOURCES = ["none", "motion", "fixed rule", "fallback: nothing moves"];
+const PARTS = ["train", "test", "validation"];
 const STATES = ["pending", "done", "quarantined"];
 const COLOURS = { motion: ["a", "b", "c", "d"], centre: ["centre"], random: ["random"], full: ["full"] };
 

@@ -1,0 +1,191 @@
+"""The videos in a folder, and what else lies there: counted by kind, with examples, so that nothing is lost unseen."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from data_specs.names import DatasetError, printable
+
+VIDEO_SUFFIXES = frozenset(
+    [
+        ".avi", ".divx", ".mp4", ".m4v", ".mov", ".qt", ".f4v", ".3gp", ".3g2", ".mkv", ".webm", ".flv", ".wmv", ".asf",
+        ".mpg", ".mpeg", ".mpe", ".vob", ".mod", ".m1v", ".m2v", ".ts", ".mts", ".m2ts", ".m2t", ".tod", ".mxf", ".dv",
+        ".ogv", ".ogm", ".gif", ".ivf", ".h264", ".264", ".h265", ".265", ".hevc",
+    ]
+)  # fmt: skip
+_SYSTEM = frozenset(
+    [
+        "$recycle.bin", "recycler", "system volume information", "lost+found", "__macosx", "@eadir", "#recycle",
+        "@recycle", "@recently-snapshot", "network trash folder", "temporary items", "thumbs.db", "desktop.ini",
+    ]
+)  # fmt: skip
+PASSED_OVER = {
+    "suffix": "no known video suffix",
+    "hidden": "hidden",
+    "system": "made by an operating system",
+    "unreadable": "cannot be read",
+    "link": "link to a folder, not followed",
+    "own": "store or work folder of mocrop",
+    "empty": "class folder without a video",
+    "beside": "beside the folder UCF-101",
+    "list": "no list by its name",
+}
+"""Kinds of files and folders that are passed over, and what is said of them. A folder counts as one."""
+
+EXAMPLES = 3
+UCF101 = "UCF-101"
+_WORK_FOLDERS = {"h264", "stores"}  # what a work folder has in it
+
+
+@dataclass(frozen=True, slots=True)
+class PassedOver:
+    """Files and folders of one kind (`PASSED_OVER`) that are not used: how many, and the first few, printable."""
+
+    kind: str
+    count: int
+    examples: tuple[str, ...]
+
+    @property
+    def detail(self) -> str:
+        """What the kind means, and the examples."""
+        more = ", …" if self.count > len(self.examples) else ""
+        return f"{PASSED_OVER[self.kind]}: {', '.join(map(repr, self.examples))}{more}"
+
+    def __str__(self) -> str:
+        return f"{self.count} passed over, {self.detail}"
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts what is passed over and keeps the first examples."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    examples: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, kind: str, name: str) -> None:
+        self.counts[kind] += 1
+        if len(self.examples[kind]) < EXAMPLES:
+            self.examples[kind].append(printable(name))
+
+    def summary(self) -> tuple[PassedOver, ...]:
+        """One entry for each kind that occurred, in the order of `PASSED_OVER`."""
+        return tuple(
+            PassedOver(kind, self.counts[kind], tuple(self.examples[kind])) for kind in PASSED_OVER if self.counts[kind]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The folder of the class folders, the videos in it (paths relative to it, sorted), and what was passed over."""
+
+    root: Path
+    videos: tuple[PurePosixPath, ...]
+    passed_over: tuple[PassedOver, ...]
+
+
+def find_videos(source: Path) -> Found:
+    """The videos of the folder ``source``, at any depth; those of the folder UCF-101 in it where they are the data set.
+
+    That is so where ``source`` has no other video in it or in a folder just below it. Hidden files, folders that
+    operating systems make, stores and work folders of mocrop, and what has no suffix of `VIDEO_SUFFIXES` are passed
+    over. A link to a file is a video; whether it leads out of the folder is seen when it is read. A link to a folder is
+    followed where a class folder would be, if it stays inside. ``DatasetError`` if ``source`` cannot be read.
+    """
+    tally = Tally()
+    try:
+        videos = sorted(_videos(source, tally))
+    except OSError as error:
+        raise DatasetError(f"source {str(source)!r}: {error.strerror}; give a folder that can be read") from None
+    inner = source / UCF101
+    if inner.is_dir() and all(path.parts[0] == UCF101 or len(path.parts) > 2 for path in videos):
+        found, beside = find_videos(inner), Tally()
+        for name in sorted({path.parts[0] for path in videos} - {UCF101}):
+            beside.add("beside", name)
+        return Found(found.root, found.videos, found.passed_over + beside.summary())
+    return Found(source, tuple(videos), tally.summary())
+
+
+def hidden_kind(path: PurePosixPath) -> str:
+    """The kind, "hidden" or "system", of a path with such a part; "" for any other."""
+    for part in path.parts:
+        if part.startswith("."):
+            return "hidden"
+        if part.casefold() in _SYSTEM:
+            return "system"
+    return ""
+
+
+def _videos(source: Path, tally: Tally) -> Iterator[PurePosixPath]:
+    """The videos at any depth; ``OSError`` if ``source`` itself cannot be read."""
+    real = os.path.realpath(source)
+    for entry, path in _entries(source, PurePosixPath(), tally):
+        if not _is_folder(entry):
+            yield from _video(path, tally)
+        elif entry.is_symlink() and not _leads_inside(entry.path, real):
+            tally.add("link", str(path))
+        else:
+            before = tally.counts["unreadable"] + tally.counts["own"]
+            inside = list(_below(entry.path, path, tally))
+            yield from inside
+            if not inside and tally.counts["unreadable"] + tally.counts["own"] == before:
+                tally.add("empty", str(path))
+
+
+def _below(folder: str, path: PurePosixPath, tally: Tally) -> Iterator[PurePosixPath]:
+    """The videos in and below a class folder, without following links to folders."""
+    left = [(folder, path)]
+    while left:
+        folder, path = left.pop()
+        try:
+            entries = _entries(folder, path, tally)
+        except OSError:
+            tally.add("unreadable", str(path))
+            continue
+        for entry, inner in entries:
+            if not _is_folder(entry):
+                yield from _video(inner, tally)
+            elif entry.is_symlink():
+                tally.add("link", str(inner))
+            else:
+                left.append((entry.path, inner))
+
+
+def _entries(folder: str | Path, path: PurePosixPath, tally: Tally) -> list[tuple[os.DirEntry[str], PurePosixPath]]:
+    """What lies in a folder, by name, with its path from the source folder; without what cannot be meant."""
+    with os.scandir(folder) as scanned:
+        entries = sorted(scanned, key=lambda entry: entry.name)
+    names = {entry.name for entry in entries}
+    is_work_folder = names >= _WORK_FOLDERS
+    if path.parts and (is_work_folder or "zarr.json" in names):
+        tally.add("own", str(path))
+        return []
+    kept = []
+    for entry in entries:
+        own = "own" if is_work_folder and entry.name in _WORK_FOLDERS else ""
+        if kind := own or hidden_kind(PurePosixPath(entry.name)):
+            tally.add(kind, str(path / entry.name))
+        else:
+            kept.append((entry, path / entry.name))
+    return kept
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, say
+        return False
+
+
+def _leads_inside(link: str, real_source: str) -> bool:
+    return os.path.realpath(link).startswith(f"{real_source.rstrip('/')}/")
+
+
+def _video(path: PurePosixPath, tally: Tally) -> Iterator[PurePosixPath]:
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        yield path
+    else:
+        tally.add("suffix", str(path))
