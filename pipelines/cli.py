@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from data_specs.datasets import Dataset
 from data_specs.stored import StoreError, open_store
 from pipelines.ffmpeg import FfmpegError
 from pipelines.h264 import RunStopped
@@ -198,25 +199,13 @@ def plan(
 ) -> None:
     """Dry run: clips, splits, shards, the bytes and time to expect (from a few clips done for real), problems found."""
     from pipelines.plan import plan as make_plan
-    from pipelines.space import mebibytes
 
     found = make_plan(Options(source, store, splits, recipe, work_dir, workers, None, limit, strict))
     if as_json:
         _print_json(found.as_json())
     else:
-        print(f"data set     {found.dataset}: {found.clips} clips, {found.classes} classes, in {found.source}")
-        for split, (train, test) in found.splits.items():
-            print(f"split {split}      {train} train, {test} test")
-        print(f"store        {found.store}: {found.shards} shards, {found.clips_left} clips left to do")
-        time = f"{found.seconds / 60:.1f} min" if found.seconds >= 60 else f"{found.seconds:.0f} s"
-        print(f"time         about {time} with {found.workers} workers")
-        work = f"{mebibytes(found.work_bytes)} in {found.work_dir}"
-        print(f"space        about {mebibytes(found.store_bytes)} in the store, {work}")
-        print(f"             (from {len(found.sample)} clips done here: {', '.join(found.sample)})")
-        for warning in found.warnings:
-            print(f"warning      {warning}")
-        for problem in found.problems:
-            print(f"PROBLEM      {problem}")
+        for line in found.lines():
+            print(line)
     if found.problems:
         raise typer.Exit(1)
 
@@ -249,31 +238,39 @@ def preprocess(
     """Run the whole flow here: videos to H.264, motion vectors, boxes and cached crops in one store."""
     options = Options(source, store, splits, recipe, work_dir, workers, dask_address, limit, strict,
                       retry_quarantined, max_quarantined)  # fmt: skip
+    dataset = _announced(options)
+    notices = {"warnings": dataset.warnings, "passed_over": [dataclasses.asdict(one) for one in dataset.passed_over]}
     try:
-        _print_summary(_run(options, verbose), as_json)
+        _print_summary(_run(options, verbose), as_json, notices)
     except TooManyQuarantined as error:
-        _print_summary(error.summary, as_json)
+        _print_summary(error.summary, as_json, notices)
         raise
+
+
+def _announced(options: Options) -> Dataset:
+    """The data set that is asked for, after its notices were shown."""
+    from pipelines.preprocess import about_new_views, read_request
+
+    dataset, recipe = read_request(options)
+    for notice in dataset.notices:
+        print(f"warning: {notice}", file=sys.stderr)
+    if notice := about_new_views(options, recipe):
+        print(notice, file=sys.stderr)
+    return dataset
 
 
 def _run(options: Options, verbose: bool) -> Any:
     with no_collections():
         from pipelines.flow import run_here
-    from pipelines.preprocess import about_new_views, read_request
     from pipelines.screen import stage_progress
 
-    dataset, recipe = read_request(options)
-    for warning in dataset.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    if notice := about_new_views(options, recipe):
-        print(notice, file=sys.stderr)
     with stage_progress() as show:
         return run_here(options, show, verbose=verbose)
 
 
-def _print_summary(summary: Any, as_json: bool) -> None:
+def _print_summary(summary: Any, as_json: bool, more: dict[str, Any] | None = None) -> None:
     if as_json:
-        _print_json(summary.as_json())
+        _print_json(summary.as_json() | (more or {}))
         return
     print(f"{summary.store}: {summary.clips} clips, {summary.done} done, {summary.pending} pending, "
           f"{len(summary.quarantined)} quarantined")  # fmt: skip

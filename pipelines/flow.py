@@ -146,19 +146,21 @@ def build(run: Run, client: Client, on_progress: OnProgress) -> Summary:
             run_stage(run, stage, client, on_progress)
     except (RunError, StoreError):
         with contextlib.suppress(OSError, StoreError):  # what stopped the stage may stop this too, and is told already
-            show_result(run.summary())
+            show_result(run, run.summary())
             run.publish()
             show_boxes(run)
         raise
     summary = run.publish()
-    show_result(summary)
+    show_result(run, summary)
     show_boxes(run)
     return summary
 
 
-def show_result(summary: Summary) -> None:
+def show_result(run: Run, summary: Summary) -> None:
     """Put the table of a run on Prefect's page."""
-    create_table_artifact(outcome.table(summary), f"{FLOW}-result", outcome.in_one_line(summary))
+    create_table_artifact(
+        outcome.table(summary, run.dataset.passed_over), f"{FLOW}-result", outcome.in_one_line(summary)
+    )
 
 
 def show_boxes(run: Run) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from data_specs.discovery import PassedOver
 from data_specs.schema import NOTES
 from pipelines.preprocess import RunError
 from pipelines.progress import Summary
@@ -38,8 +39,8 @@ def too_many_quarantined(summary: Summary, max_quarantined: float) -> str | None
     )
 
 
-def table(summary: Summary) -> list[dict[str, Any]]:
-    """Counts, shards by stage, notes by kind, and quarantined clips with their reasons: one row each."""
+def table(summary: Summary, passed_over: Sequence[PassedOver] = ()) -> list[dict[str, Any]]:
+    """Counts, shards by stage, notes by kind, what was passed over, and quarantined clips: one row each."""
     counts = {
         "clips": summary.clips,
         "done": summary.done,
@@ -52,6 +53,8 @@ def table(summary: Summary) -> list[dict[str, Any]]:
     for kind, about, count, examples in notes(summary):
         detail = "; ".join(f"{id}: {text}" for id, text in examples)
         rows.append({"what": f"note {kind}", "count": count, "detail": f"{about} ({detail})"})
+    for one in passed_over:
+        rows.append({"what": "passed over", "count": one.count, "detail": one.detail})
     listed = sorted(summary.quarantined.items())[:LISTED]
     rows += [{"what": id, "count": 1, "detail": reason} for id, reason in listed]
     if left := len(summary.quarantined) - len(listed):

@@ -110,7 +110,8 @@ class Run:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        return self.dataset.warnings
+        """Lines to show: what of the data set is missing, unclear or passed over."""
+        return self.dataset.notices
 
     def clips_of(self, shard: int) -> tuple[Clip, ...]:
         """The clips of a shard, in the order of its rows."""

@@ -94,7 +94,7 @@ def test_plan_measures_and_writes_nothing(data: Path, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     plan = json.loads(result.stdout)
     assert (plan["clips"], plan["clips_left"], plan["shards"]) == (15, 15, 4)
-    assert plan["splits"] == {"1": [5, 10], "2": [14, 1], "3": [12, 3]}
+    assert plan["splits"] == {"1": [5, 10, 0], "2": [14, 1, 0], "3": [12, 3, 0]}
     assert plan["seconds"] > 0
     assert plan["store_bytes"] > 100_000
     assert len(plan["sample"]) == 3
@@ -105,12 +105,18 @@ def test_preprocess_builds_a_store_and_then_has_nothing_to_do(data: Path, tmp_pa
     source = tmp_path / "source"
     for name in ("Archery", "Bowling"):
         shutil.copytree(data / "UCF-101" / name, source / name)
+    for name in ("notes.txt", ".x.mp4"):
+        (source / "Archery" / name).touch()
     arguments = ("preprocess", "--source", source, "--store", tmp_path / "s.zarr", "--recipe", "smoke", "--json")
     first = mocrop(*arguments)
     assert first.returncode == 0, first.stderr
     assert "transcode: 2 of 2 clips" in first.stderr
     summary = json.loads(first.stdout)
     assert (summary["clips"], summary["done"], summary["quarantined"]) == (2, 2, {})
+    assert [(one["kind"], one["count"]) for one in summary["passed_over"]] == [("suffix", 1), ("hidden", 1)]
+    assert "warning: 1 passed over, hidden: 'Archery/.x.mp4'" in first.stderr
+    for name in ("notes.txt", ".x.mp4"):
+        (source / "Archery" / name).unlink()
     (source / "Archery/broken.avi").write_text("x" * 99)
     assert "the source 3 ('Archery/broken' is new)" in refused(*arguments)
 

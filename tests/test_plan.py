@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from data_specs.recipes import load_recipe, parse_recipe
-from pipelines import plan
+from pipelines import outcome, plan
 from pipelines.preprocess import Options, RunError, open_run
+from pipelines.progress import summarise
 from tests.saboteurs import contents
 
 SECONDS = 8.0  # of a clip
@@ -19,7 +20,7 @@ SECONDS = 8.0  # of a clip
 @pytest.fixture
 def options(ucf_options: Options, own_ucf_store: Path, monkeypatch: pytest.MonkeyPatch) -> Options:
     """The finished store of the real clips, 4 in a shard, asked for again; no clip is done to measure its cost."""
-    monkeypatch.setattr(plan, "measured", lambda *_: (("x",), plan.Cost(SECONDS, 100.0, 10.0)))
+    monkeypatch.setattr(plan, "measured", lambda *_: plan.Sample(("x",), {}, plan.Cost(SECONDS, 100.0, 10.0)))
     return replace(ucf_options, store=str(own_ucf_store))
 
 
@@ -68,3 +69,59 @@ def test_something_else_in_the_stores_place_is_a_problem(options: Options, tmp_p
     found = plan.plan(replace(options, store=str(tmp_path / "mine"), work_dir=str(tmp_path / "w")))
     assert len(found.problems) == 1
     assert "something else is there; give a new place" in found.problems[0]
+
+
+def broken(source: Path, count: int) -> Path:
+    """A class folder with so many files that only their names call videos."""
+    (source / "broken").mkdir(parents=True)
+    for number in range(count):
+        (source / f"broken/{number:02}.avi").write_text(f"no video {number}")
+    return source
+
+
+def test_a_set_of_broken_files_is_a_problem_with_the_reasons(tmp_path: Path) -> None:
+    found = plan.plan(Options(str(broken(tmp_path / "source", 60)), str(tmp_path / "s.zarr"), recipe="smoke"))
+    opened, processed = found.problems
+    assert opened.startswith("60 of 60 sample clips cannot be opened (broken/00: it is not a video")
+    assert processed.startswith("3 of 3 sample clips would be quarantined (broken/00: transcode: ")
+    assert (found.seconds, found.store_bytes, found.work_bytes) == (None, None, None)
+    assert "unknown: no sample clip could be processed" in "\n".join(found.lines())
+
+
+def test_a_few_broken_files_among_good_ones_are_found(tmp_path: Path, synth_data: Path) -> None:
+    source = broken(tmp_path / "source", 2)
+    shutil.copytree(synth_data / "UCF-101", source, dirs_exist_ok=True)
+    options = Options(str(source), str(tmp_path / "s.zarr"), recipe="smoke")
+    found = plan.plan(options)
+    problem = next(line for line in found.problems if "opened" in line)
+    assert problem.startswith("2 of 14 sample clips cannot be opened (broken/00: it is not a video")
+    assert found.seconds is not None
+    assert found.seconds > 0
+    allowed = plan.plan(replace(options, max_quarantined=0.5))
+    assert allowed.problems == ()
+    assert problem in allowed.warnings
+
+
+def test_the_plan_counts_what_is_passed_over_and_the_clips_of_each_part(
+    options: Options, data: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(data / "UCF-101" / "Archery", source / "Archery")
+    (source / "Archery/.hidden.avi").touch()
+    (source / "Archery/notes.txt").touch()
+    (tmp_path / "lists").mkdir()
+    (clip,) = (source / "Archery").glob("v_*.avi")
+    (tmp_path / "lists/val.txt").write_text(f"Archery/{clip.name} 0\n")
+    found = plan.plan(
+        replace(options, source=str(source), store=str(tmp_path / "s.zarr"), splits=str(tmp_path / "lists"))
+    )
+    assert found.splits == {1: (0, 0, 1), 2: (0, 0, 0), 3: (0, 0, 0)}
+    assert [(one["kind"], one["count"], one["examples"]) for one in found.as_json()["passed_over"]] == [
+        ("suffix", 1, ("Archery/notes.txt",)),
+        ("hidden", 1, ("Archery/.hidden.avi",)),
+    ]
+    lines = list(found.lines())
+    assert "split 1      0 train, 0 test, 1 validation" in lines
+    assert "warning      1 passed over, hidden: 'Archery/.hidden.avi'" in lines
+    row = {"what": "passed over", "count": 1, "detail": "hidden: 'Archery/.hidden.avi'"}
+    assert row in outcome.table(summarise(options.store), found.passed_over)
