@@ -17,7 +17,7 @@ from urllib.parse import urljoin, urlsplit
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from data_specs.discovery import VIDEO_SUFFIXES
+from data_specs.discovery import VIDEO_SUFFIXES, find_videos, hidden_kind
 from data_specs.sources import SOURCES, Archive, Source
 from data_specs.stored import shown
 from pipelines.archives import RAR_ADVICE, check_space, rar_tools, unpack
@@ -48,6 +48,17 @@ class Item:
         """Where the archive lies, or is to lie."""
         return self.folder.with_name(self.archive.name)
 
+    def is_needed(self) -> bool:
+        """Whether the folder is missing or empty; ``FetchError`` if it holds other files than the archive's."""
+        if not os.path.lexists(self.folder):
+            return True
+        inside = (path.relative_to(self.folder) for path in self.folder.rglob("*") if path.is_file())
+        if any(self.place(PurePosixPath(path)) for path in inside):
+            return False
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
+            return True
+        raise FetchError(f"{self.folder} holds nothing that {self.archive.name} has; move it away and fetch again")
+
     def left(self) -> int | None:
         """Bytes that are still to be downloaded; None where nobody knows."""
         if self.path.is_file():
@@ -59,11 +70,15 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
-    """What is to be done for a data set in a folder; ``items`` are the archives whose folders are not there yet."""
+    """What is to be done for a data set in a folder; ``items`` are the archives whose folders are missing or empty."""
 
     source: Source
     directory: Path
     items: tuple[Item, ...]
+
+    def folders(self) -> str:
+        """The folder of the videos and that of the lists, for a person."""
+        return f"{self.directory / self.source.folder} and {self.directory / self.source.lists_folder}"
 
     def describe(self) -> list[str]:
         """What would be downloaded, from where, how much, and under which terms, in lines for a person."""
@@ -77,8 +92,8 @@ class Fetch:
             lines.append(f"download  {item.archive.name} ({size}{done}) from {shown(item.archive.urls[0])}")
             if item.archive.sha256 is None:
                 lines.append("          its SHA-256 is not known: it will be printed, but cannot be compared")
-        lines.append(f"into      {self.directory}: {self.source.folder}/ and {self.source.lists_folder}/")
-        return lines if self.items else [*lines[:3], f"nothing to download: all is in {self.directory}"]
+        lines.append(f"into      {self.folders()}")
+        return lines if self.items else [*lines[:3], f"nothing to download: {self.folders()} are there"]
 
 
 def _amount(size: int) -> str:
@@ -119,11 +134,11 @@ class Fetched:
 
 
 def plan_fetch(dataset: str, directory: Path, url: str | None = None, *, zip_copy: bool = False) -> Fetch:
-    """What has to be done to have ``dataset`` in ``directory``; nothing is written and nobody is asked.
+    """What has to be done to have ``dataset`` in ``directory``; nothing is written and stdin is not read.
 
     ``url`` is a mirror: a folder's address with files of the table's names in it, or that of an archive of the
-    videos, with the lists beside it. ``FetchError`` for a data set or an address that cannot be, and where nothing
-    here would unpack what is to be downloaded.
+    videos, with the lists beside it. ``FetchError`` for a data set or an address that cannot be, for a
+    folder that holds something else, and where nothing here would unpack what is to be downloaded.
     """
     source = SOURCES.get(dataset)
     if source is None:
@@ -136,7 +151,7 @@ def plan_fetch(dataset: str, directory: Path, url: str | None = None, *, zip_cop
         Item(videos, directory / source.folder, lambda path: place_video(path, source.class_names)),
         Item(lists, directory / source.lists_folder, place_list),
     )
-    items = tuple(item for item in wanted if not item.folder.is_dir())
+    items = tuple(item for item in wanted if item.is_needed())
     if any(item.archive.name.lower().endswith(".rar") for item in items) and not rar_tools():
         raise FetchError(f"nothing here would unpack {videos.name}: {RAR_ADVICE}")
     return Fetch(source, directory, items)
@@ -160,7 +175,7 @@ def _at(archive: Archive, url: str) -> Archive:
 
 def place_video(path: PurePosixPath, class_names: tuple[str, ...]) -> PurePosixPath | None:
     """``<Class>/<clip>`` for a video in an archive, also where all clips lie in one folder; None for other files."""
-    if path.suffix.lower() not in VIDEO_SUFFIXES or path.name.startswith("._"):
+    if path.suffix.lower() not in VIDEO_SUFFIXES or hidden_kind(path):
         return None
     clip = _CLIP.fullmatch(path.stem)
     parent = path.parent.name
@@ -172,7 +187,7 @@ def place_video(path: PurePosixPath, class_names: tuple[str, ...]) -> PurePosixP
 
 def place_list(path: PurePosixPath) -> PurePosixPath | None:
     """The name of a list of an archive, without its folders; None for other files."""
-    return PurePosixPath(path.name) if path.suffix == ".txt" and not path.name.startswith("._") else None
+    return PurePosixPath(path.name) if path.suffix == ".txt" and not hidden_kind(path) else None
 
 
 def fetch(plan: Fetch, say: Callable[[str], None], on_bytes: Callable[[str], OnBytes]) -> Fetched:
@@ -247,8 +262,8 @@ def _digest(path: Path) -> str:
 
 def _result(plan: Fetch, found: list[Checked]) -> Fetched:
     source, splits = plan.directory / plan.source.folder, plan.directory / plan.source.lists_folder
-    videos = [path for path in source.glob("*/*") if path.suffix.lower() in VIDEO_SUFFIXES]
-    classes = len({path.parent.name for path in videos})
+    videos = find_videos(source).videos
+    classes = len({path.parts[0] for path in videos})
     warnings = []
     if len(videos) != plan.source.clips:
         warnings.append(f"{len(videos)} clips in {source}, where the whole data set has {plan.source.clips}")

@@ -270,6 +270,27 @@ def test_a_flat_zip_becomes_the_folders_that_preprocess_reads(
     assert "nothing to download" in again.err
 
 
+def test_empty_folders_are_filled_and_others_refused(
+    small: Source, mirror: Mirror, tmp_path: Path, mocrop: Callable[..., Said]
+) -> None:
+    folders = [tmp_path / "UCF-101", tmp_path / "ucfTrainTestlist"]
+    for folder in folders:
+        folder.mkdir()
+    said = mocrop("fetch", "ucf101", tmp_path, "--zip", "--yes", "--json")
+    assert (said.status, json.loads(said.out)["clips"]) == (0, 15), said.err
+    requests = list(mirror.requests)
+    for folder in folders:
+        for file in [path for path in folder.rglob("*") if path.is_file()]:
+            file.unlink()
+        (folder / "notes.md").touch()
+        other = mocrop("fetch", "ucf101", tmp_path, "--zip", "--yes")
+        assert other.status == 1
+        assert f"{folder} holds nothing that UCF101" in other.err
+        assert ".zip has; move it away and fetch again" in other.err
+        folder.rename(tmp_path / f"{folder.name}.away")
+    assert mirror.requests == requests
+
+
 @pytest.mark.parametrize("tool", ["bsdtar", "unar"])
 def test_a_rar_is_unpacked_by_the_program_that_is_there(
     small: Source, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, mocrop: Callable[..., Said], tool: str
