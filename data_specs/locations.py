@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from urllib.parse import urlsplit, urlunsplit
 
@@ -31,6 +32,17 @@ class Replaced(Exception):
 def is_url(location: str) -> bool:
     """Whether the store lies on an object store (``s3://bucket/name.zarr``) and not in a local folder."""
     return "://" in location
+
+
+def expanded(path: str) -> str:
+    """The path with the home folder in place of a leading ``~`` or ``~user``, as a shell writes it.
+
+    Shells leave ``--store=~/x`` as it is. ``ValueError`` in one line where there is no such home folder.
+    """
+    whole = os.path.expanduser(path)
+    if whole.startswith("~"):
+        raise ValueError(f"{path!r} names a home folder that does not exist; for a folder of that name give ./{path}")
+    return whole
 
 
 def shown(location: str) -> str:

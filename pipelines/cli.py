@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from data_specs.datasets import Dataset
+from data_specs.locations import expanded
 from data_specs.stored import StoreError, open_store
 from pipelines.ffmpeg import FfmpegError
 from pipelines.h264 import RunStopped
@@ -36,15 +37,27 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+
+def _expanded(path: Any) -> Any:
+    """The path that a flag names, ``~`` expanded."""
+    try:
+        return None if path is None else type(path)(expanded(str(path)))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
 StoreArgument = Annotated[
-    str, typer.Argument(help="The Zarr store: a folder, or s3://bucket/name.zarr.", metavar="STORE")
+    str,
+    typer.Argument(help="The Zarr store: a folder, or s3://bucket/name.zarr.", metavar="STORE", callback=_expanded),
 ]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Source = Annotated[str, typer.Option(help="Folder of the videos, <Class>/<clip>.avi in it.")]
-StoreOption = Annotated[str, typer.Option(help="Where the Zarr store is, or is to be made.")]
-Splits = Annotated[str | None, typer.Option(help="Folder of the split lists (trainlist01.txt …).")]
-RecipeOption = Annotated[str, typer.Option(help="ucf101, smoke, or a TOML file.")]
-WorkDir = Annotated[str | None, typer.Option(help="Folder for the H.264 files [default: STORE.work].")]
+Source = Annotated[str, typer.Option(help="Folder of the videos, <Class>/<clip>.avi in it.", callback=_expanded)]
+StoreOption = Annotated[str, typer.Option(help="Where the Zarr store is, or is to be made.", callback=_expanded)]
+Splits = Annotated[str | None, typer.Option(help="Folder of the split lists (trainlist01.txt …).", callback=_expanded)]
+RecipeOption = Annotated[str, typer.Option(help="ucf101, smoke, or a TOML file.", callback=_expanded)]
+WorkDir = Annotated[
+    str | None, typer.Option(help="Folder for the H.264 files [default: STORE.work].", callback=_expanded)
+]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes [default: one a core].")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only so many clips, spread evenly over the ids.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Refuse lists that name clips which are not there.")]
@@ -118,7 +131,7 @@ def _print_check(check: Any) -> None:
 
 @app.command(epilog="Example: mocrop synth toy --classes 4 --clips-per-class 12")
 def synth(
-    directory: Annotated[Path, typer.Argument(help="Folder to write into.", metavar="DIR")],
+    directory: Annotated[Path, typer.Argument(help="Folder to write into.", metavar="DIR", callback=_expanded)],
     classes: Annotated[int, typer.Option(help="Classes, 2 to 12.")] = 4,
     clips_per_class: Annotated[int, typer.Option(help="Clips of each class, from 3 on.")] = 12,
     seed: Annotated[int, typer.Option(help="Seed: the same one gives the same pixels.")] = 0,
@@ -149,7 +162,7 @@ def synth(
 @app.command(epilog="Example: mocrop fetch ucf101 data. What broke off, the same command goes on with.")
 def fetch(
     dataset: Annotated[str, typer.Argument(help="ucf101.", metavar="DATASET")],
-    directory: Annotated[Path, typer.Argument(help="Folder to download into.", metavar="DIR")],
+    directory: Annotated[Path, typer.Argument(help="Folder to download into.", metavar="DIR", callback=_expanded)],
     url: Annotated[
         str | None,
         typer.Option(help="A mirror: a folder's address, or that of an archive of the videos, the lists beside it."),
@@ -354,11 +367,15 @@ def boxes(
     as_json: JsonFlag = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     png: Annotated[
-        Path | None, typer.Option(help="Draw --clip: a frame with density and boxes, and its crops.")
+        Path | None,
+        typer.Option(help="Draw --clip: a frame with density and boxes, and its crops.", callback=_expanded),
     ] = None,
     video: Annotated[
         Path | None,
-        typer.Option(help="Write --clip with box and vectors drawn in, as .mp4 or .avi, at 25 frames a second."),
+        typer.Option(
+            help="Write --clip with box and vectors drawn in, as .mp4 or .avi, at 25 frames a second.",
+            callback=_expanded,
+        ),
     ] = None,
     work_dir: WorkDir = None,
 ) -> None:
@@ -402,9 +419,10 @@ def _draw(
 @app.command(epilog="Example: mocrop report ucf101.zarr --out report.html --annotations ucf101_24.json")
 def report(
     store: StoreArgument,
-    out: Annotated[Path, typer.Option(help="The HTML file to write.", metavar="FILE.html")],
+    out: Annotated[Path, typer.Option(help="The HTML file to write.", metavar="FILE.html", callback=_expanded)],
     annotations: Annotated[
-        Path | None, typer.Option(help="Actor boxes (JSON), to tell how much of the actors is kept.")
+        Path | None,
+        typer.Option(help="Actor boxes (JSON), to tell how much of the actors is kept.", callback=_expanded),
     ] = None,
     clips: Annotated[int, typer.Option(min=0, help="Clips with pictures: the worst, and some of all.")] = 300,
     clip: Annotated[list[str] | None, typer.Option(help="A clip to have with pictures; may be repeated.")] = None,
@@ -432,7 +450,7 @@ def report(
 @app.command(name="export-npy", epilog="Example: mocrop export-npy ucf101.zarr extract_mvs")
 def export_npy(
     store: StoreArgument,
-    directory: Annotated[Path, typer.Argument(help="Folder to write into.", metavar="DIR")],
+    directory: Annotated[Path, typer.Argument(help="Folder to write into.", metavar="DIR", callback=_expanded)],
     view: Annotated[str | None, typer.Option(help="The motion view [default: the only one].")] = None,
 ) -> None:
     """Write each clip's density map where and as the public MoCrop code's loader looks for it."""
@@ -443,7 +461,7 @@ def export_npy(
 
 @app.command(epilog="Example: mocrop demo --out demo")
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder to write into.")] = Path("demo"),
+    out: Annotated[Path, typer.Option(help="Folder to write into.", callback=_expanded)] = Path("demo"),
 ) -> None:
     """The whole job on a synthetic data set, on a CPU: boxes and crops, two short trainings, their table, the page."""
     from pipelines.demo import run_demo

@@ -227,9 +227,9 @@ def preprocess_ucf101(
         max_quarantined: share of the clips, 0 to 1, above which the run counts as failed.
     """
     given = dict(locals())
-    options = Options(**{option.name: given[option.name] for option in fields(Options)})
     here = _HERE.get()
     try:
+        options = Options(**{option.name: given[option.name] for option in fields(Options)})
         if here is not None:
             summary = here.summary = build(here.run, here.client, here.on_progress)
         else:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from data_specs import schema
 from data_specs.datasets import Clip, Dataset, DatasetError, read_dataset
+from data_specs.locations import expanded
 from data_specs.recipes import Encode, Recipe, RecipeError, load_recipe
 from data_specs.stored import StoreError, attributes, check_location, is_url, open_store, shown, zarr_store
 from pipelines import store as writing
@@ -34,7 +35,7 @@ class RunError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What ``mocrop preprocess`` was asked for; the names are those of its flags."""
+    """What ``mocrop preprocess`` was asked for; the names are those of its flags. ``~`` in paths is expanded."""
 
     source: str
     store: str
@@ -47,6 +48,15 @@ class Options:
     strict: bool = False
     retry_quarantined: bool = False
     max_quarantined: float = 0.05
+
+    def __post_init__(self) -> None:
+        for name in ("source", "store", "splits", "recipe", "work_dir"):
+            path = getattr(self, name)
+            if isinstance(path, str):
+                try:
+                    object.__setattr__(self, name, expanded(path))
+                except ValueError as error:
+                    raise RunError(f"{name} {error}") from None
 
     def folders(self, dataset: Dataset) -> Folders:
         """The source and work folders, as absolute paths: other processes may start elsewhere."""

@@ -16,7 +16,7 @@ from typing import Any
 from data_specs.stored import open_store
 from training import results, test, train
 from training.clips import read_clips
-from training.options import OneLineParser, exit_status, parse, whole
+from training.options import OneLineParser, exit_status, expanded_path, parse, whole
 
 TRAINED_ON = ("full", "mocrop")
 
@@ -64,8 +64,8 @@ def run_demo(
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = OneLineParser(prog="python -m training.demo", description=__doc__.splitlines()[0])
-    p.add_argument("store", metavar="STORE", help="a store with the views full and mocrop")
-    p.add_argument("--out", default="demo", help="folder for trainings and results")
+    p.add_argument("store", type=expanded_path, metavar="STORE", help="a store with the views full and mocrop")
+    p.add_argument("--out", type=expanded_path, default="demo", help="folder for trainings and results")
     p.add_argument("--arch", default="lcnet_050", help="backbone, trained from scratch")
     p.add_argument("--epochs", type=whole(1), default=30, help="passes over the train list")
     p.add_argument("--input-size", type=whole(8), default=96, help="side of the input, px")

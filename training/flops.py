@@ -17,7 +17,7 @@ import torch
 from data_specs.stored import VectorReader, open_store
 from mocrop_core.search import candidate_sizes
 from training.backbones import TORCHVISION, build
-from training.options import OneLineParser, Refused, exit_status, whole
+from training.options import OneLineParser, Refused, exit_status, expanded_path, whole
 
 EXAMPLES = """examples:
   the published table        python -m training.flops
@@ -35,7 +35,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--input-size", nargs="+", type=whole(8), default=[224, 192], help="sides of the input, px")
     p.add_argument("--classes", type=whole(2), default=101, help="classes of the last layer")
     p.add_argument("--test-segments", type=whole(1), help="count a clip of so many frames too")
-    p.add_argument("--store", help="count choosing the box too, for a mean clip of this store; with --test-segments")
+    p.add_argument(
+        "--store",
+        type=expanded_path,
+        help="count choosing the box too, for a mean clip of this store; with --test-segments",
+    )
     p.add_argument("--view", default="mocrop", help="the view of --store")
     p.add_argument("--json", action="store_true", help="print a list of objects")
     return p

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from data_specs.locations import expanded
 from data_specs.stored import StoreError, View, open_store
 
 VIEW_OF_MODE = {"normal": "full", "mocrop": "mocrop"}
@@ -73,6 +74,14 @@ def whole(least: int) -> Callable[[str], int]:
     return parse
 
 
+def expanded_path(text: str) -> str:
+    """The type of an argument that is a path: ``~`` is expanded."""
+    try:
+        return expanded(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def share(low: float, high: float) -> Callable[[str], float]:
     """The type of an argument that is a number from ``low`` to ``high``."""
 
@@ -91,7 +100,9 @@ def share(low: float, high: float) -> Callable[[str], float]:
 def add_data_flags(parser: argparse.ArgumentParser) -> None:
     """The flags about the store that training and testing share."""
     data = parser.add_argument_group("data")
-    data.add_argument("--store", required=True, help="the store that mocrop preprocess made: a folder or s3://…")
+    data.add_argument(
+        "--store", type=expanded_path, required=True, help="the store that mocrop preprocess made: a folder or s3://…"
+    )
     data.add_argument("--split", type=int, choices=(1, 2, 3), default=1, help="split of the data set")
     data.add_argument(
         "--crop-ratio", type=share(0, 1), help="checked against the view: share of the frame that its box has"

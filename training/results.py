@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.options import Failed, OneLineParser, Refused, exit_status
+from training.options import Failed, OneLineParser, Refused, exit_status, expanded_path
 
 NAMES = {
     "resnet50": "ResNet-50",
@@ -246,7 +246,7 @@ FORMATS = {"text": as_text, "markdown": as_markdown, "csv": as_csv}
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = OneLineParser(prog="python -m training.results", description=__doc__.splitlines()[0], epilog=EXAMPLES)
-    p.add_argument("folder", metavar="DIR", help="where python -m training.test wrote its results")
+    p.add_argument("folder", type=expanded_path, metavar="DIR", help="where python -m training.test wrote its results")
     p.add_argument("--format", choices=tuple(FORMATS), default="text", help="of the table")
     return p
 

@@ -33,6 +33,7 @@ from training.options import (
     check_view,
     chosen_view,
     exit_status,
+    expanded_path,
     parse,
     whole,
 )
@@ -60,10 +61,18 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--input-size", type=whole(8), nargs="+", help="sides of the input, px; else that of the training, else 224"
     )
-    p.add_argument("--weights", "--model-path", required=True, help="ours, timm's, torchvision's or the reference's")
+    p.add_argument(
+        "--weights",
+        "--model-path",
+        type=expanded_path,
+        required=True,
+        help="ours, timm's, torchvision's or the reference's",
+    )
     p.add_argument("--arch", help="backbone; needed for checkpoints that are not ours")
     p.add_argument("-b", "--batch-size", type=whole(1), default=16, help="clips a step, of each process")
-    p.add_argument("--output-dir", default="results", help="for the result as JSON, and the confusion matrix")
+    p.add_argument(
+        "--output-dir", type=expanded_path, default="results", help="for the result as JSON, and the confusion matrix"
+    )
     p.add_argument("--json", action="store_true", help="print the results as JSON")
     add_machine_flags(p)
     return p

@@ -43,6 +43,7 @@ from training.options import (
     check_view,
     chosen_view,
     exit_status,
+    expanded_path,
     parse,
     share,
     whole,
@@ -73,7 +74,11 @@ def parser() -> argparse.ArgumentParser:
     model.add_argument(
         "--pretrained", action=argparse.BooleanOptionalAction, default=True, help="start from ImageNet weights"
     )
-    model.add_argument("--init-weights", help="start from this file instead; its last layer may be for other classes")
+    model.add_argument(
+        "--init-weights",
+        type=expanded_path,
+        help="start from this file instead; its last layer may be for other classes",
+    )
     optim = p.add_argument_group("optimisation")
     optim.add_argument("-b", "--batch-size", type=whole(1), default=32, help="clips a step, of each process")
     optim.add_argument("--epochs", type=whole(1), default=100, help="passes over the train list")
@@ -97,9 +102,16 @@ def parser() -> argparse.ArgumentParser:
                      "the best on the test list, as in the reference; every table tells which")  # fmt: skip
     run.add_argument("--eval-freq", type=whole(0), default=1, help="test list looked at every so many epochs; 0: never")
     run.add_argument("--print-freq", type=whole(0), default=150, help="line every so many steps; 0: none")
-    run.add_argument("--output-dir", default="runs/train", help="for checkpoints, metrics.csv and TensorBoard")
     run.add_argument(
-        "--resume", nargs="?", const="", metavar="FILE", help="go on from FILE, or from OUTPUT_DIR/last.pt"
+        "--output-dir", type=expanded_path, default="runs/train", help="for checkpoints, metrics.csv and TensorBoard"
+    )
+    run.add_argument(
+        "--resume",
+        type=expanded_path,
+        nargs="?",
+        const="",
+        metavar="FILE",
+        help="go on from FILE, or from OUTPUT_DIR/last.pt",
     )
     add_machine_flags(p)
     return p
