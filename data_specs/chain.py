@@ -22,7 +22,8 @@ REVISION = 2
 
 def transcode_inputs(recipe: Recipe, build: str, ids: Sequence[str]) -> str:
     """What decides the H.264 files of a shard, except the source files: their fingerprints are in the record."""
-    return fingerprint("transcode", REVISION, recipe.model_dump(mode="json")["transcode"], build, list(ids))
+    settings = recipe.model_dump(mode="json", include={"transcode", "max_missing"})
+    return fingerprint("transcode", REVISION, settings, build, list(ids))
 
 
 def motion_inputs(transcode: Record) -> str:

@@ -178,6 +178,9 @@ class Recipe(_Part):
     time_limit: float = Field(
         600.0, gt=0, le=86_400, allow_inf_nan=False, description="seconds that one clip may take in one stage"
     )
+    max_missing: float = Field(
+        0.25, ge=0, le=1, description="share of its frames that a clip may lack; one that lacks more is quarantined"
+    )
     transcode: Encode | Literal["keep"] = Field(
         default_factory=Encode, description='H.264 settings, or "keep" for sources that carry motion vectors'
     )

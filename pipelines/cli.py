@@ -60,6 +60,14 @@ WorkDir = Annotated[
 ]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes [default: one a core].")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only so many clips, spread evenly over the ids.")]
+MaxMissing = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        max=1.0,
+        help="Share of its frames that a clip may lack before it is quarantined [default: the recipe's, 0.25].",
+    ),
+]
 Strict = Annotated[bool, typer.Option("--strict", help="Refuse lists that name clips which are not there.")]
 
 
@@ -208,12 +216,15 @@ def plan(
     workers: Workers = None,
     limit: Limit = None,
     strict: Strict = False,
+    max_missing: MaxMissing = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Dry run: clips, splits, shards, the bytes and time to expect (from a few clips done for real), problems found."""
     from pipelines.plan import plan as make_plan
 
-    found = make_plan(Options(source, store, splits, recipe, work_dir, workers, None, limit, strict))
+    found = make_plan(
+        Options(source, store, splits, recipe, work_dir, workers, None, limit, strict, max_missing=max_missing)
+    )
     if as_json:
         _print_json(found.as_json())
     else:
@@ -245,12 +256,13 @@ def preprocess(
     max_quarantined: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of quarantined clips above which the run fails.")
     ] = 0.05,
+    max_missing: MaxMissing = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show Prefect's own lines too.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Run the whole flow here: videos to H.264, motion vectors, boxes and cached crops in one store."""
     options = Options(source, store, splits, recipe, work_dir, workers, dask_address, limit, strict,
-                      retry_quarantined, max_quarantined)  # fmt: skip
+                      retry_quarantined, max_quarantined, max_missing)  # fmt: skip
     dataset = _announced(options)
     notices = {"warnings": dataset.warnings, "passed_over": [dataclasses.asdict(one) for one in dataset.passed_over]}
     try:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -22,36 +22,50 @@ _TRIES = 5  # of a program that is killed from outside, by the system or a perso
 _PAUSE = 0.2  # seconds before it is tried again, doubled each time
 _WARDEN = 'read -r over || kill -s KILL -- "-$1"'  # a shell that waits for a line, or for its maker's death
 
-Facts = Mapping[str, re.Pattern[str]]
-"""What to look for in a program's messages: a name, and a pattern whose first group is the value."""
+_BY_SIGNAL = 255  # ffmpeg's status when it ended in order because a signal asked it to
+
+Facts = Mapping[str, re.Pattern[bytes]]
+"""What to look for in the lines of standard output: a name, and a pattern whose first group is the value."""
 
 
 @dataclass(slots=True)
 class Log:
-    """What is kept of a run, in bounded memory: its exit status, its last errors, the facts that it told."""
+    """What is kept of a run, in bounded memory.
+
+    ``status`` is its exit status; ``facts`` has the last value of each fact on its standard output and ``counts`` the
+    number of lines that told it; ``errors`` are the last errors on its standard error. Those may quote the file, so
+    that nothing may be concluded from them: they are for people.
+    """
 
     status: int = 0
     late: bool = False
     errors: deque[str] = field(default_factory=lambda: deque(maxlen=64))
     facts: dict[str, str] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
 
     @property
     def signal(self) -> str:
         """The name of the signal that ended the program, empty if none did."""
-        number = -self.status if self.status < 0 else int(self.facts.get("signal", 0))
-        if not number:
+        if self.status == _BY_SIGNAL:
+            return signal.SIGTERM.name
+        if self.status >= 0:
             return ""
-        return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+        return signal.Signals(-self.status).name if -self.status in set(signal.Signals) else f"signal {-self.status}"
 
-    def read(self, messages: IO[bytes], facts: Facts) -> None:
-        """Take in messages until they end."""
+    def read_errors(self, messages: IO[bytes]) -> None:
+        """Take in the lines of standard error until it ends."""
         for raw in iter(lambda: messages.readline(4096), b""):
             line = raw.decode(errors="surrogateescape").strip()
             if "[error]" in line or "[fatal]" in line:
                 self.errors.append(line)
+
+    def read_facts(self, output: IO[bytes], facts: Facts) -> None:
+        """Take in the lines of standard output until it ends."""
+        for line in iter(lambda: output.readline(4096), b""):
             for name, pattern in facts.items():
                 if found := pattern.search(line):
-                    self.facts[name] = found[1]
+                    self.facts[name] = found[1].decode()
+                    self.counts[name] += 1
 
 
 def run_again_if_killed(
@@ -79,18 +93,23 @@ def run(arguments: list[str], time_limit: float, facts: Facts, feed: Iterable[by
     process = subprocess.Popen(
         arguments,
         stdin=subprocess.DEVNULL if feed is None else subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
         env={**os.environ, "AV_LOG_FORCE_NOCOLOR": "1"},
     )
     assert process.stderr is not None
+    assert process.stdout is not None
     warden = _warden(process.pid)
-    reader = threading.Thread(target=log.read, args=(process.stderr, facts), daemon=True)
+    readers = (
+        threading.Thread(target=log.read_errors, args=(process.stderr,), daemon=True),
+        threading.Thread(target=log.read_facts, args=(process.stdout, facts), daemon=True),
+    )
     timer = threading.Timer(time_limit, _stop, (process, log))
     try:
         bound_memory(MEMORY, process.pid)
-        reader.start()
+        for reader in readers:
+            reader.start()
         timer.start()
         if process.stdin is not None:
             with suppress(BrokenPipeError), process.stdin as pipe:  # it ended early: its messages say why
@@ -102,8 +121,10 @@ def run(arguments: list[str], time_limit: float, facts: Facts, feed: Iterable[by
         _stop(process)
         process.wait()
         warden.communicate(b"over\n")
-        reader.join()
+        for reader in readers:
+            reader.join()
         process.stderr.close()
+        process.stdout.close()
     return log
 
 

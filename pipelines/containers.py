@@ -47,6 +47,14 @@ def too_large(width: int, height: int, max_pixels: int = MAX_PIXELS) -> str:
     return f"a frame of {width}x{height} px is more than the {max_pixels} px that are decoded"
 
 
+def is_cut_off_avi(path: str | os.PathLike[str]) -> bool:
+    """Whether an AVI file is shorter than its first header says."""
+    file = Path(os.fsdecode(path))
+    with file.open("rb") as video:
+        head = video.read(8)
+    return head[:4] == b"RIFF" and len(head) == 8 and int.from_bytes(head[4:], "little") + 8 > file.stat().st_size
+
+
 def _claimed_by_avi(head: bytes) -> tuple[int, int]:
     """The largest width and height that an AVI's main header and its video's format claim; zeros for other files.
 

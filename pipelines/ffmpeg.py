@@ -6,12 +6,14 @@ named files, runs in a session of its own with bounded memory, and is killed whe
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,9 +26,11 @@ import ffmpeg as ffmpeg_python
 import imageio_ffmpeg
 import numpy as np
 
+from pipelines import video
 from pipelines.commands import Log, run, run_again_if_killed
-from pipelines.containers import FORMATS, MAX_PIXELS, PROTOCOLS, fault, url
+from pipelines.containers import FORMATS, MAX_PIXELS, PROTOCOLS, url
 from pipelines.parts import beside
+from pipelines.streams import Decoded, Survey
 
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 """x264's presets, the fastest first."""
@@ -35,7 +39,7 @@ _SOURCE, _TARGET = (
     "the input",
     "the output",
 )  # stand-ins for file names, which may hold bytes that are no text
-_GLOBAL = ("-hide_banner", "-nostdin", "-nostats", "-v", "level+verbose")
+_GLOBAL = ("-hide_banner", "-nostdin", "-nostats", "-v", "level+error")
 _EXACT: dict[str, Any] = {
     "threads": 1,
     "fflags": "+bitexact",
@@ -46,15 +50,20 @@ _EXACT: dict[str, Any] = {
 _COLOURS: dict[str, Any] = {"pix_fmt": "yuv420p", "sws_flags": "bicubic+accurate_rnd+bitexact"}
 _REGULAR: dict[str, Any] = {"bf": 0, "refs": 1, "sc_threshold": 0}
 
+_EVEN = "crop=trunc(iw/2)*2:trunc(ih/2)*2:0:0"  # the filter that leaves out the last column or row of odd sides
+_TOLD = "metadata=mode=add:key=mocrop:value=1,metadata=mode=print:key=mocrop:file=-:direct=1"
+"""Filters that print a line ``frame:N`` for each frame on standard output, N from 0 on. N begins again where ffmpeg
+makes its filters anew, as it does when the decoded frames change their size."""
 _FACTS = {
-    "decoded": re.compile(r"Input stream #\d+:\d+ \(video\):.*?(\d+) frames decoded"),
-    "encoded": re.compile(r"Output stream #\d+:\d+ \(video\):.*?(\d+) frames encoded"),
-    "size": re.compile(r"Stream #0:0.*: Video: h264\b.*?, (\d+x\d+)\b"),
-    "x264": re.compile(r"\b264 - core (\d+)"),
-    "signal": re.compile(r"Exiting normally, received signal (\d+)"),  # of one that it can handle
+    "filtered": re.compile(rb"^frame:(\d+) "),
+    "begun": re.compile(rb"^frame:(0) "),
+    "encoded": re.compile(rb"^frame=\s*(\d+)"),  # of -progress: packets given to the output
 }
+_X264 = {"x264": re.compile(rb"x264 - core (\d+)")}  # in the encoded stream
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
+_HARDLY_ANY = 1 << 16  # bytes
+_DECODE_ERRORS = 69  # ffmpeg's status where decoding failed more often than -max_error_rate allows
 _CAUSES = {
-    r"No space left on device": "No space left on device",
     r"Cannot allocate memory": "it needs more memory than ffmpeg may have",
     r"matches no streams": "there is no video stream in it",
     r"not on whitelist": f"its container format is not among those read here: {FORMATS}",
@@ -114,12 +123,15 @@ class EncodeSettings:
 
 @dataclass(frozen=True, slots=True)
 class Transcoded:
-    """What `transcode` made: ``frames`` decoded from the source, all of them encoded, of ``width`` by
-    ``height`` px."""
+    """What `transcode` found in the source, by its ``survey`` and what was ``decoded``; all frames are encoded."""
 
-    frames: int
-    width: int
-    height: int
+    survey: Survey
+    decoded: Decoded
+
+    @property
+    def frames(self) -> int:
+        """How many frames were decoded and encoded."""
+        return self.decoded.frames
 
 
 def find_ffmpeg() -> Ffmpeg:
@@ -164,11 +176,11 @@ def _tried(path: str, what: str) -> Ffmpeg:
     advice = "set MOCROP_FFMPEG to an ffmpeg 5.1 or later with libx264"
     raw = {"format": "rawvideo", "pix_fmt": "yuv420p", "s": "64x64"}
     trial = ffmpeg_python.input("pipe:0", **raw).output(
-        "pipe:1", format="null", vcodec="libx264", fps_mode="passthrough", flags="+global_header", threads=1
+        "pipe:1", format="h264", vcodec="libx264", vf=f"{_EVEN},{_TOLD}", fps_mode="passthrough", threads=1
     )
     try:
         said = _said_of_itself(path)
-        log = run_again_if_killed(_arguments(trial, path, {}), 60.0, _FACTS, [bytes([128]) * (64 * 64 * 3 // 2)])
+        log = run_again_if_killed(_arguments(trial, path, {}), 60.0, _X264, [bytes([128]) * (64 * 64 * 3 // 2)])
     except (OSError, subprocess.SubprocessError) as error:
         reason = getattr(error, "strerror", None) or "it does not answer to -version"
         raise FfmpegError(f"{what} cannot be run ({reason}): {advice}") from error
@@ -188,42 +200,79 @@ def transcode(
     ffmpeg: Ffmpeg,
     time_limit: float,
 ) -> Transcoded:
-    """Encode the first video stream of ``source`` as H.264 into the MP4 file ``target``, every frame of it,
-    on one core.
+    """Encode the video stream of ``source`` that `video.survey` chooses as H.264 into the MP4 file ``target``, every
+    frame of it, on one core.
 
     Frames of odd sides lose their last column or row. Packets that cannot be decoded are passed over, as
-    ffmpeg does. The same source, settings and build give the same bytes. ``target`` is whole or not there: it
-    is written beside under another name. Raises FfmpegError where ffmpeg refuses the file, nothing can be
-    decoded, a decoded frame is not encoded, or it takes more than ``time_limit`` seconds.
+    ffmpeg does, and counted. The same source, settings and build give the same bytes. ``target`` is whole or not
+    there: it is written beside under another name. Raises FfmpegError where ffmpeg refuses the file, nothing can be
+    decoded, frames change their size, a decoded frame is not encoded, or it takes more than ``time_limit`` seconds;
+    OSError where the disk is full or refuses to be written.
     """
-    if problem := fault(source):
-        raise FfmpegError(problem)
-    with _beside(target) as part:
-        command = _arguments(_transcoding(encode), ffmpeg.path, {_SOURCE: url(source), _TARGET: url(part)})
-        log = run_again_if_killed(command, time_limit, _FACTS)
-        if log.late:
-            raise FfmpegError(f"took longer than {time_limit:g} s and was stopped")
-        decoded, encoded = int(log.facts.get("decoded", 0)), int(log.facts.get("encoded", 0))
-        if log.status:
-            raise FfmpegError(_cause(log, {url(source): _SOURCE, url(part): _TARGET}))
-        if not decoded:
-            raise FfmpegError("no frame could be decoded")
-        if decoded != encoded:
-            raise FfmpegError(f"{decoded} frames were decoded but {encoded} encoded")
-        width, height = log.facts["size"].split("x")
-    return Transcoded(decoded, int(width), int(height))
+    end = time.monotonic() + time_limit
+    try:
+        survey = video.survey(source)
+        with _beside(target) as part:
+            names = {_SOURCE: url(source), _TARGET: url(part)}
+            log = _run_transcoding(_transcoding(encode, survey.stream, 0), ffmpeg, names, end)
+            damaged = log.status == _DECODE_ERRORS
+            if damaged:  # ffmpeg may have stopped early
+                log = _run_transcoding(_transcoding(encode, survey.stream, 1), ffmpeg, names, end)
+            if log.late:
+                raise FfmpegError(f"took longer than {time_limit:g} s and was stopped")
+            _check_whole(log, names)
+            bad_packets = 0
+            if damaged or log.counts["begun"] > 1:
+                bad_packets = video.decode_all(source, time_limit=time_limit).bad_packets
+    except video.VideoError as error:
+        raise FfmpegError(str(error)) from error
+    return Transcoded(survey, Decoded(log.counts["filtered"], bad_packets))
 
 
-def _transcoding(encode: EncodeSettings) -> Any:
-    """The command of `transcode` with stand-ins for the file names."""
+def _run_transcoding(stream: Any, ffmpeg: Ffmpeg, names: Mapping[str, str], end: float) -> Log:
+    command = _arguments(stream.global_args("-progress", "pipe:1"), ffmpeg.path, names)
+    return run_again_if_killed(command, max(end - time.monotonic(), 0.001), _FACTS)
+
+
+def _check_whole(log: Log, names: Mapping[str, str]) -> None:
+    """FfmpegError where a transcoding failed or lost a frame."""
+    decoded, encoded = log.counts["filtered"], int(log.facts.get("encoded", 0))
+    if log.status:
+        _check_disk(log.status, Path(names[_TARGET].removeprefix("file:")).parent)
+        raise FfmpegError(_cause(log, {name: stand_in for stand_in, name in names.items()}))
+    if not decoded:
+        raise FfmpegError(_known_cause(log.errors) or "no frame could be decoded")
+    if decoded != encoded:
+        raise FfmpegError(f"{decoded} frames were decoded but {encoded} encoded")
+
+
+def _check_disk(status: int, folder: Path) -> None:
+    """OSError where ffmpeg failed because nothing could be written to ``folder``.
+
+    Its status tells since version 6.1; before, a disk with hardly any space left does.
+    """
+    number = 256 - status
+    if number not in _DISK_ERRORS and shutil.disk_usage(folder).free < _HARDLY_ANY:
+        number = errno.ENOSPC
+    if number in _DISK_ERRORS:
+        raise OSError(number, os.strerror(number), str(folder))
+
+
+def _transcoding(encode: EncodeSettings, stream: int, max_error_rate: float) -> Any:
+    """The command of `transcode` for the stream of that index, with stand-ins for the file names."""
     source = ffmpeg_python.input(
-        _SOURCE, protocol_whitelist=PROTOCOLS, format_whitelist=FORMATS, max_pixels=MAX_PIXELS, threads=1
+        _SOURCE,
+        protocol_whitelist=PROTOCOLS,
+        format_whitelist=FORMATS,
+        max_pixels=MAX_PIXELS,
+        threads=1,
+        max_error_rate=max_error_rate,
     )
     return source.output(
         _TARGET,
         format="mp4",
-        map="0:v:0",
-        vf="crop=trunc(iw/2)*2:trunc(ih/2)*2:0:0",
+        map=f"0:{stream}",
+        vf=f"{_EVEN},{_TOLD}",
         fps_mode="passthrough",
         vcodec="libx264",
         preset=encode.preset,
@@ -267,7 +316,7 @@ def write_video(
     settings = {**settings, "vcodec": codec, **_COLOURS, **_EXACT, **options}
     with _beside(target) as part:
         command = _arguments(source.output(_TARGET, **settings), find_ffmpeg().path, {_TARGET: url(part)})
-        log = run(command, time_limit, _FACTS, _raw(chain([first], rest), first.shape))
+        log = run(command, time_limit, {}, _raw(chain([first], rest), first.shape))
         if log.late:
             raise FfmpegError(f"took longer than {time_limit:g} s and was stopped")
         if log.status:
@@ -304,7 +353,7 @@ def _cause(log: Log, names: Mapping[str, str] | None = None) -> str:
 
     ``names`` says what to call the files.
     """
-    if log.signal:
+    if log.signal and not (log.status > 0 and log.errors):
         return f"ffmpeg was ended by {log.signal} each time"
     lines = []
     for line in log.errors:
@@ -312,12 +361,19 @@ def _cause(log: Log, names: Mapping[str, str] | None = None) -> str:
             line = line.replace(path, name).replace(path.removeprefix("file:"), name)
         line = re.sub(r"\[[^\]]* @ 0x[0-9a-f]+\] |\[(error|fatal)\] ", "", line)
         lines.append(line.encode(errors="replace").decode())
-    for pattern, cause in _CAUSES.items():
-        for line in lines:
-            if found := re.search(pattern, line):
-                return found.expand(cause)
+    if known := _known_cause(lines):
+        return known
     if telling := [line for line in lines if not _CONSEQUENCE.search(line)]:
         return telling[-1][:300]
     if any("Invalid data found" in line for line in lines):
         return "it is not a video, or too damaged to be opened (Invalid data found when processing input)"
     return lines[-1][:300] if lines else f"it ended with status {log.status}"
+
+
+def _known_cause(lines: Iterable[str]) -> str:
+    """The first of `_CAUSES` that errors show; empty for none."""
+    for pattern, cause in _CAUSES.items():
+        for line in lines:
+            if found := re.search(pattern, line):
+                return found.expand(cause)
+    return ""

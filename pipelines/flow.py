@@ -208,6 +208,7 @@ def preprocess_ucf101(
     strict: bool = False,
     retry_quarantined: bool = False,
     max_quarantined: Annotated[float, Field(ge=0, le=1)] = 0.05,
+    max_missing: Annotated[float, Field(ge=0, le=1)] | None = None,
 ) -> State[Any]:
     """Turn a folder of videos into a store of motion-guided boxes and cached crops; what is done already is kept.
 
@@ -225,6 +226,7 @@ def preprocess_ucf101(
         strict: refuse split lists that name clips which are not there.
         retry_quarantined: try clips again that were quarantined before.
         max_quarantined: share of the clips, 0 to 1, above which the run counts as failed.
+        max_missing: share of its frames, 0 to 1, that a clip may lack, in place of the recipe's.
     """
     given = dict(locals())
     here = _HERE.get()

@@ -8,14 +8,15 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_specs.chain import REVISION
 from data_specs.datasets import Clip
 from data_specs.fingerprints import file_fingerprint, fingerprint
 from data_specs.recipes import Encode, Recipe
 from data_specs.stored import Attributes
 from pipelines import ffmpeg
 from pipelines.parts import beside
+from pipelines.streams import Decoded, Survey
 
-_NOT_THE_CLIPS_FAULT = ("No space left on device", "Disk quota exceeded", "Read-only file system", "Permission denied")
 H264 = "h264"  # folder in the work folder
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
 
@@ -64,8 +65,8 @@ def video_of(clip: Clip, recipe: Recipe, build: str, folders: Folders) -> tuple[
     """The file to read a clip's vectors and frames from, made if it is not there whole, and what is known of it.
 
     The second value has ``source`` (fingerprint of the source file), ``bytes`` (its size) and, where it was transcoded,
-    ``h264``, ``h264_bytes`` and ``frames`` (decoded from the source). Under ``transcode = "keep"``
-    it is the source.
+    ``h264``, ``h264_bytes``, ``frames`` (decoded from the source) and what `losses` gives. Under
+    ``transcode = "keep"`` the file is the source.
     """
     source = source_path(clip, folders)
     try:
@@ -81,9 +82,22 @@ def video_of(clip: Clip, recipe: Recipe, build: str, folders: Folders) -> tuple[
 
 def target_path(clip: Clip, source: str, encode: Encode, build: str, folders: Folders) -> Path:
     """Where the H.264 file of a clip lies: a readable name and the fingerprint of source, settings and ffmpeg build."""
-    key = fingerprint("h264", source, encode.model_dump(), build)
+    key = fingerprint("h264", REVISION, source, encode.model_dump(), build)
     *folder, stem = (_UNSAFE.sub("_", part)[:80] for part in clip.id.split("/"))
     return Path(folders.work_dir, H264, *folder, f"{stem}-{key[:16]}.mp4")
+
+
+def losses(survey: Survey, decoded: Decoded) -> Attributes:
+    """What a clip's row says of a decoded file: how many frames are ``missing``, and ``notes``; each only if any."""
+    found: Attributes = {"missing": survey.missing(decoded), "notes": survey.notes(decoded)}
+    return {name: value for name, value in found.items() if value}
+
+
+def check_missing(row: Attributes, recipe: Recipe) -> None:
+    """``ClipError`` if a larger share of a clip's frames is missing than the recipe allows."""
+    missing = row.get("missing", 0)
+    if missing > recipe.max_missing * (row["frames"] + missing):
+        raise ClipError(f"{row['notes']['missing']}: more are missing than max_missing {recipe.max_missing:g} allows")
 
 
 def _finished(target: Path) -> Attributes | None:
@@ -109,16 +123,17 @@ def _transcode(source: Path, target: Path, recipe: Recipe, encode: Encode, build
         )
     settings = ffmpeg.EncodeSettings(preset=encode.preset, crf=encode.crf, gop=encode.gop)
     try:
-        frames = ffmpeg.transcode(str(source), str(target), settings, tool, recipe.time_limit).frames
-    except ffmpeg.FfmpegError as error:
-        if any(cause in str(error) for cause in _NOT_THE_CLIPS_FAULT):
-            raise RunStopped(f"{error} ({target.parent}); mend it and start the same command again") from error
-        raise
+        done = ffmpeg.transcode(str(source), str(target), settings, tool, recipe.time_limit)
     except FileNotFoundError as error:
         if error.filename != tool.path:
             raise
         raise RunStopped(f"{tool.path} is gone; mend it and start the same command again") from error
-    made = {"h264": file_fingerprint(target), "h264_bytes": target.stat().st_size, "frames": frames}
+    made = {
+        "h264": file_fingerprint(target),
+        "h264_bytes": target.stat().st_size,
+        "frames": done.frames,
+        **losses(done.survey, done.decoded),
+    }
     with beside(target.with_suffix(".json")) as note:
         note.write_text(json.dumps(made))
     return made

@@ -48,6 +48,7 @@ class Options:
     strict: bool = False
     retry_quarantined: bool = False
     max_quarantined: float = 0.05
+    max_missing: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("source", "store", "splits", "recipe", "work_dir"):
@@ -84,11 +85,15 @@ def read_request(options: Options) -> tuple[Dataset, Recipe]:
         raise RunError(f"workers {options.workers}: give a number from 1 on")
     if not 0 <= options.max_quarantined <= 1:
         raise RunError(f"max_quarantined {options.max_quarantined}: give a share from 0 to 1")
+    if options.max_missing is not None and not 0 <= options.max_missing <= 1:
+        raise RunError(f"max_missing {options.max_missing}: give a share from 0 to 1")
     try:
         check_location(options.store)
         if is_url(options.source):
             raise RunError(f"source {shown(options.source)!r}: give a local folder; only stores lie on object stores")
         recipe = options.recipe if isinstance(options.recipe, Recipe) else load_recipe(options.recipe)
+        if options.max_missing is not None:
+            recipe = recipe.model_copy(update={"max_missing": options.max_missing})
         dataset = read_dataset(options.source, options.splits, strict=options.strict).limited(options.limit)
     except (DatasetError, RecipeError, StoreError) as error:
         raise RunError(str(error)) from None

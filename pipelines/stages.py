@@ -38,10 +38,11 @@ from mocrop_core.frames import spread
 from mocrop_core.method import SOURCE_FIXED, choose_box_from, denoise
 from pipelines import video
 from pipelines.ffmpeg import FfmpegError
-from pipelines.h264 import ClipError, Folders, RunStopped, check_source, video_of
+from pipelines.h264 import ClipError, Folders, RunStopped, check_missing, check_source, losses, video_of
 from pipelines.internal_errors import mark_clip
 from pipelines.shards import FrameWriter, VectorWriter
 from pipelines.store import HashingStore, remove_attributes, write_record, write_rows
+from pipelines.streams import Decoded
 from pipelines.video import VideoError
 
 STAGES = schema.STAGES
@@ -185,7 +186,10 @@ def _upstream(store: ZarrStore, stage: str, shard: int, view: str | None = None)
 
 def _transcode(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: _Each) -> list[Record]:
     def work(_: int, clip: Clip) -> Attributes:
-        return video_of(clip, recipe, plan.build, plan.folders)[1]
+        row = video_of(clip, recipe, plan.build, plan.folders)[1]
+        if recipe.transcode != "keep":
+            check_missing(row, recipe)
+        return row
 
     inputs = transcode_inputs(recipe, plan.build, [clip.id for clip in plan.clips])
     return [Record("transcode", None, plan.shard, inputs, each(None, work), {})]
@@ -202,38 +206,30 @@ def _motion(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: _Each) -
         _check_unchanged(clip, known, before, store)
         mark, first = writer.mark(), writer.count
         try:
+            survey = video.survey(path)
             motion = video.extract(path, writer.append, time_limit=recipe.time_limit)
             if motion.num_frames != known.get("frames", motion.num_frames):
                 raise ClipError(
                     f"{motion.num_frames} frames decoded from the H.264 file, {known['frames']} from the source"
                 )
+            row = {
+                "frames": motion.num_frames,
+                "size": list(motion.frame_size),
+                "key_frames": list(motion.key_frames),
+                "vectors": writer.count - first,
+                **losses(survey, Decoded(motion.num_frames, motion.bad_packets)),
+            }
+            check_missing(row, recipe)
         except BaseException:
             writer.rollback(mark)
             raise
-        counts[index] = writer.count - first
+        counts[index] = row["vectors"]
         scales[index] = motion.motion_scale if counts[index] else 0
-        return {
-            "frames": motion.num_frames,
-            "size": list(motion.frame_size),
-            "key_frames": list(motion.key_frames),
-            "vectors": counts[index],
-            **with_notes(damage=damage_note(motion.bad_packets)),
-        }
+        return row
 
     rows = each(before, work)
     writer.close([0, *np.cumsum(counts).tolist()], scales)
     return [Record("motion", None, plan.shard, motion_inputs(before), rows, *store.taken())]
-
-
-def with_notes(**notes: str) -> Attributes:
-    """The part of a clip's row that holds its notes, by kind (`schema.NOTES`); empty texts are left out."""
-    kept = {kind: text for kind, text in notes.items() if text}
-    return {"notes": kept} if kept else {}
-
-
-def damage_note(packets: int) -> str:
-    """The note on packets that could not be decoded; empty for none."""
-    return f"{packets} {'packet' if packets == 1 else 'packets'} could not be decoded" if packets else ""
 
 
 @contextmanager

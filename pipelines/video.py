@@ -27,6 +27,7 @@ from av.video.reformatter import VideoReformatter
 from mocrop_core.vectors import PACKED
 from pipelines.containers import FORMATS, MAX_PIXELS, PROTOCOLS, fault, too_large, url
 from pipelines.sps import CropOffsets
+from pipelines.streams import Decoded, Survey, about_choice, choose, counted_frames, covered, header_duration, single
 
 VECTOR_CODECS = frozenset(
     ("flv", "h263", "h264", "mpeg1video", "mpeg2video", "mpeg4", "msmpeg4", "msmpeg4v2", "wmv1", "wmv2")
@@ -77,9 +78,22 @@ class Motion:
     bad_packets: int
 
 
+def survey(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Survey:
+    """Which video stream of a file is read, and what its container says of it; VideoError if there is none, the file
+    cannot be read or the stream claims a larger frame."""
+    with _opened(path, max_pixels) as (container, stream):
+        streams = container.streams.video
+        choice = about_choice(stream, streams, _single(path, streams, max_pixels))
+        frames = counted_frames(path, container, stream)
+        share = 1.0
+        if frames is None and (duration := header_duration(container)):
+            share = covered(duration, _packets(container, list(container.streams), _Damage()))
+        return Survey(stream.index, choice, frames, share)
+
+
 def probe(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Probe:
-    """What the header says of the first video stream; VideoError if it cannot be read or claims a larger
-    frame."""
+    """What the header says of the video stream that `survey` chooses; VideoError if it cannot be read or claims a
+    larger frame."""
     with _opened(path, max_pixels) as (_, stream):
         context = stream.codec_context
         return Probe(context.name, context.width, context.height, context.name in VECTOR_CODECS)
@@ -93,7 +107,7 @@ def extract(
     max_pixels: int = MAX_PIXELS,
     time_limit: float = math.inf,
 ) -> Motion:
-    """Decode the first video stream for its motion vectors alone and hand them to ``sink`` in decode order.
+    """Decode a video for its motion vectors alone and hand them to ``sink`` in decode order.
 
     ``sink`` gets new arrays of dtype `mocrop_core.PACKED`, each with ``block`` vectors or up to one frame's more, the
     last with fewer; none if there are no vectors. They are in the coordinates of the frames as they are shown: where
@@ -162,13 +176,18 @@ def rgb_frames(
     return _rgb_frames(path, wanted, alone, max_pixels, _Damage(time_limit))
 
 
-def count_frames(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> int:
-    """How many frames the first video stream gives when it is decoded; VideoError if none."""
-    damage = _Damage()
+def decode_all(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS, time_limit: float = math.inf) -> Decoded:
+    """Decode a whole video and look at no pixel.
+
+    VideoError where nothing can be decoded, frames change their size, or it takes more than ``time_limit`` seconds.
+    """
+    damage = _Damage(time_limit)
+    size, number = (0, 0), -1
     with _opened(path, max_pixels) as (container, stream):
         _configure(stream, max_pixels, skip_loop_filter="all", skip_idct="all")
-        count = sum(1 for _ in _frames(container, stream, damage))
-    return _some_frames(count, damage)
+        for number, frame in enumerate(_frames(container, stream, damage)):
+            size = _same_size(size, frame, number)
+    return Decoded(_some_frames(number + 1, damage), damage.total())
 
 
 def _rgb_frames(
@@ -205,22 +224,14 @@ def _stands_alone(frame: av.VideoFrame) -> bool:
 
 @contextmanager
 def _opened(path: str | os.PathLike[str], max_pixels: int) -> Iterator[tuple[InputContainer, av.VideoStream]]:
-    """The file and its first video stream, refused before any frame is set up if its header claims too large
-    a one."""
-    if problem := fault(path, max_pixels):
-        raise VideoError(problem)
-    # max_pixels is here for the decoders that opening a file may start to learn the pixel format
-    options = {"protocol_whitelist": PROTOCOLS, "format_whitelist": FORMATS, "max_pixels": str(max_pixels)}
-    try:
-        container = av.open(url(path), options=options, metadata_errors="replace")
-    except av.ArgumentError as error:
-        raise VideoError(f"its container format is not among those read here: {FORMATS}") from error
-    except av.FFmpegError as error:
-        raise VideoError(f"it is not a video, or too damaged to be opened ({error.strerror})") from error
-    with container:
-        if not container.streams.video:
-            raise VideoError("there is no video stream in it")
-        stream = container.streams.video[0]
+    """The file and the video stream of it that is read, refused before any frame is set up if its header claims too
+    large a one."""
+    with _container(path, max_pixels) as container:
+        streams = container.streams.video
+        stream = choose(streams, _single(path, streams, max_pixels))
+        if stream is None:
+            covers = ", only cover art" if streams else ""
+            raise VideoError(f"there is no video stream in it{covers}")
         if stream.codec_context is None:
             raise VideoError("there is no decoder for its video stream")
         width, height = stream.codec_context.width, stream.codec_context.height
@@ -232,6 +243,27 @@ def _opened(path: str | os.PathLike[str], max_pixels: int) -> Iterator[tuple[Inp
             raise
         except av.FFmpegError as error:
             raise VideoError(f"it cannot be decoded ({error.strerror})") from error
+
+
+def _container(path: str | os.PathLike[str], max_pixels: int) -> InputContainer:
+    if problem := fault(path, max_pixels):
+        raise VideoError(problem)
+    # max_pixels is here for the decoders that opening a file may start to learn the pixel format
+    options = {"protocol_whitelist": PROTOCOLS, "format_whitelist": FORMATS, "max_pixels": str(max_pixels)}
+    try:
+        return av.open(url(path), options=options, metadata_errors="replace")
+    except av.ArgumentError as error:
+        raise VideoError(f"its container format is not among those read here: {FORMATS}") from error
+    except av.FFmpegError as error:
+        raise VideoError(f"it is not a video, or too damaged to be opened ({error.strerror})") from error
+
+
+def _single(path: str | os.PathLike[str], streams: Sequence[av.VideoStream], max_pixels: int) -> set[int]:
+    """The indices of those of several video streams that have one packet at most; headers may not say."""
+    if len(streams) < 2:
+        return set()
+    with _container(path, max_pixels) as container:
+        return single(_packets(container, container.streams.video, _Damage()), [stream.index for stream in streams])
 
 
 def _configure(stream: av.VideoStream, max_pixels: int, **options: str) -> None:
@@ -285,12 +317,10 @@ def _frames(
         yield from frames
 
 
-def _packets(
-    container: InputContainer, stream: av.VideoStream, damage: _Damage
-) -> Iterator[av.Packet[av.VideoStream] | None]:
-    """The stream's packets and a last empty one, also where reading breaks off."""
+def _packets(container: InputContainer, streams: Any, damage: _Damage) -> Iterator[av.Packet[Any] | None]:
+    """The packets of one stream or several and a last empty one, also where reading breaks off."""
     try:
-        yield from container.demux(stream)
+        yield from container.demux(streams)
     except av.FFmpegError as error:
         damage[error.strerror or str(error)] += 1
         yield None

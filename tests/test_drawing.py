@@ -18,7 +18,7 @@ from pipelines.clips import ClipReader
 from pipelines.contact_sheet import contact_sheet
 from pipelines.drawing import clip_figure, draw_density, draw_vectors, fitting, h264_path, webp, write_clip_video
 from pipelines.preprocess import Options
-from pipelines.video import count_frames, rgb_frames
+from pipelines.video import decode_all, rgb_frames
 from tests.rewriting import rewrite
 from tests.test_report_file import stopped_after
 
@@ -124,7 +124,7 @@ def test_a_clip_with_damaged_pictures_is_refused_in_one_line(own_ucf_store: Path
 def test_a_video_has_every_frame_with_the_box_drawn_in(reader: ClipReader, tmp_path: Path, name: str) -> None:
     row = reader.store.row(CLIP)
     assert write_clip_video(reader, CLIP, ["mocrop"], tmp_path / name)
-    assert count_frames(tmp_path / name) == reader.tables["num_frames"][row]
+    assert decode_all(tmp_path / name).frames == reader.tables["num_frames"][row]
     path = h264_path(reader, row, None)
     assert path is not None
     ((_, drawn),) = rgb_frames(tmp_path / name, [12], None)
@@ -141,7 +141,7 @@ def test_a_video_has_every_frame_with_the_box_drawn_in(reader: ClipReader, tmp_p
 def test_without_the_h264_file_cached_frames_stand_until_the_next(reader: ClipReader, tmp_path: Path) -> None:
     target = tmp_path / "held.mp4"
     assert not write_clip_video(reader, CLIP, ["mocrop"], target, str(tmp_path / "nowhere"))
-    assert count_frames(target) == reader.tables["num_frames"][reader.store.row(CLIP)]
+    assert decode_all(target).frames == reader.tables["num_frames"][reader.store.row(CLIP)]
 
 
 def test_the_commands_draw_and_refuse(ucf_store: Path, tmp_path: Path) -> None:

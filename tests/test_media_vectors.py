@@ -219,7 +219,7 @@ def test_xvid_sources_give_vectors_in_half_pixels(clips: list[Path]) -> None:
         motion, vectors = read(clip)
         with av.open(str(clip)) as container:
             kinds = [frame.pict_type for frame in container.decode(video=0)]
-        assert motion.num_frames == len(kinds) == video.count_frames(clip)
+        assert motion.num_frames == len(kinds) == video.decode_all(clip).frames
         assert motion.motion_scale == 2
         assert motion.bad_packets == 0
         assert motion.key_frames == tuple(k for k, kind in enumerate(kinds) if kind == av.video.frame.PictureType.I)
@@ -250,8 +250,8 @@ def test_damaged_packets_are_passed_over_as_ffmpeg_does(tmp_path: Path) -> None:
         (tmp_path / "damaged").write_bytes(data.tobytes())
         motion, _ = read(tmp_path / "damaged")
         made = transcode(tmp_path / "damaged", tmp_path / "out", EncodeSettings("ultrafast"), find_ffmpeg(), 60)
-        assert motion.num_frames == made.frames == video.count_frames(tmp_path / "damaged") > 40
-        assert motion.bad_packets == 60 - motion.num_frames
+        assert motion.num_frames == made.frames == video.decode_all(tmp_path / "damaged").frames > 40
+        assert motion.bad_packets == made.decoded.bad_packets == 60 - motion.num_frames
         lost += motion.bad_packets
     assert lost > 0
 
@@ -317,7 +317,7 @@ def repeated(source: Path, target: Path, times: int) -> None:
                 many.mux(packet)
 
 
-@pytest.mark.parametrize("work", ["video.extract(sys.argv[1], len).num_frames", "video.count_frames(sys.argv[1])"])
+@pytest.mark.parametrize("work", ["video.extract(sys.argv[1], len).num_frames", "video.decode_all(sys.argv[1]).frames"])
 def test_memory_does_not_grow_with_the_length(work: str, encoded: list[Path], tmp_path: Path) -> None:
     peaks = {}
     for times in (1, 6):
@@ -334,7 +334,7 @@ def test_memory_does_not_grow_with_the_length(work: str, encoded: list[Path], tm
     [
         "video.probe(sys.argv[1], max_pixels=limit)",
         "video.extract(sys.argv[1], len, max_pixels=limit)",
-        "video.count_frames(sys.argv[1], max_pixels=limit)",
+        "video.decode_all(sys.argv[1], max_pixels=limit).frames",
         "len(list(video.rgb_frames(sys.argv[1], [0], max_pixels=limit)))",
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -17,13 +18,13 @@ from data_specs.stored import open_store
 from pipelines import outcome
 from pipelines.cli import app
 from pipelines.ffmpeg import write_video
-from pipelines.preprocess import Options
+from pipelines.preprocess import Options, RunError
 from pipelines.progress import summarise
 from tests.conftest import run_stages
 from tests.test_report_file import report_of
 
 SMALL = {"name": "small", "shard_clips": 2, "transcode": {"preset": "ultrafast"}, "frames": {"slots": 2, "size": 32}}
-KEEP = parse_recipe({**SMALL, "transcode": "keep"}, "keep")
+KEEP = parse_recipe({**SMALL, "transcode": "keep", "max_missing": 1}, "keep")
 
 
 def noise(frames: int) -> np.ndarray:
@@ -78,6 +79,30 @@ def test_status_counts_the_notes_with_examples_and_lists_them_all_as_json(damage
     ]
     said = json.loads(CliRunner().invoke(app, ["status", str(damaged_store), "--json"]).stdout)
     assert said["notes"]["damage"] == DAMAGE
+
+
+LACKING = {
+    "Hop/h3": "9 of 12 frames decoded: more are missing than max_missing 0.2 allows",
+    "Hop/h4": "8 of 12 frames decoded: more are missing than max_missing 0.2 allows",
+    "Hop/h5": "7 of 12 frames decoded: more are missing than max_missing 0.2 allows",
+}
+
+
+@pytest.mark.parametrize(("transcode", "stage"), [("keep", "motion"), ({"preset": "ultrafast"}, "transcode")])
+def test_a_clip_that_lacks_more_than_max_missing_is_quarantined_with_both_numbers(
+    damaged_store: Path, tmp_path: Path, transcode: object, stage: str
+) -> None:
+    recipe = parse_recipe({**SMALL, "transcode": transcode}, "small")
+    options = Options(str(damaged_store.parent / "source"), str(tmp_path / "s.zarr"), recipe=recipe, max_missing=0.2)
+    summary, _ = run_stages(options)
+    assert summary.quarantined == {id: f"{stage}: {reason}" for id, reason in LACKING.items()}
+    assert summary.notes == {
+        "damage": {id: DAMAGE[id] for id in ("Hop/h1", "Hop/h2")},
+        "missing": {"Hop/h2": "10 of 12 frames decoded"},
+    }
+    assert run_stages(options) == (summary, [])
+    with pytest.raises(RunError, match=r"max_missing is 0\.2 in the store, 0\.5 asked for"):
+        run_stages(replace(options, max_missing=0.5))
 
 
 def test_prefects_table_and_its_last_line_count_the_notes(damaged_store: Path) -> None:

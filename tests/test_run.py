@@ -180,7 +180,7 @@ def ffmpeg(arguments: str) -> None:
         (empty, "transcode: the source file is empty (0 bytes)"),
         (text, "transcode: "),
         (sound_only, "transcode: there is no video stream in it"),
-        (cut_off, ""),
+        (cut_off, "transcode: 15 of 131 frames decoded: more are missing than max_missing 0.25 allows"),
         (one_frame, ""),
         (odd_sizes, ""),
         (lying_counts, ""),
