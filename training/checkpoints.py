@@ -13,6 +13,8 @@ import torch
 
 from training.options import Refused
 
+VERSION = 1  # of checkpoints
+
 UNIMPORTANT = frozenset(
     {"resume", "output_dir", "print_freq", "workers", "store", "store_fingerprint", "init_weights", "cpu"}
     | {"train_mode", "crop_ratio", "mv_h", "mv_w"}

@@ -16,7 +16,7 @@ from typing import Any
 from data_specs.stored import open_store
 from training import results, test, train
 from training.clips import read_clips
-from training.options import OneLineParser, exit_status, expanded_path, parse, whole
+from training.options import OneLineParser, exit_status, expanded_path, input_size, parse, whole
 
 TRAINED_ON = ("full", "mocrop")
 
@@ -68,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", type=expanded_path, default="demo", help="folder for trainings and results")
     p.add_argument("--arch", default="lcnet_050", help="backbone, trained from scratch")
     p.add_argument("--epochs", type=whole(1), default=30, help="passes over the train list")
-    p.add_argument("--input-size", type=whole(8), default=96, help="side of the input, px")
+    p.add_argument("--input-size", type=input_size, default=96, help="side of the input, px")
     p.add_argument("--seed", type=whole(0), nargs="+", default=[0], help="of the trainings, one after the other")
     return p
 

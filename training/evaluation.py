@@ -18,6 +18,7 @@ from training.augmentation import prepared
 from training.backbones import Backbone, clip_logits
 from training.checkpoints import replaced
 from training.clips import Clips
+from training.options import Failed
 from training.stream import Batch, ClipStream, batches_of_test, plan_of_test
 
 Track = Callable[[Iterable[Batch], int], Iterable[Batch]]
@@ -79,6 +80,8 @@ def evaluate(
 ) -> Scores:
     """Test on every clip of the list once, its frames' logits averaged; the same on any number of processes.
 
+    `Failed` names a clip whose logits are not finite: the weights are damaged, or too large for the precision.
+
     Each process takes every so-manieth clip with a copy of the network that waits for nobody, so that lists of any
     length need no filling up. Nothing here is random.
     """
@@ -103,6 +106,12 @@ def evaluate(
     everywhere = gather_object(found)
     positions = np.concatenate([mine for mine, _ in everywhere])
     logits_of = np.concatenate([mine for _, mine in everywhere])[np.argsort(positions)]
+    finite = np.isfinite(logits_of).all(axis=1)
+    if not finite.all():
+        raise Failed(
+            f"the logits of {int((~finite).sum())} of {len(finite)} clips are not finite "
+            f"({clips.ids[finite.argmin()]!r} first): these weights give no result"
+        )
     return scores_of(logits_of, clips.labels, clips.class_names)
 
 

@@ -17,7 +17,7 @@ import torch
 from data_specs.stored import VectorReader, open_store
 from mocrop_core.search import candidate_sizes
 from training.backbones import TORCHVISION, build
-from training.options import OneLineParser, Refused, exit_status, expanded_path, whole
+from training.options import OneLineParser, Refused, exit_status, expanded_path, input_size, whole
 
 EXAMPLES = """examples:
   the published table        python -m training.flops
@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = OneLineParser(prog="python -m training.flops", description=__doc__.splitlines()[0], epilog=EXAMPLES)
     p.add_argument("--arch", nargs="+", default=list(TORCHVISION), help="torchvision's as in the reference, or timm's")
-    p.add_argument("--input-size", nargs="+", type=whole(8), default=[224, 192], help="sides of the input, px")
+    p.add_argument("--input-size", nargs="+", type=input_size, default=[224, 192], help="sides of the input, px")
     p.add_argument("--classes", type=whole(2), default=101, help="classes of the last layer")
     p.add_argument("--test-segments", type=whole(1), help="count a clip of so many frames too")
     p.add_argument(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, NoReturn
 from data_specs.locations import expanded
 from data_specs.stored import StoreError, View, open_store
 
+SMALLEST_INPUT, LARGEST_INPUT = 8, 4096  # sides of a network's input, px; cached frames have no more
 VIEW_OF_MODE = {"normal": "full", "mocrop": "mocrop"}
 
 
@@ -63,13 +65,15 @@ def exit_status(work: Callable[[], object]) -> int:
     return 0
 
 
-def whole(least: int) -> Callable[[str], int]:
-    """The type of an argument that is a whole number, ``least`` or more."""
+def whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
+    """The type of an argument that is a whole number from ``least`` to ``most``."""
 
     def parse(text: str) -> int:
-        if not text.lstrip("-").isdigit() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} on")
-        return int(text)
+        value = int(text) if re.fullmatch(r"-?[0-9]{1,20}", text) else None
+        if value is not None and least <= value <= most:
+            return value
+        to = "on" if most == 2**31 - 1 and (value or 0) <= most else f"to {most}"
+        raise argparse.ArgumentTypeError(f"{text[:60]!r} is not a whole number from {least} {to}")
 
     return parse
 
@@ -80,6 +84,11 @@ def expanded_path(text: str) -> str:
         return expanded(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def input_size(text: str) -> int:
+    """The type of an argument that is a side of a network's input, px."""
+    return whole(SMALLEST_INPUT, LARGEST_INPUT)(text)
 
 
 def share(low: float, high: float) -> Callable[[str], float]:

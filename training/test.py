@@ -20,6 +20,7 @@ from rich.progress import track
 from data_specs.resources import usable_cores
 from data_specs.stored import open_store, shown
 from training.backbones import Backbone, build
+from training.checkpoint_checks import arguments_of
 from training.checkpoints import replaced, settings_of
 from training.clips import read_clips
 from training.evaluation import Scores, evaluate, write_confusion
@@ -34,6 +35,7 @@ from training.options import (
     chosen_view,
     exit_status,
     expanded_path,
+    input_size,
     parse,
     whole,
 )
@@ -59,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--view", nargs="+", help="views to test on, one after the other; that of --test-mode if not given")
     p.add_argument("--test-segments", type=whole(1), default=8, help="centre frames a clip whose logits are averaged")
     p.add_argument(
-        "--input-size", type=whole(8), nargs="+", help="sides of the input, px; else that of the training, else 224"
+        "--input-size", type=input_size, nargs="+", help="sides of the input, px; else that of the training, else 224"
     )
     p.add_argument(
         "--weights",
@@ -82,7 +84,7 @@ def test(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Test as the arguments say; the results, which are also written."""
     views = [chosen_view(args.test_mode, view, "--test-mode") for view in args.view or [None]]
     checkpoint = read_file(args.weights)
-    trained = checkpoint.get("args", {}) if "mocrop_checkpoint" in checkpoint else {}
+    trained = arguments_of(checkpoint, f"--weights {shown(args.weights)!r}")
     arch = args.arch or trained.get("arch")
     if arch is None:
         raise Refused("--arch: this checkpoint does not tell its backbone; name it")
@@ -115,7 +117,7 @@ def check_origin(args: argparse.Namespace, trained: Mapping[str, Any]) -> None:
     names = open_store(args.store).class_names
     if trained and trained["classes"] != names:
         raise Refused(
-            f"--weights {args.weights!r}: trained on {len(trained['classes'])} classes ({trained['classes'][0]} "
+            f"--weights {shown(args.weights)!r}: trained on {len(trained['classes'])} classes ({trained['classes'][0]} "
             f"first), the store has {len(names)} ({names[0]} first)"
         )
     if trained and trained["split"] != args.split:
@@ -130,7 +132,7 @@ def loaded(
 ) -> Backbone:
     """The network with the checkpoint's weights, all of them, on the device."""
     backbone = build(arch, len(open_store(args.store).class_names), size, pretrained=False)
-    load_strictly(backbone.model, state_of(checkpoint), f"--weights {args.weights!r}")
+    load_strictly(backbone.model, state_of(checkpoint), f"--weights {shown(args.weights)!r}")
     memory = torch.channels_last if args.channels_last else torch.contiguous_format
     backbone.model.to(accelerator.device, memory_format=memory).eval()  # type: ignore[call-overload]
     if args.compile:
@@ -190,7 +192,7 @@ def test_view(
         "per_class": scores.per_class(),
         "gflops": frame,
         "clip_gflops": frame * args.test_segments,
-        "checkpoint": {"path": str(args.weights), "sha256": digest},
+        "checkpoint": {"path": shown(args.weights), "sha256": digest},
         "amp": args.amp,
         "device": device_name(accelerator),
         "processes": accelerator.num_processes,

@@ -21,20 +21,22 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 from rich.progress import track
 from timm.data.mixup import Mixup
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
 from torch.utils.tensorboard import SummaryWriter
 
 from data_specs.fingerprints import fingerprint
 from data_specs.resources import usable_cores
-from data_specs.stored import open_store
+from data_specs.stored import open_store, shown
 from training.augmentation import prepared
 from training.backbones import Backbone, build, check_arch, clip_logits
-from training.checkpoints import check_same, random_states, replaced, save, set_random_states
+from training.checkpoint_checks import arguments_of, check_state
+from training.checkpoints import VERSION, check_same, random_states, replaced, save, set_random_states
 from training.clips import Clips, read_clips
 from training.evaluation import evaluate
 from training.options import (
+    Failed,
     OneLineParser,
     Refused,
     add_data_flags,
@@ -44,6 +46,7 @@ from training.options import (
     chosen_view,
     exit_status,
     expanded_path,
+    input_size,
     parse,
     share,
     whole,
@@ -70,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--val-segments", type=whole(1), default=8, help="centre frames a clip in validation")
     model = p.add_argument_group("model")
     model.add_argument("--arch", default="efficientnet_b1", help="torchvision's as in the reference, or timm's name")
-    model.add_argument("--input-size", type=whole(8), default=224, help="side of the network's input, px")
+    model.add_argument("--input-size", type=input_size, default=224, help="side of the network's input, px")
     model.add_argument(
         "--pretrained", action=argparse.BooleanOptionalAction, default=True, help="start from ImageNet weights"
     )
@@ -202,7 +205,7 @@ def set_up(args: argparse.Namespace, clips: Clips, test_clips: Clips | None, acc
     backbone = build(args.arch, classes, args.input_size, pretrained=args.pretrained and not fresh)
     if args.init_weights and args.resume is None:
         state = state_of(read_file(args.init_weights, "--init-weights"))
-        load_for_finetuning(backbone.model, state, f"--init-weights {args.init_weights!r}")
+        load_for_finetuning(backbone.model, state, f"--init-weights {shown(args.init_weights)!r}")
     model = backbone.model
     if args.channels_last:
         model = model.to(memory_format=torch.channels_last)
@@ -236,7 +239,7 @@ def train_epoch(state: Training, stream: ClipStream, args: argparse.Namespace) -
     backbone.model.train()
     total, waited = torch.zeros((), device=accelerator.device), 0.0
     began = asked = time.perf_counter()
-    for step, batch in enumerate(shown(stream, len(stream), f"epoch {state.epoch + 1}", accelerator), 1):
+    for step, batch in enumerate(with_bar(stream, len(stream), f"epoch {state.epoch + 1}", accelerator), 1):
         waited += time.perf_counter() - asked
         there = batch.to(accelerator.device)
         images = prepared(there.frames, there.draws, args.input_size, backbone.mean, backbone.std)
@@ -251,6 +254,7 @@ def train_epoch(state: Training, stream: ClipStream, args: argparse.Namespace) -
             accelerator.print(f"epoch {state.epoch + 1}, step {step} of {len(stream)}: loss {total.item() / step:.4f}")
         asked = time.perf_counter()
     losses = accelerator.gather(total.unsqueeze(0))
+    check_finite(losses, backbone.model, state.epoch + 1)
     seconds = time.perf_counter() - began
     clips = len(stream) * args.batch_size * accelerator.num_processes
     return {
@@ -258,6 +262,16 @@ def train_epoch(state: Training, stream: ClipStream, args: argparse.Namespace) -
         "clips_per_s": round(clips / seconds, 2),
         "data_wait": round(waited / seconds, 4),
     }
+
+
+def check_finite(losses: Tensor, model: nn.Module, epoch: int) -> None:
+    """`Failed` if the losses or the weights of an epoch are not finite: nothing of it is kept."""
+    lost = not bool(losses.isfinite().all())
+    if lost or not all(bool(weights.isfinite().all()) for weights in model.state_dict().values()):
+        raise Failed(
+            f"epoch {epoch}: {'the loss is' if lost else 'weights are'} not finite; give a lower --lr and --resume, or "
+            "other weights to start from; checkpoints hold the epochs before"
+        )
 
 
 def test_epoch(state: Training, args: argparse.Namespace) -> dict[str, float]:
@@ -275,7 +289,7 @@ def test_epoch(state: Training, args: argparse.Namespace) -> dict[str, float]:
     return {"test_loss": scores.loss, "test_top1": scores.top(1), "test_top5": scores.top(5)}
 
 
-def shown(items: Iterable[Any], total: int, what: str, accelerator: Accelerator) -> Iterable[Any]:
+def with_bar(items: Iterable[Any], total: int, what: str, accelerator: Accelerator) -> Iterable[Any]:
     """The items, with a progress bar on a terminal."""
     bar = accelerator.is_main_process and sys.stderr.isatty()
     return track(items, what, total=total, transient=True) if bar else items
@@ -288,7 +302,7 @@ def record(state: Training, args: argparse.Namespace, settings: dict[str, Any], 
     if board is None:
         return
     content = {
-        "mocrop_checkpoint": 1,
+        "mocrop_checkpoint": VERSION,
         "model": accelerator.unwrap_model(state.backbone.model).state_dict(),
         "optimizer": state.optimizer.state_dict(),
         "schedule": state.schedule.state_dict(),
@@ -342,7 +356,7 @@ def check_what_is_left(state: Training, args: argparse.Namespace, settings: dict
         if model.is_file() and read_file(model, "--output-dir").get("epoch") == state.epoch:
             return
         weights = state.accelerator.unwrap_model(state.backbone.model).state_dict()
-        save_model(output, {"mocrop_checkpoint": 1, "model": weights, "epoch": state.epoch, "args": settings})
+        save_model(output, {"mocrop_checkpoint": VERSION, "model": weights, "epoch": state.epoch, "args": settings})
 
 
 def write_csv(path: Path, history: Sequence[dict[str, Any]]) -> None:
@@ -356,12 +370,14 @@ def write_csv(path: Path, history: Sequence[dict[str, Any]]) -> None:
 
 def restore(state: Training, path: Path, settings: dict[str, Any]) -> None:
     """Put everything where it was after the last epoch of a checkpoint; `Refused` if it was begun otherwise."""
-    found = read_file(path, "--resume")
+    found, where = read_file(path, "--resume"), f"--resume {shown(str(path))!r}"
     if not {"mocrop_checkpoint", "optimizer", "random_states"} <= found.keys():
-        raise Refused(f"--resume {str(path)!r}: no training to go on with; --init-weights starts from weights alone")
-    check_same(found["args"], settings)
-    settings["init_weights"] = found["args"]["init_weights"]
-    load_strictly(state.accelerator.unwrap_model(state.backbone.model), state_of(found), f"--resume {str(path)!r}")
+        raise Refused(f"{where}: no training to go on with; --init-weights starts from weights alone")
+    trained = arguments_of(found, where)
+    check_same(trained, settings)
+    check_state(found, state.optimizer, state.schedule.state_dict(), where)
+    settings["init_weights"] = trained.get("init_weights")
+    load_strictly(state.accelerator.unwrap_model(state.backbone.model), state_of(found), where)
     state.optimizer.load_state_dict(found["optimizer"])
     state.schedule.load_state_dict(found["schedule"])
     state.epoch, state.history = found["epoch"], found["history"]

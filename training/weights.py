@@ -1,4 +1,7 @@
-"""Weights from files, ours and those of other libraries: read without running code, loaded strictly."""
+"""Weights from files, ours and those of other libraries: read without running code, loaded strictly.
+
+A checkpoint may come from anybody: whatever is wrong with it is one line, before anything is computed with it.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,17 @@ import argparse
 import hashlib
 import pickle
 import re
+import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from data_specs.locations import shown
 from training.options import Refused
 
 PREFIXES = ("module.", "_orig_mod.", "backbone.", "base_model.")
@@ -29,20 +34,33 @@ def read_file(path: str | Path, flag: str = "--weights") -> dict[str, Any]:
     Of objects, ``argparse.Namespace`` alone is taken: so timm and torchvision keep the arguments of a training.
     """
     path = Path(path)
+    where = f"{flag} {shown(str(path))!r}"
     if not path.is_file():
-        raise Refused(f"{flag} {str(path)!r}: no such file")
+        raise Refused(f"{where}: no such file")
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        _check_archive(path)
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of kinds of tensors that are refused below
             found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise Refused(f"{flag} {str(path)!r}: {what_is_unsafe(error)}; save its state_dict() alone") from None
-    except (RuntimeError, EOFError, ValueError, KeyError, SafetensorError) as error:
-        raise Refused(f"{flag} {str(path)!r}: not a whole checkpoint ({_first_line(error)})") from None
+        raise Refused(f"{where}: {what_is_unsafe(error)}; save its state_dict() alone") from None
+    except Exception as error:  # what damaged bytes make a loader raise is listed nowhere: all of it is shown
+        raise Refused(f"{where}: not a whole checkpoint ({_first_line(error)})") from None
     if not isinstance(found, Mapping):
-        raise Refused(f"{flag} {str(path)!r}: holds {type(found).__name__}, not a state_dict")
+        raise Refused(f"{where}: holds {type(found).__name__}, not a state_dict")
     return dict(found)
+
+
+def _check_archive(path: Path) -> None:
+    """``ValueError`` for an archive with compressed entries, which may unfold to any size; torch writes none."""
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\3\4":
+            return
+    with zipfile.ZipFile(path) as archive:
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise ValueError("its entries are compressed; torch.save writes them as they are")
 
 
 def what_is_unsafe(error: pickle.UnpicklingError) -> str:
@@ -52,7 +70,7 @@ def what_is_unsafe(error: pickle.UnpicklingError) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def sha256_of(path: str | Path) -> str:
@@ -71,7 +89,10 @@ def state_of(found: Mapping[str, Any]) -> State:
 
 
 def load_strictly(model: nn.Module, state: State, where: str) -> None:
-    """Load every tensor of the model, no more and no less; `Refused` says which keys differ, and how."""
+    """Load every tensor of the model, no more and no less; `Refused` says which keys differ, and how.
+
+    Tensors must be of the model's kind of number, on strided memory, and finite where the model's own are.
+    """
     if differences := _differences(model.state_dict(), state):
         raise Refused(f"{where} does not fit the model: {'; '.join(differences)}")
     model.load_state_dict(state, strict=True)
@@ -89,15 +110,45 @@ def load_for_finetuning(model: nn.Module, state: State, where: str) -> None:
 def _differences(own: State, state: State) -> list[str]:
     missing = [key for key in own if key not in state]
     strange = [key for key in state if key not in own]
-    shapes = [key for key in own if key in state and own[key].shape != state[key].shape]
-    as_text = {key: f"{key} {tuple(state[key].shape)} there, {tuple(own[key].shape)} here" for key in shapes}
+    common = [key for key in own if key in state]
+    shapes = [key for key in common if own[key].shape != state[key].shape]
+    as_text = [f"{key} {tuple(state[key].shape)} there, {tuple(own[key].shape)} here" for key in shapes]
+    kinds = [f"{key}: {kind}" for key in common if (kind := _wrong_kind(own[key], state[key]))]
+    infinite = [] if shapes or kinds else [key for key in common if not _finite_as(own[key], state[key])]
     found = []
-    for keys, what in ((missing, "missing"), (strange, "not the model's"), (list(as_text.values()), "of other shape")):
+    for keys, what in (
+        (missing, "missing"),
+        (strange, "not the model's"),
+        (as_text, "of other shape"),
+        (kinds, "of another kind"),
+        (infinite, "with values that are not finite"),
+    ):
         if keys:
-            found.append(f"{len(keys)} {what} ({', '.join(keys[:3])}{', …' if len(keys) > 3 else ''})")
-    if shapes and not missing and not strange and len({own[key].shape[0] for key in shapes}) == 1:
-        there, here = state[shapes[0]].shape[0], own[shapes[0]].shape[0]
-        found.append(f"it was made for {there} classes, the store has {here}")
+            names = ", ".join(key[:200] for key in keys[:3])
+            found.append(f"{len(keys)} {what} ({names}{', …' if len(keys) > 3 else ''})")
+    if shapes and not missing and not strange and len({own[key].shape[0] for key in shapes if own[key].ndim}) == 1:
+        there, here = next((state[key].shape[:1], own[key].shape[0]) for key in shapes if own[key].ndim)
+        if there:
+            found.append(f"it was made for {there[0]} classes, the store has {here}")
     elif missing and strange:
         found.append("it is of another architecture")
     return found
+
+
+def _wrong_kind(own: Tensor, value: Tensor) -> str:
+    """Why a tensor cannot be loaded into the model's; "" if it can."""
+    if value.is_meta:
+        return "a meta tensor, without values"
+    if value.layout != torch.strided or value.is_quantized:
+        return "sparse or quantised"
+    same = (own.is_floating_point(), own.is_complex()) == (value.is_floating_point(), value.is_complex())
+    return "" if same else f"{_dtype(value)} there, {_dtype(own)} here"
+
+
+def _dtype(value: Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.")
+
+
+def _finite_as(own: Tensor, value: Tensor) -> bool:
+    """Whether a tensor is finite as the model's type, or the model's own is not, as a mask of -inf."""
+    return bool(value.to(own.dtype).isfinite().all()) or not bool(own.isfinite().all())
