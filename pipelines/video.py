@@ -112,10 +112,9 @@ def extract(
     ``sink`` gets new arrays of dtype `mocrop_core.PACKED`, each with ``block`` vectors or up to one frame's more, the
     last with fewer; none if there are no vectors. They are in the coordinates of the frames as they are shown: where
     H.264 leaves out pixels at the left or top, vectors are shifted, and those of blocks wholly left out are dropped.
-    Memory does not grow with the length of the video. Raises
-    VideoError where nothing can be decoded, frames change their size or are shown turned or mirrored, a header claims
-    more than ``max_pixels`` px, the decoder gives no vectors by its kind, a vector does not fit the type, or it takes
-    more than ``time_limit`` seconds.
+    Memory does not grow with the length of the video. Raises VideoError where nothing can be decoded, frames change
+    their size or are shown turned or mirrored, a header claims more than ``max_pixels`` px, the decoder gives no
+    vectors by its kind, a vector does not fit the type, or it takes more than ``time_limit`` seconds.
     """
     damage = _Damage(time_limit)
     size, number, total, scale, keys = (0, 0), -1, 0, 0, []
@@ -179,14 +178,17 @@ def rgb_frames(
 def decode_all(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS, time_limit: float = math.inf) -> Decoded:
     """Decode a whole video and look at no pixel.
 
-    VideoError where nothing can be decoded, frames change their size, or it takes more than ``time_limit`` seconds.
+    VideoError where nothing can be decoded, frames change size or turn, or it takes more than ``time_limit`` seconds.
     """
     damage = _Damage(time_limit)
-    size, number = (0, 0), -1
+    size, number, turn = (0, 0), -1, None
     with _opened(path, max_pixels) as (container, stream):
         _configure(stream, max_pixels, skip_loop_filter="all", skip_idct="all")
         for number, frame in enumerate(_frames(container, stream, damage)):
             size = _same_size(size, frame, number)
+            if turn not in (None, frame.rotation):
+                raise VideoError(f"frames change the way they are turned: frame {number} by {frame.rotation} degrees")
+            turn = frame.rotation
     return Decoded(_some_frames(number + 1, damage), damage.total())
 
 
@@ -230,8 +232,7 @@ def _opened(path: str | os.PathLike[str], max_pixels: int) -> Iterator[tuple[Inp
         streams = container.streams.video
         stream = choose(streams, _single(path, streams, max_pixels))
         if stream is None:
-            covers = ", only cover art" if streams else ""
-            raise VideoError(f"there is no video stream in it{covers}")
+            raise VideoError("there is no video stream in it" + ", only cover art" * bool(streams))
         if stream.codec_context is None:
             raise VideoError("there is no decoder for its video stream")
         width, height = stream.codec_context.width, stream.codec_context.height

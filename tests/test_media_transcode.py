@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from fractions import Fraction
@@ -124,6 +125,16 @@ def test_frames_that_change_their_size_are_an_error_and_never_stretched(tool: Ff
     with pytest.raises(FfmpegError, match=r"^frames change their size: frame 20 is 80x96 px after 64x48 px$"):
         transcode(tmp_path / "ab", tmp_path / "out.mp4", FAST, tool, 60)
     assert not (tmp_path / "out.mp4").exists()
+
+
+def test_frames_that_turn_in_mid_stream_are_an_error_and_never_stretched(tool: Ffmpeg, tmp_path: Path) -> None:
+    write_video(tmp_path / "a", noise(20), 25, codec="libx264", format="h264", g=1)
+    turned = ["-c", "copy", "-bsf:v", "h264_metadata=display_orientation=insert:rotate=90", "-f", "h264"]
+    command = [tool.path, "-v", "error", "-i", str(tmp_path / "a"), *turned, str(tmp_path / "b")]
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+    (tmp_path / "ab").write_bytes((tmp_path / "a").read_bytes() + (tmp_path / "b").read_bytes())
+    with pytest.raises(FfmpegError, match=r"^frames change the way they are turned: frame 20 by 90 degrees$"):
+        transcode(tmp_path / "ab", tmp_path / "out.mp4", FAST, tool, 60)
 
 
 def _sound_only(path: Path, clip: Path) -> None:

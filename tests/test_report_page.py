@@ -360,6 +360,20 @@ def test_the_time_of_each_stage_is_shown(chromium: Browser, page: Path, tmp_path
     assert max(widths) == widths[0]
 
 
+def test_notes_stand_by_kind_with_their_clips(chromium: Browser, page: Path, tmp_path: Path) -> None:
+    show(chromium, page)
+    assert not one(chromium, "#notes").is_displayed()
+    document = document_of(page)
+    clips = [[3, "2 packets <b>could not</b> be decoded"], [1, "1 packet could not be decoded"]]
+    document["head"]["notes"] = [{"about": "packets that could not be decoded", "count": 7, "clips": clips}]
+    (tmp_path / "noted.html").write_bytes(render(document))
+    show(chromium, tmp_path / "noted.html")
+    text = one(chromium, "#notes").text
+    assert "7 clips: packets that could not be decoded (2 listed)" in text
+    assert "2 packets <b>could not</b> be decoded" in text
+    assert document["rows"]["id"][3] in text
+
+
 def test_a_class_without_pictures_is_shown_all_the_same(chromium: Browser, page: Path, tmp_path: Path) -> None:
     document = document_of(page)
     pictures = document["thumbnails"]["full"]
