@@ -41,6 +41,7 @@ class Encode(_Part):
     preset: Preset = Field("medium", description="x264 preset: slower ones cost CPU time and give smaller files")
     crf: int = Field(23, ge=0, le=51, description="x264 constant rate factor: 0 is lossless, 51 the worst")
     gop: int = Field(12, ge=1, le=600, description="frames from one key frame to the next")
+    deinterlace: bool = Field(True, description="rebuild frames that are marked as interlaced from their first field")
 
 
 class FrameCodec(_Part):

@@ -26,6 +26,7 @@ VIEW_STAGES = ("boxes", "clips")  # those whose records are kept for each view
 NOTES = {
     "stream": "one of several video streams was chosen",
     "damage": "packets that could not be decoded",
+    "interlaced": "frames that hold two moments in alternate lines",
     "missing": "fewer frames than the container says",
 }
 """Kinds of notes: what was passed over, chosen or repaired in a clip that was done all the same.

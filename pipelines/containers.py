@@ -22,6 +22,10 @@ encoder holds some 40 frames, so this is what bounds the memory that a clip can 
 _HEADER_BYTES = 1 << 16
 
 
+class VideoError(Exception):
+    """Why a video cannot be read: one line, without the path."""
+
+
 def url(path: str | os.PathLike[str]) -> str:
     """The path as FFmpeg takes it: ``file:`` keeps names such as ``-x.avi`` or ``a:b.avi`` from meaning
     something else."""

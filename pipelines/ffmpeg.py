@@ -39,7 +39,7 @@ _SOURCE, _TARGET = (
     "the input",
     "the output",
 )  # stand-ins for file names, which may hold bytes that are no text
-_GLOBAL = ("-hide_banner", "-nostdin", "-nostats", "-v", "level+error")
+_GLOBAL = ("-hide_banner", "-filter_threads", "1", "-nostdin", "-nostats", "-v", "level+error")
 _EXACT: dict[str, Any] = {
     "threads": 1,
     "fflags": "+bitexact",
@@ -54,9 +54,18 @@ _EVEN = "crop=trunc(iw/2)*2:trunc(ih/2)*2:0:0"  # the filter that leaves out the
 _TOLD = "metadata=mode=add:key=mocrop:value=1,metadata=mode=print:key=mocrop:file=-:direct=1"
 """Filters that print a line ``frame:N`` for each frame on standard output, N from 0 on. N begins again where ffmpeg
 makes its filters anew, as it does when the decoded frames change their size."""
+_ASIDE = -9_000_000  # a time stamp that no frame has
+_INTERLACED_TOLD = (
+    "split[whole][aside];"
+    rf"[aside]select=not(eq(interlace_type\,PROGRESSIVE)),setpts={_ASIDE},{_TOLD},nullsink;"
+    "[whole]null"
+)
+"""Filters that print such a line, with that time stamp, for each frame that its decoder calls interlaced."""
+_DEINTERLACE = "bwdif=mode=send_frame:deint=interlaced"
 _FACTS = {
-    "filtered": re.compile(rb"^frame:(\d+) "),
-    "begun": re.compile(rb"^frame:(0) "),
+    "filtered": re.compile(rb"^frame:(\d+) +pts:(?!%d )" % _ASIDE),
+    "begun": re.compile(rb"^frame:(0) +pts:(?!%d )" % _ASIDE),
+    "interlaced": re.compile(rb"^frame:(\d+) +pts:%d " % _ASIDE),
     "encoded": re.compile(rb"^frame=\s*(\d+)"),  # of -progress: packets given to the output
 }
 _X264 = {"x264": re.compile(rb"x264 - core (\d+)")}  # in the encoded stream
@@ -100,7 +109,7 @@ class Ffmpeg:
 @dataclass(frozen=True, slots=True)
 class EncodeSettings:
     """How x264 encodes: ``preset`` (one of `PRESETS`), ``crf`` 0..51, ``gop`` frames from one key frame to
-    the next.
+    the next; ``deinterlace`` says whether frames that are interlaced lose their combs before.
 
     The rest is fixed, because the vectors depend on it: no B-frames (they list both directions), one
     reference frame (FFmpeg does not tell how far away the reference of a vector is, so more would inflate
@@ -111,6 +120,7 @@ class EncodeSettings:
     preset: str = "medium"
     crf: float = 23
     gop: int = 12
+    deinterlace: bool = True
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
@@ -205,9 +215,10 @@ def transcode(
 
     Frames of odd sides lose their last column or row. Packets that cannot be decoded are passed over, as
     ffmpeg does, and counted. The same source, settings and build give the same bytes. ``target`` is whole or not
-    there: it is written beside under another name. Raises FfmpegError where ffmpeg refuses the file, nothing can be
-    decoded, frames change their size, a decoded frame is not encoded, or it takes more than ``time_limit`` seconds;
-    OSError where the disk is full or refuses to be written.
+    there: it is written beside under another name. Frames that are interlaced are rebuilt from their first field
+    (FFmpeg's bwdif), so that their number stays; others are left alone. Raises FfmpegError where ffmpeg refuses the
+    file, nothing can be decoded, frames change their size, a decoded frame is not encoded, or it takes more than
+    ``time_limit`` seconds; OSError where the disk is full or refuses to be written.
     """
     end = time.monotonic() + time_limit
     try:
@@ -218,6 +229,8 @@ def transcode(
             damaged = log.status == _DECODE_ERRORS
             if damaged:  # ffmpeg may have stopped early
                 log = _run_transcoding(_transcoding(encode, survey.stream, 1), ffmpeg, names, end)
+            if encode.deinterlace and log.counts["interlaced"] and not log.status:
+                log = _run_transcoding(_transcoding(encode, survey.stream, int(damaged), True), ffmpeg, names, end)
             if log.late:
                 raise FfmpegError(f"took longer than {time_limit:g} s and was stopped")
             _check_whole(log, names)
@@ -226,7 +239,7 @@ def transcode(
                 bad_packets = video.decode_all(source, time_limit=time_limit).bad_packets
     except video.VideoError as error:
         raise FfmpegError(str(error)) from error
-    return Transcoded(survey, Decoded(log.counts["filtered"], bad_packets))
+    return Transcoded(survey, Decoded(log.counts["filtered"], bad_packets, log.counts["interlaced"]))
 
 
 def _run_transcoding(stream: Any, ffmpeg: Ffmpeg, names: Mapping[str, str], end: float) -> Log:
@@ -258,8 +271,13 @@ def _check_disk(status: int, folder: Path) -> None:
         raise OSError(number, os.strerror(number), str(folder))
 
 
-def _transcoding(encode: EncodeSettings, stream: int, max_error_rate: float) -> Any:
-    """The command of `transcode` for the stream of that index, with stand-ins for the file names."""
+def _transcoding(encode: EncodeSettings, stream: int, max_error_rate: float, deinterlace: bool = False) -> Any:
+    """The command of `transcode` for the stream of that index, with stand-ins for the file names.
+
+    Deinterlacing waits for the frame after, and would lose one wherever ffmpeg makes its filters anew; so only videos
+    with interlaced frames get the filter, which leaves others as they are.
+    """
+    filters = [_EVEN, _TOLD, _INTERLACED_TOLD, *([_DEINTERLACE] if deinterlace else [])]
     source = ffmpeg_python.input(
         _SOURCE,
         protocol_whitelist=PROTOCOLS,
@@ -272,7 +290,7 @@ def _transcoding(encode: EncodeSettings, stream: int, max_error_rate: float) -> 
         _TARGET,
         format="mp4",
         map=f"0:{stream}",
-        vf=f"{_EVEN},{_TOLD}",
+        vf=",".join(filters),
         fps_mode="passthrough",
         vcodec="libx264",
         preset=encode.preset,

@@ -87,9 +87,12 @@ def target_path(clip: Clip, source: str, encode: Encode, build: str, folders: Fo
     return Path(folders.work_dir, H264, *folder, f"{stem}-{key[:16]}.mp4")
 
 
-def losses(survey: Survey, decoded: Decoded) -> Attributes:
-    """What a clip's row says of a decoded file: how many frames are ``missing``, and ``notes``; each only if any."""
-    found: Attributes = {"missing": survey.missing(decoded), "notes": survey.notes(decoded)}
+def losses(survey: Survey, decoded: Decoded, combs: str) -> Attributes:
+    """What a clip's row says of a decoded file: how many frames are ``missing``, and ``notes``; each only if any.
+
+    ``combs`` is what becomes of interlaced frames.
+    """
+    found: Attributes = {"missing": survey.missing(decoded), "notes": survey.notes(decoded, combs)}
     return {name: value for name, value in found.items() if value}
 
 
@@ -121,18 +124,19 @@ def _transcode(source: Path, target: Path, recipe: Recipe, encode: Encode, build
             f"the store was begun with ffmpeg build {build!r}, here is {tool.build!r}; "
             "set MOCROP_FFMPEG to the former, or make a new store"
         )
-    settings = ffmpeg.EncodeSettings(preset=encode.preset, crf=encode.crf, gop=encode.gop)
+    settings = ffmpeg.EncodeSettings(**encode.model_dump())
     try:
         done = ffmpeg.transcode(str(source), str(target), settings, tool, recipe.time_limit)
     except FileNotFoundError as error:
         if error.filename != tool.path:
             raise
         raise RunStopped(f"{tool.path} is gone; mend it and start the same command again") from error
+    combs = "deinterlaced" if encode.deinterlace else "their combs kept: deinterlace = false"
     made = {
         "h264": file_fingerprint(target),
         "h264_bytes": target.stat().st_size,
         "frames": done.frames,
-        **losses(done.survey, done.decoded),
+        **losses(done.survey, done.decoded, combs),
     }
     with beside(target.with_suffix(".json")) as note:
         note.write_text(json.dumps(made))

@@ -212,12 +212,13 @@ def _motion(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: _Each) -
                 raise ClipError(
                     f"{motion.num_frames} frames decoded from the H.264 file, {known['frames']} from the source"
                 )
+            decoded = Decoded(motion.num_frames, motion.bad_packets, motion.num_interlaced)
             row = {
                 "frames": motion.num_frames,
                 "size": list(motion.frame_size),
                 "key_frames": list(motion.key_frames),
                 "vectors": writer.count - first,
-                **losses(survey, Decoded(motion.num_frames, motion.bad_packets)),
+                **losses(survey, decoded, 'their combs kept: transcode = "keep"'),
             }
             check_missing(row, recipe)
         except BaseException:

@@ -23,10 +23,12 @@ _WITH_DURATION = ("matroska", "flv")  # of containers without a count, those who
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """What decoding a whole video came to: ``frames``, and ``bad_packets`` that could not be decoded."""
+    """What decoding a whole video came to: ``frames``, ``interlaced`` ones of them, and ``bad_packets`` that could not
+    be decoded."""
 
     frames: int
     bad_packets: int
+    interlaced: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +57,15 @@ class Survey:
         missing = expected - decoded.frames
         return missing if missing > min(_SLACK, expected // 10) else 0
 
-    def notes(self, decoded: Decoded) -> dict[str, str]:
-        """What there is to say of the stream and of what was lost, by kind (`schema.NOTES`)."""
+    def notes(self, decoded: Decoded, combs: str = "their combs kept") -> dict[str, str]:
+        """What there is to say of the stream and of what was lost, by kind (`schema.NOTES`); ``combs`` is what became
+        of interlaced frames."""
         bad = decoded.bad_packets
         found = {"stream": self.choice}
         if bad:
             found["damage"] = f"{bad} {'packet' if bad == 1 else 'packets'} could not be decoded"
+        if decoded.interlaced:
+            found["interlaced"] = f"{decoded.interlaced} of {decoded.frames} frames are interlaced, {combs}"
         if self.missing(decoded):
             about = "about " if self.covered < 1 else ""
             found["missing"] = f"{decoded.frames} of {about}{self.expected(decoded)} frames decoded"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-import struct
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -24,8 +23,8 @@ from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideData
 from av.video.reformatter import VideoReformatter
 
-from mocrop_core.vectors import PACKED
-from pipelines.containers import FORMATS, MAX_PIXELS, PROTOCOLS, fault, too_large, url
+from pipelines.containers import FORMATS, MAX_PIXELS, PROTOCOLS, VideoError, fault, too_large, url
+from pipelines.motion_vectors import VectorPacker, check_upright
 from pipelines.sps import CropOffsets
 from pipelines.streams import Decoded, Survey, about_choice, choose, counted_frames, covered, header_duration, single
 
@@ -33,21 +32,6 @@ VECTOR_CODECS = frozenset(
     ("flv", "h263", "h264", "mpeg1video", "mpeg2video", "mpeg4", "msmpeg4", "msmpeg4v2", "wmv1", "wmv2")
 )
 """PyAV's names of the decoders that give motion vectors."""
-
-_AV_MOTION_VECTOR = np.dtype(
-    {
-        "names": ["w", "h", "dst_x", "dst_y", "motion_x", "motion_y", "motion_scale"],
-        "formats": ["u1", "u1", "<i2", "<i2", "<i4", "<i4", "<u2"],
-        "offsets": [4, 5, 10, 12, 24, 28, 32],
-        "itemsize": 40,
-    }
-)
-"""The fields in use of FFmpeg's ``AVMotionVector`` (libavutil/motion_vector.h), as laid out on 64-bit
-machines."""
-
-
-class VideoError(Exception):
-    """Why a video cannot be read: one line, without the path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +51,7 @@ class Motion:
 
     ``frame_size`` is (height, width) in px; ``key_frames`` are the numbers of the frames that can be decoded
     alone; ``motion_scale`` is the number of vector units in a px, 1 where there are no vectors;
-    ``bad_packets`` could not be decoded and gave no frame.
+    ``bad_packets`` could not be decoded and gave no frame; ``num_interlaced`` frames are interlaced.
     """
 
     num_frames: int
@@ -76,6 +60,7 @@ class Motion:
     motion_scale: int
     num_vectors: int
     bad_packets: int
+    num_interlaced: int = 0
 
 
 def survey(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Survey:
@@ -117,39 +102,30 @@ def extract(
     vectors by its kind, a vector does not fit the type, or it takes more than ``time_limit`` seconds.
     """
     damage = _Damage(time_limit)
-    size, number, total, scale, keys = (0, 0), -1, 0, 0, []
-    held: list[tuple[int, bytes]] = []
-    waiting = 0
+    size, number, keys, interlaced = (0, 0), -1, [], 0
     with _opened(path, max_pixels) as (container, stream):
-        if stream.codec_context.name not in VECTOR_CODECS:
-            raise VideoError(f"its codec {stream.codec_context.name} gives no motion vectors")
+        context = stream.codec_context
+        if context.name not in VECTOR_CODECS:
+            raise VideoError(f"its codec {context.name} gives no motion vectors")
         # the loop filter changes pixels only, and no pixel is looked at
         _configure(stream, max_pixels, flags2="+export_mvs", skip_loop_filter="all")
-        offsets = CropOffsets(stream.codec_context.extradata) if stream.codec_context.name == "h264" else None
+        offsets = CropOffsets(context.extradata) if context.name == "h264" else None
+        packer = VectorPacker(sink, block, offsets)
         for number, frame in enumerate(_frames(container, stream, damage, offsets)):
             if (frame.height, frame.width) != size:
                 size = _same_size(size, frame, number)
             if frame.key_frame:
                 keys.append(number)
+            interlaced += frame.interlaced_frame
             # not frame.side_data: it and the frame would hold each other until a garbage collection
             side_data = SideDataContainer(frame)  # type: ignore[call-arg]
-            _check_upright(side_data.get(SideData.DISPLAYMATRIX), number)
-            vectors = side_data.get(SideData.MOTION_VECTORS)
-            if vectors is not None:
-                held.append((number, bytes(vectors)))
-                waiting += len(held[-1][1])
-                if waiting >= block * _AV_MOTION_VECTOR.itemsize:
-                    packed, scale = _packed(held, scale)
-                    packed = _shown(packed, size, offsets, stream.codec_context)
-                    held, waiting, total = [], 0, total + len(packed)
-                    sink(packed)
-        if held:
-            packed, scale = _packed(held, scale)
-            packed = _shown(packed, size, offsets, stream.codec_context)
-            total += len(packed)
-            sink(packed)
+            if (matrix := side_data.get(SideData.DISPLAYMATRIX)) is not None:
+                check_upright(bytes(matrix), number)
+            if (vectors := side_data.get(SideData.MOTION_VECTORS)) is not None and packer.add(number, bytes(vectors)):
+                packer.flush(size, (context.coded_height, context.coded_width))
+        packer.flush(size, (context.coded_height, context.coded_width))
     _some_frames(number + 1, damage)
-    return Motion(number + 1, size, tuple(keys), scale or 1, total, damage.total())
+    return Motion(number + 1, size, tuple(keys), packer.scale or 1, packer.total, damage.total(), interlaced)
 
 
 def rgb_frames(
@@ -335,65 +311,8 @@ def _same_size(size: tuple[int, int], frame: av.VideoFrame, number: int) -> tupl
     return new
 
 
-def _check_upright(matrix: Any, number: int) -> None:
-    """VideoError if a frame's display matrix does more than move or scale the picture."""
-    if matrix is not None:
-        across, right_down, _, down_right, down, *_ = struct.unpack("=9i", bytes(matrix))
-        if across <= 0 or down <= 0 or right_down or down_right:
-            raise VideoError(
-                f"its display matrix turns or mirrors the picture (frame {number}), and vectors are those of the "
-                "picture as it is coded: transcode it"
-            )
-
-
 def _some_frames(count: int, damage: _Damage) -> int:
     if not count:
         reasons = ", ".join(f"{reason} ({times} times)" for reason, times in damage.most_common(2))
         raise VideoError(f"no frame could be decoded{': ' if reasons else ''}{reasons}")
     return count
-
-
-def _packed(held: list[tuple[int, bytes]], scale: int) -> tuple[np.ndarray, int]:
-    """The vectors of several frames as one `PACKED` array, and their scale, which must be ``scale`` unless
-    that is 0."""
-    raw = np.frombuffer(b"".join(data for _, data in held), _AV_MOTION_VECTOR)
-    scale = scale or int(raw["motion_scale"][0])
-    if scale == 0 or (raw["motion_scale"] != scale).any():
-        raise VideoError("its motion vectors have more than one scale")
-    packed = np.empty(len(raw), PACKED)
-    numbers, counts = zip(*((number, len(data) // raw.itemsize) for number, data in held), strict=True)
-    packed["frame"] = np.repeat(numbers, counts)
-    for column, field in (("x", "dst_x"), ("y", "dst_y"), ("w", "w"), ("h", "h")):
-        packed[column] = raw[field]
-    for field in ("motion_x", "motion_y"):
-        exact = np.ascontiguousarray(raw[field])
-        narrow = exact.astype(np.int16)
-        if not np.array_equal(narrow, exact):
-            longest = np.abs(exact).max() / scale
-            raise VideoError(f"a motion vector of {longest:g} px along one axis is too long to be kept")
-        packed[field] = narrow
-    return packed, scale
-
-
-def _shown(
-    packed: np.ndarray, size: tuple[int, int], offsets: CropOffsets | None, context: av.VideoCodecContext
-) -> np.ndarray:
-    """Vectors in coordinates of the coded picture in those of its frames, which are of ``size`` (height, width)."""
-    if offsets is None or not packed.size:
-        return packed
-    if len(offsets.found) > 1:
-        places = " and ".join(f"{left},{top}" for left, top in sorted(offsets.found))
-        raise VideoError(f"its cropping changes: frames begin at the pixels {places} of what is coded")
-    if not offsets.found:
-        if (context.coded_height, context.coded_width) == size:
-            return packed
-        raise VideoError("its frames are cropped, and how cannot be read: it has no sequence parameter set")
-    ((left, top),) = offsets.found
-    if not left and not top:
-        return packed
-    packed["x"] -= left
-    packed["y"] -= top
-    height, width = size
-    inside = (packed["x"] + packed["w"] // 2 > 0) & (packed["x"] - packed["w"] // 2 < width)
-    inside &= (packed["y"] + packed["h"] // 2 > 0) & (packed["y"] - packed["h"] // 2 < height)
-    return packed[inside]

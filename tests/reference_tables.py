@@ -99,6 +99,8 @@ def _values(field: dict[str, Any]) -> str:
     if "pattern" in field:
         return _NAME
     match field["type"]:
+        case "boolean":
+            return "`true`, `false`"
         case "array" if "prefixItems" in field:
             return f"two of: {_values(field['prefixItems'][0])}"
         case "array":
@@ -135,8 +137,8 @@ def _default(key: str, field: dict[str, Any], needed: set[str]) -> str:
 
 
 def _toml(value: Any) -> str:
-    if isinstance(value, str):
-        return f'"{value}"'
+    if isinstance(value, str | bool):
+        return json.dumps(value)
     if isinstance(value, tuple | list):
         return f"[{', '.join(map(_toml, value))}]"
     return f"{value:g}" if isinstance(value, float) else str(value)
