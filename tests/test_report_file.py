@@ -118,6 +118,7 @@ def test_the_head_counts_what_is_in_the_store(page: Path, ucf_store: Path) -> No
     head, store = document_of(page)["head"], open_store(ucf_store)
     assert head["states"] == {"pending": 0, "done": 15, "quarantined": 0}
     assert head["fingerprint"] == store.fingerprint
+    assert head["splits"] == [[5, 10, 0], [14, 1, 0], [12, 3, 0]]
     assert head["frames"] == int(store.table("num_frames").sum())
     assert head["software"] == store.attrs["software"]
     view = next(view for view in head["views"] if view["name"] == "mocrop")

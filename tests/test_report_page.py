@@ -7,9 +7,11 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pytest
+import zarr
 from selenium import webdriver
 from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
@@ -178,6 +180,18 @@ def test_every_picture_has_a_text_and_every_heading_its_level(chromium: Browser,
         " || e.getAttribute('aria-label') || e.labels?.length)).map(e => e.outerHTML)"
     )
     assert unnamed == []
+
+
+def test_validation_clips_are_a_part_of_their_own(chromium: Browser, own_ucf_store: Path, tmp_path: Path) -> None:
+    group = zarr.open_group(own_ucf_store, mode="r+")
+    splits = open_store(own_ucf_store).table("split")
+    cast("zarr.Array[Any]", group["split"])[:] = np.where(splits == 2, 3, splits)
+    write_report(str(own_ucf_store), tmp_path / "report.html", clips=1, wanted=["Basketball/v_Basketball_g01_c01"])
+    show(chromium, tmp_path / "report.html", at="#clip/Basketball%2Fv_Basketball_g01_c01")
+    soon(chromium, lambda: one(chromium, "dialog").is_displayed())
+    assert "1 validation, 2 train, 3 train" in one(chromium, "dialog").text
+    options = [option.text for option in Select(one(chromium, "#split")).options]
+    assert [text for text in options if text.startswith("split 1")] == ["split 1 train (5)", "split 1 validation (10)"]
 
 
 def test_it_filters_by_class_split_state_and_words(chromium: Browser, page: Path, ucf_store: Path) -> None:
