@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from pipelines.preprocess import Options, open_run
 from pipelines.progress import Summary
@@ -22,6 +23,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # set before torch is imported: threads of several tests that share the cores wait for each other, and the sums that
 # they make depend on how many there are
 os.environ["OMP_NUM_THREADS"] = "1"
+# the same examples everywhere, none kept from a run before, and none that fails for the time it took
+settings.register_profile("tests", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 DATA = Path(os.environ.get("MOCROP_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
 
 

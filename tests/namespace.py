@@ -50,5 +50,5 @@ def private(script: str, **environment: str) -> subprocess.CompletedProcess[str]
         env=known,
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=600,
     )

@@ -55,7 +55,7 @@ def environment(address: str) -> dict[str, str]:
 
 def make_bucket(address: str, name: str) -> None:
     """An empty bucket."""
-    urllib.request.urlopen(urllib.request.Request(f"{address}/{name}", method="PUT"), timeout=10).close()
+    urllib.request.urlopen(urllib.request.Request(f"{address}/{name}", method="PUT"), timeout=60).close()
 
 
 def contents(address: str, location: str) -> dict[str, bytes]:
@@ -93,7 +93,7 @@ class _Proxy(BaseHTTPRequestHandler):
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
             return
-        behind = HTTPConnection(self.server.behind, timeout=60)
+        behind = HTTPConnection(self.server.behind, timeout=600)
         behind.request(self.command, self.path, body, dict(self.headers))
         answer = behind.getresponse()
         payload = answer.read()

@@ -138,7 +138,7 @@ def killing(
         thread.join()
 
 
-def wait_until(true: Callable[[], object], seconds: float = 60.0) -> bool:
+def wait_until(true: Callable[[], object], seconds: float = 300.0) -> bool:
     """Whether something comes true in time."""
     end = time.monotonic() + seconds
     while not true():

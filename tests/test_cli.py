@@ -37,7 +37,7 @@ MOCROP = Path(sys.executable).with_name("mocrop")
 def mocrop(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
     """Run the program and wait for it."""
     return subprocess.run(  # type: ignore[call-overload,no-any-return]
-        [MOCROP, *map(str, arguments)], capture_output=True, text=True, timeout=300, **options
+        [MOCROP, *map(str, arguments)], capture_output=True, text=True, timeout=600, **options
     )
 
 
@@ -168,7 +168,7 @@ def test_a_run_that_is_stopped_says_that_it_can_go_on(
         assert any(line.startswith("transcode: ") for line in lines)
         process.send_signal(number)
         said = "".join(lines)
-        assert process.wait(60) == status, said
+        assert process.wait(600) == status, said
     assert said.endswith("mocrop: stopped; what is done is kept, start the same command again to go on\n")
     assert "Traceback" not in said
     assert json.loads(mocrop("status", tmp_path / "s.zarr", "--json").stdout)["clips"] == 15

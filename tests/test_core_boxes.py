@@ -25,7 +25,7 @@ from mocrop_core import (
     within_tolerance,
 )
 
-many = settings(derandomize=True, deadline=None, max_examples=150)
+many = settings(max_examples=150)
 sizes = st.tuples(st.integers(1, 700), st.integers(1, 700))
 grids = st.tuples(st.integers(1, 20), st.integers(1, 20))
 ratios = st.floats(0.001, 1)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mocrop_core import VECTOR, density_map
 
-many = settings(derandomize=True, deadline=None, max_examples=100)
+many = settings(max_examples=100)
 sizes = st.tuples(st.integers(1, 500), st.integers(1, 500))
 grids = st.tuples(st.integers(1, 20), st.integers(1, 20))
 points = st.lists(st.tuples(st.integers(-600, 600), st.integers(-600, 600)), max_size=40)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mocrop_core import frames
 
-many = settings(derandomize=True, deadline=None, max_examples=200)
+many = settings(max_examples=200)
 
 
 @many

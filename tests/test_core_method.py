@@ -34,7 +34,7 @@ from mocrop_core import (
     within_tolerance,
 )
 
-some = settings(derandomize=True, deadline=None, max_examples=60)
+some = settings(max_examples=60)
 REFERENCE = PRESETS["reference"]
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mocrop_core import Rectangle, best_rectangle, best_rectangles, candidate_sizes, within_tolerance
 from mocrop_core import search as search_module
 
-few = settings(derandomize=True, deadline=None, max_examples=150)
+few = settings(max_examples=150)
 
 CONTENTS = {
     "zeros": lambda rng, shape: np.zeros(shape),

@@ -30,7 +30,7 @@ from mocrop_core import (
     share_of,
 )
 
-many = settings(derandomize=True, deadline=None, max_examples=100)
+many = settings(max_examples=100)
 quarters = st.lists(st.tuples(st.integers(-9, 9), st.integers(-9, 9)), max_size=60)  # of a pixel
 fractions = st.sampled_from([0.01, 0.1, 0.5, 0.9, 1.0])
 

@@ -119,7 +119,7 @@ def cluster(folder: Path, workers: int, *options: str) -> Iterator[tuple[str, li
             for process in reversed(started):
                 process.send_signal(signal.SIGTERM)
             for process in started:
-                process.wait(120)
+                process.wait(600)
 
 
 def wait_for(pattern: str, log: Path) -> str:
@@ -137,7 +137,7 @@ def test_two_dask_workers_reached_by_address_give_the_same_bytes(
 ) -> None:
     options, expected = asked
     with cluster(tmp_path, 2) as (address, _), dask_client(address=address) as client:
-        client.wait_for_workers(2, timeout=120)
+        client.wait_for_workers(2, timeout=600)
         do_on_dask(options, client)
         assert len(set(client.run(os.getpid).values())) == 2
     assert contents(Path(options.store)) == expected
@@ -148,7 +148,7 @@ def test_a_run_whose_last_worker_is_gone_ends_in_one_line_and_goes_on_elsewhere(
 ) -> None:
     options, expected = asked
     with cluster(tmp_path, 1, "--no-nanny") as (address, (worker,)), dask_client(address=address) as client:
-        client.wait_for_workers(1, timeout=120)
+        client.wait_for_workers(1, timeout=600)
         monkeypatch.setattr("pipelines.cluster.JOIN_SECONDS", 4.0)
         with pytest.raises(RunError, match="no Dask worker is left; what is done is kept"):
             do_on_dask(options, client, lambda report: worker.kill())
@@ -158,7 +158,7 @@ def test_a_run_whose_last_worker_is_gone_ends_in_one_line_and_goes_on_elsewhere(
 
 def test_every_process_of_a_local_cluster_is_gone_after_it() -> None:
     with dask_client(workers=2) as client:
-        pids = list(client.run(os.getpid).values())
-        assert len(pids) == 2
-    assert not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids)
+        processes = [psutil.Process(pid) for pid in client.run(os.getpid).values()]
+        assert len(processes) == 2
+    assert psutil.wait_procs(processes, 60)[1] == []
     assert isinstance(client, distributed.Client)

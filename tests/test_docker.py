@@ -24,7 +24,7 @@ SERVICES: dict[str, dict[str, Any]] = read_compose()["services"]
 
 
 def run(*words: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=120)
+    return subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=600)
 
 
 def instructions(dockerfile: Path) -> list[tuple[str, str]]:
@@ -179,7 +179,7 @@ def test_who_follows_the_head_of_the_compose_file_runs_services_that_can_read_th
     first = next(i for i, line in enumerate(head) if line.startswith("docker compose"))
     assert first == 2
     (tmp_path / "docker").mkdir()
-    subprocess.run(["sh", "-euc", "\n".join(head[:first])], cwd=tmp_path, check=True, timeout=60)
+    subprocess.run(["sh", "-euc", "\n".join(head[:first])], cwd=tmp_path, check=True, timeout=600)
     password = tmp_path / "docker" / "secrets" / "postgres_password"
     assert len(password.read_text().strip()) == 48
     owner = password.stat()

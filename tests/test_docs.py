@@ -43,7 +43,7 @@ CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 NOTEBOOK = ROOT / "docs" / "inspect_boxes.ipynb"
 RUN, LOADED, SHOWN = {"sh", "python"}, {"toml"}, {"", "text", "json"}
 MARKS = {"needs", "shows", "file"}
-BLOCK_SECONDS = 300
+BLOCK_SECONDS = 600
 FENCE = re.compile(r"^```(\w*)$")
 MARK = re.compile(r"^<!-- (\w+): (.+) -->$")
 FOLDER = re.compile(r"^<!-- folder: (.+) -->$", re.MULTILINE)
@@ -343,7 +343,7 @@ def test_the_notebook_runs(ucf_store: Path, tmp_path: Path, monkeypatch: pytest.
     copy_store(ucf_store, tmp_path)
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
     drawn = [
         output for cell in notebook.cells for output in cell.get("outputs", ()) if "image/png" in output.get("data", {})
     ]

@@ -52,7 +52,7 @@ def silent_port() -> Iterator[int]:
 def run(environment: dict[str, str], folder: Path, *words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", RUN, *map(str, words)], cwd=folder, env=environment, text=True,
-        capture_output=True, timeout=120,
+        capture_output=True, timeout=600,
     )  # fmt: skip
 
 
@@ -64,12 +64,12 @@ def stop_early(number: signal.Signals, environment: dict[str, str], folder: Path
     )  # fmt: skip
     assert child.stdout is not None
     url = child.stdout.readline().decode().strip()
-    assert server.answers(url, timeout=60)
+    assert server.answers(url, timeout=600)
     if number is signal.SIGINT:
         os.killpg(child.pid, number)
     else:
         child.send_signal(number)
-    assert child.wait(60) == -number
+    assert child.wait(600) == -number
     return url
 
 
@@ -117,7 +117,7 @@ def test_a_server_that_cannot_start_says_why() -> None:
     with socket.create_server((server.LOOPBACK, 0)) as taken, server.started(taken.getsockname()[1]) as child:
         with pytest.raises(server.ServerError, match="already in use"):
             child.when_ready()
-        assert child.process.wait(60) == 1
+        assert child.process.wait(600) == 1
 
 
 def test_a_home_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

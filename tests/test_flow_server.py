@@ -43,7 +43,7 @@ class Served:
     def prefect(self, *words: str, folder: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
         """Prefect's command line in another process."""
         return subprocess.run(
-            [*PREFECT, *words], cwd=folder, env=self.environment, text=True, capture_output=True, timeout=120
+            [*PREFECT, *words], cwd=folder, env=self.environment, text=True, capture_output=True, timeout=600
         )
 
     def read(self, kind: str, **filters: Any) -> list[dict[str, Any]]:
@@ -53,7 +53,7 @@ class Served:
             json.dumps(filters).encode(),
             {"Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=10) as response:
+        with urllib.request.urlopen(request, timeout=60) as response:
             found: list[dict[str, Any]] = json.load(response)
         return sorted(found, key=lambda record: record["created"], reverse=True)
 
@@ -82,7 +82,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
             yield Served(environment, process, output)
         finally:
             process.send_signal(signal.SIGTERM)
-            process.wait(60)
+            process.wait(600)
     assert not server.answers(environment["PREFECT_API_URL"]), "the server outlived the process that started it"
 
 
@@ -228,6 +228,6 @@ def test_a_second_serve_uses_the_server_that_is_there(served: Served, tmp_path: 
             wait_until_served(second, output)
         finally:
             second.send_signal(signal.SIGTERM)
-            second.wait(60)
+            second.wait(600)
     assert "starting a Prefect server" not in output.read_text()
     assert server.answers(served.environment["PREFECT_API_URL"])

@@ -99,7 +99,7 @@ def test_a_process_that_dies_is_replaced_and_its_shard_done(client: distributed.
     work = partial(attempt, recipe=Recipe(), work=partial(dies_once, tmp_path))
     assert map_shards(client, plans(3), work, reports.append) == {}
     assert sorted(report.shard for report in reports) == [0, 1, 2]
-    client.wait_for_workers(2, timeout=120)
+    client.wait_for_workers(2, timeout=600)
 
 
 def test_workers_run_without_prefect_in_groups_of_their_own(tmp_path: Path) -> None:
@@ -152,5 +152,5 @@ def test_folders_that_a_worker_does_not_see_are_named(tmp_path: Path) -> None:
 
 def test_workers_start_without_prefect_and_dask_in_what_they_import() -> None:
     code = "import sys, pipelines.attempts; print([n for n in ('prefect', 'distributed') if n in sys.modules])"
-    found = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=True, timeout=60)
+    found = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=True, timeout=600)
     assert found.stdout == "[]\n"

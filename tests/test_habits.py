@@ -38,7 +38,7 @@ def test_bash_completes_commands_and_flags(words: str, expected: str) -> None:
         _mocrop_completion mocrop
         printf '%s\\n' "${{COMPREPLY[@]}}"
     """
-    found = subprocess.run(["bash", "-c", script], env=with_mocrop(), capture_output=True, text=True, timeout=120)
+    found = subprocess.run(["bash", "-c", script], env=with_mocrop(), capture_output=True, text=True, timeout=600)
     assert (found.returncode, found.stdout.split()) == (0, [expected]), found.stderr
 
 
@@ -49,14 +49,14 @@ def test_other_shells_are_given_the_same_commands(shell: str) -> None:
         _TYPER_COMPLETE_ARGS="mocrop pre",
         _TYPER_COMPLETE_FISH_ACTION="get-args",
     )
-    found = subprocess.run([BIN / "mocrop"], env=ask, capture_output=True, text=True, timeout=120)
+    found = subprocess.run([BIN / "mocrop"], env=ask, capture_output=True, text=True, timeout=600)
     assert re.findall(r"\bpre\w+", found.stdout)[0] == "preprocess", found.stderr
     source = subprocess.run(
         [BIN / "mocrop"],
         env=with_mocrop(_MOCROP_COMPLETE=f"source_{shell}"),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert f"complete_{shell}" in source.stdout
 
@@ -73,7 +73,7 @@ def on_a_terminal(folder: Path, **more: str) -> bytes:
                 shown += chunk
         except OSError:  # how Linux says that nobody holds the terminal any more
             pass
-        assert process.wait(120) == 0, shown
+        assert process.wait(600) == 0, shown
     os.close(leader)
     return shown
 
@@ -98,7 +98,7 @@ def test_the_hooks_run_what_make_test_runs(tmp_path: Path) -> None:
 
     def run(*words: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            list(map(str, words)), cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+            list(map(str, words)), cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600
         )
 
     assert run("git", "init", "--quiet").returncode == 0
@@ -114,7 +114,7 @@ def test_the_hooks_run_what_make_test_runs(tmp_path: Path) -> None:
 
 
 def test_the_hooks_are_valid_and_installed_for_both_stages() -> None:
-    found = subprocess.run([BIN / "pre-commit", "validate-config", ROOT / ".pre-commit-config.yaml"], timeout=120)
+    found = subprocess.run([BIN / "pre-commit", "validate-config", ROOT / ".pre-commit-config.yaml"], timeout=600)
     assert found.returncode == 0
     config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
     assert config["default_install_hook_types"] == ["pre-commit", "pre-push"]

@@ -218,7 +218,7 @@ def test_zarr_finds_the_codec_by_its_name_and_by_the_entry_point() -> None:
     assert get_codec_class(CODEC_NAME) is JpegCodec
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(height=st.integers(1, 40), width=st.integers(1, 40), level=st.integers(0, 255), axes=st.integers(0, 3))
 def test_a_flat_frame_of_any_size_comes_back_within_one_level(height: int, width: int, level: int, axes: int) -> None:
     shape = (1,) * axes + (height, width, 3)

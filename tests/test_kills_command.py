@@ -56,7 +56,7 @@ class Command:
     def complete(self, store: Path) -> None:
         """Start it and see it end well."""
         process = self.start(store)
-        assert process.wait(300) == 0, store.with_suffix(".log").read_text()
+        assert process.wait(600) == 0, store.with_suffix(".log").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def command(ucf_clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         process, begun = undisturbed.start(folder / "undisturbed.zarr"), time.monotonic()
         assert wait_until(lambda: all_crops_are_there(folder / "undisturbed.log") or process.poll() is not None, 300)
         seconds = time.monotonic() - begun
-        assert process.wait(300) == 0, (folder / "undisturbed.log").read_text()
+        assert process.wait(600) == 0, (folder / "undisturbed.log").read_text()
         yield Command(folder, environment, contents(folder / "undisturbed.zarr"), seconds)
 
 
@@ -98,7 +98,7 @@ def kill_one(process: subprocess.Popen[bytes], whom: str, rng: random.Random) ->
     except psutil.NoSuchProcess:
         return False
     if whom == "command":
-        process.wait(60)
+        process.wait(600)
     _, left = psutil.wait_procs(below, 60)
     assert not left, f"they outlived the {whom}: {left}"
     return True
@@ -114,7 +114,7 @@ def check(command: Command, whom: str, seed: int, store: Path) -> bool:
         wait_until(lambda: descendants(process.pid, FFMPEGS) or process.poll() is not None, 20)
     killed = process.poll() is None and kill_one(process, whom, rng)
     if whom != "command":
-        assert process.wait(300) == 0, store.with_suffix(".log").read_text()
+        assert process.wait(600) == 0, store.with_suffix(".log").read_text()
     finished = records(store)
     command.complete(store)
     assert contents(store) == command.contents

@@ -52,10 +52,10 @@ def take_together(place: str, count: int) -> list[str]:
         together.wait()
         try:
             with locked(place):
-                done.wait(60)
+                done.wait(600)
                 return "held"
         except StoreLocked as error:
-            done.wait(60)
+            done.wait(600)
             return str(error)
 
     with ThreadPoolExecutor(count) as pool:
@@ -113,7 +113,7 @@ def test_a_second_mocrop_preprocess_is_refused_in_one_line_and_the_first_ends_we
         assert first.stderr is not None
         assert first.stderr.readline().startswith("transcode: ")
         first.send_signal(signal.SIGSTOP)  # it lives, and goes on only when the second has been refused
-        second = subprocess.run(command, env=known, capture_output=True, text=True, timeout=120)
+        second = subprocess.run(command, env=known, capture_output=True, text=True, timeout=600)
         first.send_signal(signal.SIGCONT)
         assert (second.returncode, second.stdout) == (1, "")
         who = f"process {first.pid} on {socket.gethostname()} since 20"
@@ -194,7 +194,7 @@ def test_a_run_whose_lock_was_taken_over_ends_and_leaves_the_others_lock(place: 
     def lose() -> None:
         with open_run(options) as run:
             left(place, other)
-            assert run.lease.lost.wait(60)
+            assert run.lease.lost.wait(600)
             run.pending("transcode")
 
     with pytest.raises(RunError, match=r"was taken over by another run .*; this one ends, what is done is kept"):

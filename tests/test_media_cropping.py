@@ -41,7 +41,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def ffmpeg(*arguments: object) -> None:
     command = [find_ffmpeg().path, "-y", "-v", "error", "-nostdin", *map(str, arguments)]
-    subprocess.run(command, check=True, timeout=60)
+    subprocess.run(command, check=True, timeout=600)
 
 
 def cropped(source: Path, target: Path, left: int, top: int, right: int, bottom: int) -> Path:
@@ -164,7 +164,7 @@ def test_the_cropping_of_an_encoder_with_another_picture_order_is_read() -> None
     assert crop_offset(unit) == (8, 12)
 
 
-@settings(derandomize=True, deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.integers(0, len(SPS)), st.integers(0, 255), st.integers(0, len(SPS)), st.binary(max_size=40))
 def test_a_garbled_parameter_set_is_passed_over(place: int, value: int, end: int, noise: bytes) -> None:
     assert crop_offset(SPS) == (96, 96)

@@ -285,7 +285,7 @@ def test_an_error_in_the_sink_comes_out_as_it_is(encoded: list[Path]) -> None:
 def measured(code: str, *arguments: object) -> dict[str, Any]:
     """What ``code`` prints as JSON in an interpreter of its own."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    return json.loads(subprocess.run(command, capture_output=True, check=True, timeout=120).stdout)
+    return json.loads(subprocess.run(command, capture_output=True, check=True, timeout=600).stdout)
 
 
 PEAK = """

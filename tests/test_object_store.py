@@ -53,7 +53,7 @@ def server() -> Iterator[str]:
 @pytest.fixture
 def s3(server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """The server, with this process's environment set for it."""
-    for name, value in {**environment(server), "MOCROP_RETRY_SECONDS": "20"}.items():
+    for name, value in {**environment(server), "MOCROP_RETRY_SECONDS": "120"}.items():
         monkeypatch.setenv(name, value)
     return server
 
@@ -304,7 +304,7 @@ def test_a_run_whose_object_store_fails_for_good_ends_in_one_line_and_is_complet
     assert str(failed.value).startswith(f"store {options.store!r}: ")
     assert "\n" not in str(failed.value)
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3)
-    monkeypatch.setenv("MOCROP_RETRY_SECONDS", "20")
+    monkeypatch.setenv("MOCROP_RETRY_SECONDS", "120")
     begun = len(contents(s3, options.store))
     assert begun < len(local)
     summary, done = run_stages(options)
@@ -330,7 +330,7 @@ def test_the_command_ends_in_one_line_when_its_object_store_fails_for_good_in_mi
             lines.append(line)
             if line.startswith("motion: "):
                 failing.set()
-        assert process.wait(120) == 1, lines
+        assert process.wait(600) == 1, lines
         assert proxy.failed
     assert process.stdout is not None
     assert process.stdout.read() == ""
@@ -466,7 +466,7 @@ def test_one_run_a_store_on_s3(s3: str, options: Options) -> None:
     with locked(options.store), pytest.raises(RunError, match=r"is being written by process \d+ on .+ since 20"):
         run_stages(options)
     code = f"import os; from pipelines.lock import locked\nwith locked({options.store!r}): os._exit(1)"
-    subprocess.run([sys.executable, "-c", code], check=False, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=False, timeout=600)
     assert list(contents(s3, options.store)) == ["progress/lock/zarr.json"]
     with locked(options.store), pytest.raises(StoreLocked), locked(options.store):
         pass

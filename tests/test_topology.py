@@ -110,7 +110,7 @@ class Topology:
                 process.send_signal(signal.SIGINT if last else signal.SIGTERM)
             for process in ending:
                 try:
-                    process.wait(60)
+                    process.wait(600)
                 except subprocess.TimeoutExpired:
                     process.kill()
                     process.wait()
@@ -163,7 +163,7 @@ def start_postgres(topology: Topology, folder: Path, password: Path) -> None:
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert made.returncode == 0, made.stdout + made.stderr
     settings = ["-h", LOOPBACK, "-p", port, "-k", str(folder), "-c", "fsync=off"]
@@ -176,7 +176,7 @@ def start_postgres(topology: Topology, folder: Path, password: Path) -> None:
         env={"PGPASSWORD": password.read_text(), "PATH": os.environ["PATH"]},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert created.returncode == 0, created.stderr
 
@@ -260,5 +260,5 @@ def test_the_composed_services_make_the_same_store_as_one_process(
     assert [name for name in composed.keys() | alone.keys() if composed.get(name) != alone.get(name)] == []
 
     api = topology.environment("serve")["PREFECT_API_URL"]
-    with urllib.request.urlopen(api.removesuffix("/api"), timeout=10) as page:
+    with urllib.request.urlopen(api.removesuffix("/api"), timeout=60) as page:
         assert b"<html" in page.read().lower(), "the image's folder for Prefect's page cannot be used"

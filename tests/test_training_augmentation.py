@@ -78,7 +78,7 @@ def test_crop_flip_and_resize_are_those_of_opencv(size: int, flip: bool) -> None
         assert np.abs(mine - (picture[:, ::-1] if flip else picture)).max() < 0.05
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     sizes=st.lists(st.tuples(st.integers(2, 500), st.integers(2, 500)), min_size=1, max_size=8),
     seed=st.integers(0, 2**32),

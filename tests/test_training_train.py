@@ -163,7 +163,7 @@ def test_a_training_killed_and_resumed_ends_with_the_same_weights(ucf_store: Pat
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
     assert train(ucf_store, unbroken, *RESUMED) == 0
     command = [sys.executable, "-c", KILLED_IN_ITS_SECOND_EPOCH, "--store", str(ucf_store)]
-    ended = subprocess.run([*command, "--output-dir", str(broken), *RESUMED], capture_output=True, timeout=300)
+    ended = subprocess.run([*command, "--output-dir", str(broken), *RESUMED], capture_output=True, timeout=600)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     assert read_file(broken / "last.pt")["epoch"] == 1
     assert "\n2," in (broken / "metrics.csv").read_text(), "all but the last file of the second epoch were written"

@@ -330,7 +330,7 @@ def test_the_command_lists_what_is_wrong_and_says_what_to_do(options: Options) -
     Path(options.store, "motion/00001/dx/c/0").unlink()
     zarr.open_group(options.store, mode="r+")["views/mocrop/box"][0] = np.zeros(4, np.int32)  # type: ignore[index]
     command = [sys.executable, "-c", "from pipelines.cli import main; main()", "verify", options.store]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert ended.returncode == 1
     assert ended.stdout.splitlines() == [
         "motion/00001/dx/c/0: the object is missing",
