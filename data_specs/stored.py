@@ -129,7 +129,8 @@ class Record:
 
     ``inputs`` is the fingerprint of all that decides the result; ``clips`` has, for each clip id, what is known of it
     after the stage, or ``{"reason": …}`` if it was quarantined there; ``objects`` the SHA-256 of every object that the
-    task wrote into the store, by its key; ``sizes`` their bytes, by which a file that was cut short is told at once.
+    task wrote into the store, by its key; ``sizes`` their bytes, by which a file that was cut short is told at once;
+    ``software`` the versions of the packages that made them.
     """
 
     stage: str
@@ -139,6 +140,7 @@ class Record:
     clips: Mapping[str, Attributes]
     objects: Mapping[str, str]
     sizes: Mapping[str, int] = field(default_factory=dict)
+    software: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def path(self) -> str:
@@ -146,7 +148,7 @@ class Record:
 
     @property
     def output(self) -> str:
-        """The fingerprint of what went in and what came out: the link to the next stage."""
+        """The fingerprint of what went in and what came out, whichever versions made it: the link to the next stage."""
         return fingerprint(self.stage, self.view, self.inputs, dict(self.clips), dict(self.objects))
 
     @property
@@ -171,6 +173,7 @@ class Record:
             "clips": self.clips,
             "objects": self.objects,
             "sizes": self.sizes,
+            "software": self.software,
         }
 
 
@@ -195,9 +198,11 @@ def read_records(
 
 def _record(stage: str, view: str | None, shard: int, values: Attributes) -> Record | None:
     try:
-        record = Record(stage, view, shard, *(values[name] for name in ("inputs", "clips", "objects", "sizes")))
-        return record if values["output"] == record.output else None
-    except (KeyError, TypeError, ValueError):
+        names = ("inputs", "clips", "objects", "sizes", "software")
+        record = Record(stage, view, shard, *(values[name] for name in names))
+        known = all(isinstance(one, str) for one in record.software.values())
+        return record if known and values["output"] == record.output else None
+    except (KeyError, TypeError, ValueError, AttributeError):
         return None
 
 

@@ -21,6 +21,7 @@ from pipelines.internal_errors import internal_error, record
 from pipelines.outcome import TooManyQuarantined, notes
 from pipelines.preprocess import Options, RunError
 from pipelines.processes import no_collections, sigterm_exits
+from pipelines.software import mixed
 from pipelines.video import VideoError
 
 EXITS = "Exit status: 0 all is well, 1 refused, failed or something wrong found, 2 a flag that cannot be."
@@ -274,12 +275,12 @@ def preprocess(
 
 def _announced(options: Options) -> Dataset:
     """The data set that is asked for, after its notices were shown."""
-    from pipelines.preprocess import about_new_views, read_request
+    from pipelines.preprocess import about_store, read_request
 
     dataset, recipe = read_request(options)
     for notice in dataset.notices:
         print(f"warning: {notice}", file=sys.stderr)
-    if notice := about_new_views(options, recipe):
+    for notice in about_store(options, recipe):
         print(notice, file=sys.stderr)
     return dataset
 
@@ -301,6 +302,8 @@ def _print_summary(summary: Any, as_json: bool, more: dict[str, Any] | None = No
           f"{len(summary.quarantined)} quarantined")  # fmt: skip
     for stage, (done, total) in summary.stages.items():
         print(f"  {stage:<10} {done} of {total} shards")
+    for line in mixed(summary.software):
+        print(f"  {line}")
     for id, reason in sorted(summary.quarantined.items()):
         print(f"  quarantined {id}: {reason}")
     for kind, about, count, examples in notes(summary):
@@ -332,6 +335,7 @@ def status(store: StoreArgument, as_json: JsonFlag = False) -> None:
 @app.command(epilog="Example: mocrop verify ucf101.zarr. What it finds, mocrop preprocess does again.")
 def verify(store: StoreArgument, as_json: JsonFlag = False) -> None:
     """Read all of a store again; status 1 and a list where a chunk, a fingerprint or a count is wrong."""
+    from pipelines.progress import summarise
     from pipelines.screen import count_progress
     from pipelines.verify import verify as find_faults
 
@@ -342,7 +346,9 @@ def verify(store: StoreArgument, as_json: JsonFlag = False) -> None:
     else:
         for fault in faults:
             print(f"{fault.where}: {fault.what}")
-        print(f"{len(faults)} faults" if faults else "all is as it was written")
+        print(f"{len(faults)} faults" if faults else "OK: no problems found")
+        for line in [] if faults else mixed(summarise(store).software):
+            print(f"  {line}")
     if faults:
         if not as_json:
             print("the same mocrop preprocess command does just these parts again")

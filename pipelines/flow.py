@@ -138,8 +138,8 @@ def build(run: Run, client: Client, on_progress: OnProgress) -> Summary:
     logger = get_run_logger()
     for warning in run.warnings:
         logger.warning(warning)
-    if run.notice:
-        logger.info(run.notice)
+    for notice in run.notices:
+        logger.info(notice)
     logger.info("%d clips of %s into %s", len(run.dataset.clips), run.folders.source, shown(run.location))
     try:
         for stage in STAGES:

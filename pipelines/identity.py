@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from importlib.metadata import version
 from typing import Any
 
 from data_specs import schema
@@ -26,6 +25,7 @@ from data_specs.stored import (
 from pipelines import store as writing
 from pipelines.ffmpeg import find_ffmpeg
 from pipelines.progress import other_revision
+from pipelines.software import versions_here
 
 
 def is_made(location: str) -> bool:
@@ -63,8 +63,7 @@ def make_or_reopen(location: str, dataset: Dataset, recipe: Recipe) -> None:
     if not is_made(location):
         build = _build(recipe)
         _check_remains(location, dataset, recipe, build)
-        software = {name: version(name) for name in ("mocrop", "av", "numpy", "pillow", "zarr")}
-        writing.create(location, dataset, recipe, {"ffmpeg": build, **software})
+        writing.create(location, dataset, recipe, {"ffmpeg": build, **versions_here()})
         return
     store = open_store(location)
     software = _software(store, dataset, recipe) or _checked(store, dataset, recipe)

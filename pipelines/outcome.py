@@ -9,6 +9,7 @@ from data_specs.discovery import PassedOver
 from data_specs.schema import NOTES
 from pipelines.preprocess import RunError
 from pipelines.progress import Summary
+from pipelines.software import mixed
 
 LISTED = 1000  # quarantined clips in the table
 EXAMPLES = 3  # of clips with a note of one kind
@@ -18,7 +19,8 @@ def in_one_line(summary: Summary) -> str:
     """The clips of a run by state."""
     quarantined = len(summary.quarantined)
     noted = "".join(f"; {about}: {count}" for _, about, count, _ in notes(summary))
-    return f"{summary.clips} clips: {summary.done} done, {quarantined} quarantined, {summary.pending} pending{noted}"
+    counts = f"{summary.clips} clips: {summary.done} done, {quarantined} quarantined, {summary.pending} pending"
+    return "; ".join([counts + noted, *mixed(summary.software)])
 
 
 def notes(summary: Summary) -> Iterator[tuple[str, str, int, list[tuple[str, str]]]]:
@@ -55,6 +57,7 @@ def table(summary: Summary, passed_over: Sequence[PassedOver] = ()) -> list[dict
         rows.append({"what": f"note {kind}", "count": count, "detail": f"{about} ({detail})"})
     for one in passed_over:
         rows.append({"what": "passed over", "count": one.count, "detail": one.detail})
+    rows += [{"what": "software", "count": 1, "detail": line} for line in mixed(summary.software)]
     listed = sorted(summary.quarantined.items())[:LISTED]
     rows += [{"what": id, "count": 1, "detail": reason} for id, reason in listed]
     if left := len(summary.quarantined) - len(listed):

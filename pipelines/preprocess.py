@@ -22,7 +22,8 @@ from pipelines.identity import is_made, make_or_reopen
 from pipelines.internal_errors import LOGS
 from pipelines.lock import Lease, locked
 from pipelines.parts import sweep
-from pipelines.progress import Progress, Summary, publish, summarise
+from pipelines.progress import Progress, Summary, other_revision, publish, summarise
+from pipelines.software import news
 from pipelines.source_index import SourceIndex, Stamp
 from pipelines.space import SPARE, free_bytes, least_bytes, mebibytes
 from pipelines.stages import ShardPlan, ShardReport
@@ -103,10 +104,10 @@ def read_request(options: Options) -> tuple[Dataset, Recipe]:
 class Run:
     """A store being filled. Made by ``open_run``, which holds the store's lock."""
 
-    def __init__(self, options: Options, dataset: Dataset, recipe: Recipe, lease: Lease, notice: str) -> None:
+    def __init__(self, options: Options, dataset: Dataset, recipe: Recipe, lease: Lease, notices: list[str]) -> None:
         self.options = options
         self.lease = lease
-        self.notice = notice
+        self.notices = notices
         self.dataset = dataset
         self.recipe = recipe
         self.location = options.location()
@@ -188,15 +189,18 @@ class Run:
         writing.put_attributes(self.zarr, "progress", {"seconds": {key: round(seconds[key], 3) for key in seconds}})
 
 
-def about_new_views(options: Options, recipe: Recipe) -> str:
-    """One line on the recipe's views that a store which is there already lacks; "" where it lacks none."""
+def about_store(options: Options, recipe: Recipe) -> list[str]:
+    """What a run will do to a store that already exists: one line on views that are new, one on versions that are."""
     try:
-        known = open_store(options.location()).views
+        store = open_store(options.location())
     except StoreError:
-        return ""
-    new = ", ".join(view.name for view in recipe.views if view.name not in known)
+        return []
+    if other_revision(store):  # it is going to be refused
+        return []
+    new = ", ".join(view.name for view in recipe.views if view.name not in store.views)
     gone = "" if recipe.transcode == "keep" else "; H.264 files that are gone are made again"
-    return f"new in the store: {new}, from the stored vectors{gone}" if new else ""
+    views = f"new in the store: {new}, from the stored vectors{gone}" if new else ""
+    return [line for line in (views, news(store.attrs["software"])) if line]
 
 
 @contextmanager
@@ -212,11 +216,11 @@ def open_run(options: Options) -> Iterator[Run]:
         if not is_made(location):
             _check_space(location, recipe, len(dataset.clips))
         with locked(location) as lease:
-            notice = about_new_views(options, recipe)
+            notices = about_store(options, recipe)
             make_or_reopen(location, dataset, recipe)
             _sweep(location)
             sweep(Path(folders.work_dir, H264))  # never a folder that others use too
-            run = Run(options, dataset, recipe, lease, notice)
+            run = Run(options, dataset, recipe, lease, notices)
             if isinstance(recipe.transcode, Encode):
                 register(folders.work_dir, location)
             _forget_damaged(run)

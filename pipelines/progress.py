@@ -17,15 +17,17 @@ from data_specs.datasets import Clip
 from data_specs.recipes import Recipe, View
 from data_specs.schema import State
 from data_specs.stored import Record, Store, StoreError, open_store, read_records, shown, zarr_store
+from pipelines.software import Versions, as_attribute, versions_of
 from pipelines.source_index import SourceIndex
-from pipelines.store import write_table
+from pipelines.store import put_attributes, write_table
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
     """Where a store stands: clips by state, why clips were quarantined, and shards done of all for each stage.
 
-    ``notes`` has, for each kind of `schema.NOTES` that occurs, the clips by id and one line on each.
+    ``notes`` has, for each kind of `schema.NOTES` that occurs, the clips by id and one line on each; ``software``, by
+    stage and package, how many records each version made.
     """
 
     store: str
@@ -35,6 +37,7 @@ class Summary:
     quarantined: dict[str, str]
     stages: dict[str, tuple[int, int]]
     notes: dict[str, dict[str, str]] = field(default_factory=dict)
+    software: Versions = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """The summary as JSON-like values."""
@@ -80,6 +83,11 @@ class Progress:
         """The records that there are of a shard, in the order of the stages."""
         by_stage = [self.transcode, self.motion, *self.boxes.values(), *self.clips.values()]
         return [records[shard] for records in by_stage if shard in records]
+
+    @property
+    def software(self) -> Versions:
+        """The versions that made the records."""
+        return versions_of(record for shard in range(self.num_shards) for record in self.records_of(shard))
 
     def to_transcode(self, build: str, clips_of: Callable[[int], Sequence[Clip]], index: SourceIndex) -> list[int]:
         """The shards whose H.264 was not made by this recipe and build from the source files as they are now."""
@@ -162,6 +170,7 @@ def summarise(location: str) -> Summary:
         {id: reason for id, reason in zip(store.ids, reasons, strict=True) if reason},
         {stage: (done, store.num_shards) for stage, done in stages.items()},
         _notes(progress, shards),
+        progress.software,
     )
 
 
@@ -176,10 +185,13 @@ def _notes(progress: Progress, shards: range) -> dict[str, dict[str, str]]:
 
 
 def publish(location: str) -> None:
-    """Write the tables of a store from its records: one writer, one chunk each."""
-    store = open_store(location)
+    """Write the tables of a store from its records, one writer, one chunk each, and the versions that made it."""
+    store, writable = open_store(location), zarr_store(location, read_only=False)
     progress = Progress.of(store)
-    root = zarr.open_group(zarr_store(location, read_only=False), mode="r+")
+    software = as_attribute(store.attrs["software"], progress.software)
+    if software != store.attrs["software"]:
+        put_attributes(writable, "", {**store.attrs, "software": software})
+    root = zarr.open_group(writable, mode="r+")
     for path, values in expected_tables(store, progress).items():
         write_table(root, path, values)
 

@@ -17,7 +17,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ from pipelines.ffmpeg import FfmpegError
 from pipelines.h264 import ClipError, Folders, RunStopped, check_missing, check_source, losses, video_of
 from pipelines.internal_errors import mark_clip
 from pipelines.shards import FrameWriter, VectorWriter
+from pipelines.software import versions_here
 from pipelines.store import HashingStore, remove_attributes, write_record, write_rows
 from pipelines.streams import Decoded
 from pipelines.video import VideoError
@@ -119,7 +120,7 @@ def process_shard(plan: ShardPlan, recipe: Recipe, around: Around = nullcontext)
         records = _STAGE[plan.stage](plan, recipe, store, partial(_each_clip, plan, around))
         store.settle()
         for record in records:
-            write_record(store, record)
+            write_record(store, replace(record, software=versions_here(plan.stage)))
     except OSError as error:
         _stop_if_not_the_clips_fault(error)
         raise

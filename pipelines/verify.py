@@ -29,6 +29,7 @@ from data_specs.stored import (
 )
 from pipelines.lock import check_unlocked
 from pipelines.progress import Progress, expected_tables
+from pipelines.software import as_attribute
 from pipelines.store import put_attributes, stored_fingerprint, wrong_documents
 
 ROOT = "zarr.json"
@@ -76,6 +77,8 @@ def verify(location: str, on_record: Callable[[int, int], None] | None = None) -
             if on_record:
                 on_record(number, len(records))
         faults += [fault for fault in _table_faults(store, progress) if not (doubtful and fault.where == "state")]
+        if not doubtful and store.attrs["software"] != as_attribute(store.attrs["software"], progress.software):
+            faults.append(Fault(ROOT, "its software is not what the records say"))
     _note(location, faults)
     return faults
 

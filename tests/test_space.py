@@ -162,4 +162,4 @@ def test_the_command_on_a_disk_that_takes_no_more_says_so_and_completes_once_it_
     summary = json.loads((tmp_path / "second").read_text())
     assert (summary["done"], summary["quarantined"]) == (12, {})
     assert "transcode: 12 of 12 clips" in (tmp_path / "second.err").read_text()
-    assert (tmp_path / "third").read_text().splitlines()[-1] == "all is as it was written"
+    assert (tmp_path / "third").read_text().splitlines()[-1] == "OK: no problems found"
