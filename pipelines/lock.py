@@ -1,4 +1,4 @@
-"""One run a store: a lock that says who holds it and since when, and that a dead process does not keep."""
+"""One process a store, be it a run or verify: a lock that says who holds it, which a dead process does not keep."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ STALE = timedelta(seconds=90)  # without a beat, after which the lock of another
 
 
 class StoreLocked(StoreError):
-    """Another run is writing the store: one line that says who and since when."""
+    """Another process writes or verifies the store: one line that says who and since when."""
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
     """Who holds a lock: a process, when it took the lock and when it last said that it lives (UTC, ISO 8601).
 
-    ``place`` tells machines, boots and containers apart: a process number means nothing elsewhere.
+    ``place`` tells machines, boots and containers apart: a process number means nothing elsewhere. ``doing`` is what
+    becomes of the store: "written" or "verified".
     """
 
     token: str
@@ -42,6 +43,7 @@ class Holder:
     started: str
     since: str
     seen: str
+    doing: str = "written"
 
     @property
     def here(self) -> bool:
@@ -57,7 +59,7 @@ class Holder:
         return abs(datetime.now(UTC) - datetime.fromisoformat(self.seen)) < STALE
 
     def __str__(self) -> str:
-        return f"process {self.pid} on {self.host} since {self.since}"
+        return f"{self.doing} by process {self.pid} on {self.host} since {self.since}"
 
 
 @dataclass(slots=True)
@@ -78,10 +80,13 @@ class Lease:
 
 
 @contextmanager
-def locked(location: str) -> Iterator[Lease]:
-    """Hold the lock of a store; ``StoreLocked`` if a live process has it. A dead one's lock is taken over."""
+def locked(location: str, doing: str = "written") -> Iterator[Lease]:
+    """Hold the lock of a store; ``StoreLocked`` if a live process has it. A dead one's lock is taken over.
+
+    ``doing`` is what others are told becomes of the store. ``StoreError`` or ``OSError`` if it cannot be written.
+    """
     store = zarr_store(location, read_only=False)
-    lease = Lease(location, _me())
+    lease = Lease(location, _me(doing))
     _HELD.add(lease.holder.token)
     try:
         _take(store, lease)
@@ -98,6 +103,7 @@ def locked(location: str) -> Iterator[Lease]:
 
 def _take(store: ZarrStore, lease: Lease) -> None:
     """Take the lock: of several processes that find it free, or left by a dead one, one gets it."""
+    problem: StoreError | None = None
     for _ in range(10):
         found = _text(store)
         holder = _holder(found)
@@ -105,12 +111,15 @@ def _take(store: ZarrStore, lease: Lease) -> None:
             return
         if holder is not None and (holder.alive() or not _silent(store, holder, found)):
             hint = "" if holder.here else f" (last seen {holder.seen})"
-            raise StoreLocked(
-                f"store {shown(lease.location)!r} is being written by {holder}{hint}; wait for it, or stop it first"
-            )
-        with suppress(StoreError):  # a request that failed may have been carried out: look again
+            raise StoreLocked(f"store {shown(lease.location)!r} is being {holder}{hint}; wait for it, or stop it first")
+        try:
             exchange(store, LOCK, found, asdict(lease.holder))
-    raise StoreLocked(f"store {shown(lease.location)!r} is being written by another run; wait for it, or stop it first")
+            problem = None
+        except StoreError as error:  # a request that failed may have been carried out: look again
+            problem = error
+    raise problem or StoreLocked(
+        f"store {shown(lease.location)!r} is being written by another run; wait for it, or stop it first"
+    )
 
 
 def _silent(store: ZarrStore, holder: Holder, found: bytes | None) -> bool:
@@ -134,7 +143,7 @@ def check_unlocked(location: str, doing: str) -> None:
     """``StoreLocked`` if a live run is writing the store, with what it would be in the way of."""
     holder = read_holder(zarr_store(location, read_only=True))
     if holder is not None and holder.alive():
-        raise StoreLocked(f"store {shown(location)!r} is being written by {holder}; {doing} when it is done")
+        raise StoreLocked(f"store {shown(location)!r} is being {holder}; {doing} when it is done")
 
 
 def _text(store: ZarrStore) -> bytes | None:
@@ -153,9 +162,9 @@ def _holder(text: bytes | None) -> Holder | None:
         return None
 
 
-def _me() -> Holder:
+def _me(doing: str) -> Holder:
     now, pid = _now(), os.getpid()
-    return Holder(uuid.uuid4().hex, socket.gethostname(), _place(), pid, _process_start(pid), now, now)
+    return Holder(uuid.uuid4().hex, socket.gethostname(), _place(), pid, _process_start(pid), now, now, doing)
 
 
 def _now() -> str:

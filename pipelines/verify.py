@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -27,7 +28,7 @@ from data_specs.stored import (
     reading,
     zarr_store,
 )
-from pipelines.lock import check_unlocked
+from pipelines.lock import Lease, StoreLocked, check_unlocked, locked
 from pipelines.progress import Progress, expected_tables
 from pipelines.software import as_attribute
 from pipelines.store import put_attributes, stored_fingerprint, wrong_documents
@@ -53,13 +54,41 @@ class Fault:
 
 
 def verify(location: str, on_record: Callable[[int, int], None] | None = None) -> list[Fault]:
-    """Read all of a store again and list what is wrong; what is found is noted there for ``mocrop preprocess`` to mend.
+    """Read all of a store again and list what is wrong; what is found is noted there for the next run to repair.
 
-    ``on_record`` is told how many records are checked, and of how many. ``StoreError`` if there is no store, if its own
-    attributes are damaged, or while a run is writing it.
+    No run can begin meanwhile: this holds the store's lock. Where the lock cannot be written, as in a store that is
+    for reading only, what was found is looked at once more, so that nothing is told of a run elsewhere that wrote
+    meanwhile. ``on_record`` is told how many records are checked, and of how many. ``StoreError`` if there is no store,
+    if its own attributes are damaged or it is of another revision, or while a run is writing it.
     """
-    store = open_store(location)
-    check_unlocked(location, "verify it")
+    open_store(location)  # the lock would make a folder where there is none
+    with _held(location) as lease:
+        faults = _faults(open_store(location), on_record)
+        if lease:
+            lease.check()
+        elif faults:
+            again = _faults(open_store(location))
+            faults = [fault for fault in faults if fault in again]
+            check_unlocked(location, "verify it")
+        _note(location, faults)
+    return faults
+
+
+@contextmanager
+def _held(location: str) -> Iterator[Lease | None]:
+    """Hold the lock of a store; None where it cannot be written. ``StoreLocked`` if a live process has it."""
+    with ExitStack() as stack:
+        lease = None
+        try:
+            lease = stack.enter_context(locked(location, "verified"))
+        except StoreLocked:
+            raise
+        except (OSError, StoreError):  # of the lock: whatever else it may mean is seen when the store is read
+            pass
+        yield lease
+
+
+def _faults(store: Store, on_record: Callable[[int, int], None] | None = None) -> list[Fault]:
     faults = _root_faults(store)
     doubtful = any(fault.where == ROOT for fault in faults)  # then what follows from the recipe cannot be told yet
     if not any(fault.where == "id" for fault in faults):  # without the ids nothing below can be told
@@ -79,7 +108,6 @@ def verify(location: str, on_record: Callable[[int, int], None] | None = None) -
         faults += [fault for fault in _table_faults(store, progress) if not (doubtful and fault.where == "state")]
         if not doubtful and store.attrs["software"] != as_attribute(store.attrs["software"], progress.software):
             faults.append(Fault(ROOT, "its software is not what the records say"))
-    _note(location, faults)
     return faults
 
 

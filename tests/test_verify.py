@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -322,8 +323,91 @@ def test_two_verifies_before_a_run_forget_nothing(options: Options) -> None:
 
 
 def test_a_store_that_is_being_written_is_not_verified(options: Options) -> None:
-    with locked(options.store), pytest.raises(StoreLocked, match=r"is being written by process .*; verify it when"):
+    with locked(options.store), pytest.raises(StoreLocked, match=r"is being written by process .*; wait for it"):
         verify(options.store)
+
+
+def once(act: Callable[[], object]) -> Callable[[int, int], None]:
+    """To be called with each record that is checked; acts at the first."""
+    left = [act]
+
+    def on_record(done: int, total: int) -> None:
+        if left:
+            left.pop()()
+
+    return on_record
+
+
+@pytest.fixture
+def changing(options: Options, tmp_path: Path) -> tuple[Options, Callable[[], None]]:
+    """What the store was made from, and a real run that writes its first shard anew, from another video."""
+    source = Path(shutil.copytree(options.source, tmp_path / "source"))
+    options = replace(options, source=str(source))
+    clips = [source / f"{id}.avi" for id in open_store(options.store).ids]
+
+    def run() -> None:
+        clips[0].write_bytes(clips[-1].read_bytes())
+        assert "clips" in run_stages(options)[1]
+
+    return options, run
+
+
+def test_no_run_begins_while_a_store_is_verified(changing: tuple[Options, Callable[[], None]]) -> None:
+    options, run = changing
+    refused = pytest.raises(RunError, match=r"is being verified by process \d+ on .*; wait for it, or stop it first")
+
+    def begin() -> None:
+        with refused:
+            run()
+
+    assert verify(options.store, once(begin)) == []
+    run()
+    assert verify(options.store) == []
+
+
+def no_lock(options: Options) -> Path:
+    """Put something in the lock's place, so that no lock can be written, as in a store that is for reading only."""
+    obstacle = Path(options.store, "progress/lock")
+    obstacle.write_bytes(b"")
+    return obstacle
+
+
+def test_a_run_beside_verify_leaves_no_false_fault_where_no_lock_can_be_held(
+    changing: tuple[Options, Callable[[], None]],
+) -> None:
+    options, run = changing
+    obstacle = no_lock(options)
+    before = contents(Path(options.store))
+
+    def write_meanwhile() -> None:
+        obstacle.unlink()
+        run()
+
+    assert verify(options.store, once(write_meanwhile)) == []
+    assert contents(Path(options.store)) != before
+    assert not Path(options.store, "progress/damaged").exists()
+    assert run_stages(options)[1] == []
+
+
+def test_verify_notes_nothing_while_a_run_goes_on_where_no_lock_could_be_held(options: Options) -> None:
+    obstacle = no_lock(options)
+    Path(options.store, "motion/00001/dx/c/0").unlink()
+    with ExitStack() as run:
+
+        def begin() -> None:
+            obstacle.unlink()
+            run.enter_context(locked(options.store))
+
+        with pytest.raises(StoreLocked, match=r"is being written by process .*; verify it when it is done"):
+            verify(options.store, once(begin))
+    assert not Path(options.store, "progress/damaged").exists()
+
+
+def test_what_is_wrong_is_found_and_noted_where_no_lock_can_be_held(options: Options) -> None:
+    no_lock(options)
+    Path(options.store, "motion/00001/dx/c/0").unlink()
+    assert where(options) == ["motion/00001/dx/c/0"]
+    assert Path(options.store, "progress/damaged/zarr.json").is_file()
 
 
 def test_the_command_lists_what_is_wrong_and_says_what_to_do(options: Options) -> None:
