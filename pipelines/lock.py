@@ -59,7 +59,7 @@ class Holder:
         return abs(datetime.now(UTC) - datetime.fromisoformat(self.seen)) < STALE
 
     def __str__(self) -> str:
-        return f"{self.doing} by process {self.pid} on {self.host} since {self.since}"
+        return f"process {self.pid} on {self.host} since {self.since}"
 
 
 @dataclass(slots=True)
@@ -110,8 +110,10 @@ def _take(store: ZarrStore, lease: Lease) -> None:
         if holder is not None and holder.token == lease.holder.token:
             return
         if holder is not None and (holder.alive() or not _silent(store, holder, found)):
-            hint = "" if holder.here else f" (last seen {holder.seen})"
-            raise StoreLocked(f"store {shown(lease.location)!r} is being {holder}{hint}; wait for it, or stop it first")
+            who = f"{holder}" if holder.here else f"{holder} (last seen {holder.seen})"
+            raise StoreLocked(
+                f"store {shown(lease.location)!r} is being {holder.doing} by {who}; wait for it, or stop it first"
+            )
         try:
             exchange(store, LOCK, found, asdict(lease.holder))
             problem = None
@@ -143,7 +145,7 @@ def check_unlocked(location: str, doing: str) -> None:
     """``StoreLocked`` if a live run is writing the store, with what it would be in the way of."""
     holder = read_holder(zarr_store(location, read_only=True))
     if holder is not None and holder.alive():
-        raise StoreLocked(f"store {shown(location)!r} is being {holder}; {doing} when it is done")
+        raise StoreLocked(f"store {shown(location)!r} is being {holder.doing} by {holder}; {doing} when it is done")
 
 
 def _text(store: ZarrStore) -> bytes | None:

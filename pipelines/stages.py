@@ -246,10 +246,15 @@ def _undone_if_failed(undo: Callable[[int], None], index: int) -> Iterator[None]
 
 def _check_unchanged(clip: Clip, known: Attributes, transcoded: Record, store: ZarrStore) -> None:
     """``RunStopped`` if the source or its H.264 file is not that of the transcode record, which is then removed."""
-    for key, name in (("source", "source file"), ("h264", "H.264 file")):
-        if known.get(key) != transcoded.clips[clip.id].get(key):
-            remove_attributes(store, transcoded.path)
-            raise RunStopped(f"the {name} of {clip.id} was changed; start the same command again")
+    recorded = transcoded.clips[clip.id]
+    if known["source"] != recorded["source"]:
+        problem = f"the source file of {clip.id} was changed; start the same command again"
+    elif known.get("h264") != recorded.get("h264"):
+        problem = f"the H.264 file of {clip.id} was changed; start the same command again"
+    else:
+        return
+    remove_attributes(store, transcoded.path)
+    raise RunStopped(problem)
 
 
 def _boxes(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: _Each) -> list[Record]:
