@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from data_specs.locations import shown
 from mocrop_core.method import PRESETS, Method
 from mocrop_core.search import candidate_sizes
 from mocrop_core.vectors import clip_rng
@@ -22,6 +23,14 @@ Preset = Literal["medium", "ultrafast", "superfast", "veryfast", "faster", "fast
 MAX_RECTANGLES = 6_000_000
 """Rectangles that a search may try: it takes some 100 bytes for each, of the 2 GiB that a worker may have. All those of
 60 × 80 cells are fewer."""
+
+
+MAX_BYTES, MAX_LINE = 1 << 16, 1000
+"""Bytes of a recipe and characters of one of its lines: a parser's memory grows with the square of a key's length."""
+
+SHOWN = 10  # errors in a message
+MAX_VALUES, MAX_DEPTH, MAX_TEXT = 5000, 10, 1000
+"""Values of a recipe, how deep they may be nested, and characters of a text."""
 
 
 class RecipeError(ValueError):
@@ -188,6 +197,12 @@ class Recipe(_Part):
     frames: Frames = Field(default_factory=Frames)
     views: tuple[View, ...] = Field((FullView(), MotionView()), min_length=1, description="ways to choose the box")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _is_of_ordinary_size(cls, values: Any) -> Any:
+        _check_size(values)
+        return values
+
     @model_validator(mode="after")
     def _views_have_their_own_names(self) -> Recipe:
         names = [view.name for view in self.views]
@@ -205,16 +220,34 @@ class Recipe(_Part):
         return settings
 
 
+def _check_size(values: object) -> None:
+    """``ValueError`` for values that are too many, too deep or too long to be a recipe, before anything prints them."""
+    waiting = [(values, 0)]
+    for seen, (value, depth) in enumerate(waiting):  # it grows meanwhile
+        if seen > MAX_VALUES or depth > MAX_DEPTH:
+            raise ValueError(f"more than {MAX_VALUES} values, or nested more than {MAX_DEPTH} deep")
+        if isinstance(value, Mapping):
+            waiting += [(part, depth + 1) for pair in value.items() for part in pair]
+        elif isinstance(value, list | tuple):
+            waiting += [(part, depth + 1) for part in value]
+        elif isinstance(value, str) and len(value) > MAX_TEXT:
+            raise ValueError(f"a text of {len(value)} characters ({value[:20]!r}…), more than {MAX_TEXT}")
+        elif isinstance(value, int) and value.bit_length() > 64:
+            raise ValueError(f"a whole number of {value.bit_length()} bits, more than 64")
+
+
 def load_recipe(recipe: str | Path) -> Recipe:
     """The recipe of that name among ours (``ucf101``, ``smoke``) or of that TOML file.
 
     ``RecipeError`` in one line where there is none, or for each key that is not as it should be.
     """
     text, where = _read(str(recipe))
+    if any(len(line) > MAX_LINE for line in text.split("\n")):
+        raise RecipeError(f"recipe {where}: a line has more than {MAX_LINE} characters; break it")
     try:
         values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"recipe {where}: not TOML: {error}") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or too deep
+        raise RecipeError(f"recipe {where}: not TOML: {_short(' '.join(str(error).split()))}") from error
     return parse_recipe(values, where)
 
 
@@ -223,7 +256,13 @@ def parse_recipe(values: object, where: str) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise RecipeError(f"recipe {where}: {'; '.join(map(_one_line, _causes(error)))}") from None
+        causes = [_short(_one_line(cause)) for cause in _causes(error)]
+        more = f"; and {len(causes) - SHOWN} more" if len(causes) > SHOWN else ""
+        raise RecipeError(f"recipe {where}: {'; '.join(causes[:SHOWN])}{more}") from None
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 300 else f"{text[:300]}…"
 
 
 def _causes(error: ValidationError) -> list[Any]:
@@ -261,11 +300,17 @@ def _folder() -> Any:
 def _read(recipe: str) -> tuple[str, str]:
     if recipe in builtin_recipes():
         return (_folder() / f"{recipe}.toml").read_text(encoding="utf-8"), recipe
-    path = Path(recipe)
+    name = shown(recipe)
+    if "\0" in recipe:
+        raise RecipeError(f"recipe {name!r}: no file has such a name")
     try:
-        return path.read_text(encoding="utf-8"), repr(recipe)
+        with Path(recipe).open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise RecipeError(f"recipe {name!r}: more than {MAX_BYTES} bytes; give a TOML file that is a recipe")
+        return content.decode("utf-8-sig"), repr(name)  # some editors put a byte-order mark first
     except OSError as error:
         ours = ", ".join(builtin_recipes())
-        raise RecipeError(f"recipe {recipe!r}: {error.strerror}; give a TOML file or one of: {ours}") from None
+        raise RecipeError(f"recipe {name!r}: {error.strerror}; give a TOML file or one of: {ours}") from None
     except UnicodeDecodeError:
-        raise RecipeError(f"recipe {recipe!r}: not a text file in UTF-8") from None
+        raise RecipeError(f"recipe {name!r}: not a text file in UTF-8") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -157,3 +158,67 @@ def test_files_that_are_no_recipe_are_refused(tmp_path: Path) -> None:
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(RecipeError, match="not a text file"):
         load_recipe(tmp_path / "binary.toml")
+
+
+HOSTILE_TOML = {
+    "nested arrays": "a = " + "[\n" * 30_000,
+    "nested tables": "a = " + "{a = " * 190,
+    "decimal": "seed = " + "9" * 900 + "\n[frames]\nsize = 8",
+    "hexadecimal": "seed = 0x" + "f" * 900,
+    "in a method": '[[views]]\nkind = "motion"\noverrides = { tolerance = 0x' + "f" * 900 + " }",
+    "long key": ("a" + ".a" * 5000) + " = 1",
+    "long keys": "".join(f"a{i}" + ".a" * 480 + " = 1\n" for i in range(64)),
+    "long text": 'name = """' + ("x" * 900 + "\n") * 30 + '"""',
+    "line ends of other kinds": '"' + "\u2028" * 20_000 + '" = 1',
+    "many keys": "".join(f"key{i} = 1\n" for i in range(4000)),
+    "many tables": "".join(f"[[views]]\nkind = {i}\n" for i in range(2000)),
+    "nul": 'name = "a\0b"',
+    "escaped nul": 'name = "a\\u0000b"',
+    "escape sequence": 'name = "\\u001b[31m"',
+    "date": "seed = 1979-05-27",
+    "infinite": "time_limit = inf",
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE_TOML)
+def test_hostile_recipes_are_refused_in_one_short_line(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "x.toml").write_text(HOSTILE_TOML[kind], encoding="utf-8")
+    with pytest.raises(RecipeError, match=r"^recipe '.*x\.toml': ") as refused:
+        load_recipe(tmp_path / "x.toml")
+    line = str(refused.value)
+    assert not re.search(r"[\x00-\x1f\u2028]", line)
+    assert len(line) < 3600
+
+
+def test_numbers_of_thousands_of_digits_are_refused(tmp_path: Path) -> None:
+    """A line may not hold them, but a store's recipe may."""
+    for number in (10**5000, 1 << 20_000, -(10**30)):
+        with pytest.raises(RecipeError, match=r"a whole number of \d+ bits, more than 64"):
+            parse_recipe({"seed": number}, "x")
+        with pytest.raises(RecipeError, match=r"a whole number of \d+ bits, more than 64"):
+            parse_recipe({"views": [{"kind": "motion", "overrides": {"tolerance": number}}]}, "x")
+    deep: object = 1
+    for _ in range(5000):
+        deep = [deep]
+    with pytest.raises(RecipeError, match="nested more than 10 deep"):
+        parse_recipe({"views": deep}, "x")
+
+
+def test_a_file_that_is_too_large_is_refused_by_its_size(tmp_path: Path) -> None:
+    with (tmp_path / "x.toml").open("wb") as file:
+        file.truncate(50_000_000)
+    for path in (tmp_path / "x.toml", Path("/dev/zero")):
+        with pytest.raises(RecipeError, match="more than 65536 bytes; give a TOML file that is a recipe"):
+            load_recipe(path)
+
+
+def test_a_byte_order_mark_is_accepted(tmp_path: Path) -> None:
+    (tmp_path / "x.toml").write_bytes(b"\xef\xbb\xbfseed = 5\r\n")
+    assert load_recipe(tmp_path / "x.toml").seed == 5
+
+
+def test_a_password_in_a_recipes_address_is_not_shown() -> None:
+    for recipe in ("https://user:geheim@host/x.toml", "s3:/user:geheim@bucket/x.toml", "x\0geheim@"):
+        with pytest.raises(RecipeError) as refused:
+            load_recipe(recipe)
+        assert "geheim" not in str(refused.value) or "\0" in recipe
