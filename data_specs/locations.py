@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from urllib.parse import urlsplit, urlunsplit
 
 SCHEMES = {"s3": "Amazon S3 and its like", "gs": "Google Cloud Storage", "az": "Azure Blob Storage"}
-SAFE = r"^(([^:]|:[^/]|:/[^/])*(:/?)?|[^/@]*://[^/@]*(/[\s\S]*)?)$"
-"""What a location without credentials looks like, for schemas: where ``://`` is, no ``@`` before the next slash."""
+_HOST = r"([^/@:?#\x00]+|\[[0-9A-Fa-f:.%]+\])(:[0-9]*)?"
+SAFE = rf"^([^:\x00]|:+[^:/\x00])*(:+/*|:+/+{_HOST}(/[^?#\x00]*)?)?$"
+"""What a path or an address without a secret looks like, for schemas: behind ``:/`` are a host and perhaps a port, and
+no query. One slash counts as two: `pathlib` makes one of them."""
 
 _URL = re.compile(r"([a-z0-9]+)://([^/@?#]+)/+([^?#]*[^?#/])/*")
 
@@ -45,15 +46,35 @@ def expanded(path: str) -> str:
     return whole
 
 
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:/+)([^\s'\"<>]*)")
+_SECRET = re.compile(
+    r"([?&](?:[a-z-]*(?:signature|token|password|secret|credential|key)[a-z-]*|sig)=)[^&\s'\"]+", re.IGNORECASE
+)
+
+
 def shown(location: str) -> str:
-    """The location without a password in it, for messages and attributes."""
-    if not is_url(location):
+    """The path or address without a password or a query in it, for messages and attributes."""
+    scheme, slashes, rest = location.partition(":/")
+    if not slashes or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
         return location
-    try:
-        parts = urlsplit(location)
-    except ValueError:
-        return location.partition("://")[0] + "://…"
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
+    after = rest.lstrip("/")
+    start = scheme + slashes + rest[: len(rest) - len(after)]
+    return start + _without_user(re.split(r"[?#]", after)[0] if is_url(location) else after)
+
+
+def _without_user(address: str) -> str:
+    """What comes behind the user and password in an address that begins behind ``://``."""
+    host = address.partition("/")[0]
+    if "@" in host:
+        return address[host.rindex("@") + 1 :]
+    # a secret may hold slashes: then what looks like the host has something else than a port behind its colon
+    return address if re.fullmatch(_HOST, host) else address.rpartition("@")[2]
+
+
+def without_passwords(text: str) -> str:
+    """A message without the passwords in addresses that it quotes, and without the secrets in their queries."""
+    text = _SECRET.sub(r"\1…", text)
+    return _ADDRESS.sub(lambda found: found[1] + _without_user(found[2]), text)
 
 
 def split_url(location: str) -> tuple[str, str, str]:
@@ -63,7 +84,8 @@ def split_url(location: str) -> tuple[str, str, str]:
     in logs and in Prefect's records), with a query or fragment, without a key, or of a kind that is not read here.
     """
     where = f"store {shown(location)!r}"
-    if "@" in location.partition("://")[2].partition("/")[0]:
+    rest = location.partition("://")[2]
+    if _without_user(rest) != rest:
         raise StoreError(
             f"{where}: a URL with credentials in it is refused, as it would be logged; put them into the environment "
             "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"

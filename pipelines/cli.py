@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from data_specs.datasets import Dataset
-from data_specs.locations import expanded
+from data_specs.locations import expanded, without_passwords
 from data_specs.stored import StoreError, open_store
 from pipelines.ffmpeg import FfmpegError
 from pipelines.h264 import RunStopped
@@ -90,7 +90,7 @@ def main() -> None:
 
 
 def _fail(message: str) -> None:
-    print(f"mocrop: {message}", file=sys.stderr)
+    print(f"mocrop: {without_passwords(message)}", file=sys.stderr)
     raise SystemExit(1)
 
 

@@ -16,6 +16,7 @@ import dask
 import distributed
 from distributed import Client
 
+from data_specs.locations import shown, without_passwords
 from data_specs.resources import usable_cores
 from data_specs.stored import is_url
 from pipelines import server
@@ -65,7 +66,8 @@ def dask_client(workers: int | None = None, address: str | None = None) -> Itera
             stack.enter_context(client)
             client.wait_for_workers(1, timeout=JOIN_SECONDS)
         except (OSError, ValueError) as error:
-            raise RunError(f"dask_address {address!r}: no Dask worker answers there: {error}") from None
+            where, why = shown(address or "here"), without_passwords(str(error))
+            raise RunError(f"dask_address {where!r}: no Dask worker answers there: {why}") from None
         yield client
 
 

@@ -44,7 +44,7 @@ from prefect.states import Completed, Failed
 from prefect.types.entrypoint import EntrypointType
 from pydantic import Field
 
-from data_specs.locations import SAFE
+from data_specs.locations import SAFE, without_passwords
 from data_specs.recipes import Recipe
 from data_specs.stored import StoreError, open_store, shown
 from pipelines import outcome, server
@@ -59,6 +59,9 @@ from pipelines.preprocess import Options, Run, RunError, open_run
 from pipelines.processes import environment, off_the_terminal, sigterm_exits
 from pipelines.progress import Summary
 from pipelines.stages import DOES, STAGES, ShardReport
+
+Location = Annotated[str, Field(pattern=SAFE)]
+"""A path or an address that holds no secret: a server keeps parameters and shows them."""
 
 ARTIFACT_SECONDS = 2.0  # between two updates of a stage's progress artifact
 
@@ -197,13 +200,13 @@ _HERE: ContextVar[_Here | None] = ContextVar("here", default=None)
 
 @flow(name=FLOW, persist_result=False)
 def preprocess_ucf101(
-    source: Annotated[str, Field(pattern=SAFE)],
-    store: Annotated[str, Field(pattern=SAFE)],
-    splits: str | None = None,
-    recipe: str | Recipe = "ucf101",
-    work_dir: str | None = None,
+    source: Location,
+    store: Location,
+    splits: Location | None = None,
+    recipe: Location | Recipe = "ucf101",
+    work_dir: Location | None = None,
     workers: Annotated[int, Field(ge=1)] | None = None,
-    dask_address: str | None = None,
+    dask_address: Location | None = None,
     limit: Annotated[int, Field(ge=1)] | None = None,
     strict: bool = False,
     retry_quarantined: bool = False,
@@ -244,6 +247,7 @@ def preprocess_ucf101(
     else:
         problem = outcome.too_many_quarantined(summary, max_quarantined)
     if problem:
+        problem = without_passwords(problem)
         get_run_logger().error(problem)
         return Failed(message=problem)
     get_run_logger().info(outcome.in_one_line(summary))

@@ -14,6 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO
 
+from data_specs.locations import without_passwords
+
 LOGS = "logs"  # folder in the work folder
 _PACKAGES = ("mocrop", "numpy", "av", "zarr", "numcodecs", "pillow", "dask", "prefect")
 _LINES, _LINE_BYTES = 200, 2000  # kept of a child's standard error
@@ -71,7 +73,7 @@ def write_log(folder: Path | None, name: str, text: str) -> str:
                 place.mkdir(parents=True, exist_ok=True)
                 handle, path = tempfile.mkstemp(".log", prefix, place)
                 with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
-                    file.write(f"{text.rstrip()}\n\n{_software()}\n")
+                    file.write(f"{without_passwords(text.rstrip())}\n\n{_software()}\n")
                 return path
     return ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from data_specs import schema
 from data_specs.datasets import Clip, Dataset, DatasetError, read_dataset
-from data_specs.locations import expanded
+from data_specs.locations import SAFE, expanded
 from data_specs.recipes import Encode, Recipe, RecipeError, load_recipe
 from data_specs.stored import StoreError, attributes, check_location, is_url, open_store, shown, zarr_store
 from pipelines import store as writing
@@ -90,8 +91,7 @@ def read_request(options: Options) -> tuple[Dataset, Recipe]:
         raise RunError(f"max_missing {options.max_missing}: give a share from 0 to 1")
     try:
         check_location(options.store)
-        if is_url(options.source):
-            raise RunError(f"source {shown(options.source)!r}: give a local folder; only stores lie on object stores")
+        _check_places(options)
         recipe = options.recipe if isinstance(options.recipe, Recipe) else load_recipe(options.recipe)
         if options.max_missing is not None:
             recipe = recipe.model_copy(update={"max_missing": options.max_missing})
@@ -99,6 +99,21 @@ def read_request(options: Options) -> tuple[Dataset, Recipe]:
     except (DatasetError, RecipeError, StoreError) as error:
         raise RunError(str(error)) from None
     return dataset, recipe
+
+
+def _check_places(options: Options) -> None:
+    """``RunError`` for a folder that is an address, and for a secret in an address: Prefect's server keeps them."""
+    for name in ("source", "splits", "work_dir"):
+        place = getattr(options, name)
+        if place is not None and is_url(place):
+            raise RunError(f"{name} {shown(place)!r}: give a local folder; only stores lie on object stores")
+    for name in ("source", "store", "splits", "work_dir", "recipe", "dask_address"):
+        place = getattr(options, name)
+        if isinstance(place, str) and not re.fullmatch(SAFE, place):
+            raise RunError(
+                f"{name} {shown(place)!r}: an address with a password or a query in it is refused, as Prefect's server "
+                "would keep it"
+            )
 
 
 class Run:

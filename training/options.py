@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from data_specs.locations import expanded
+from data_specs.locations import expanded, is_url, shown, without_passwords
 from data_specs.stored import StoreError, View, open_store
 
 SMALLEST_INPUT, LARGEST_INPUT = 8, 4096  # sides of a network's input, px; cached frames have no more
@@ -33,7 +33,8 @@ class OneLineParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong in one line and exit with status 2."""
-        self.exit(2, f"error: {message.removeprefix('argument ')}; see {self.prog} --help\n")
+        what = without_passwords(message.removeprefix("argument "))
+        self.exit(2, f"error: {what}; see {self.prog} --help\n")
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -48,16 +49,16 @@ def exit_status(work: Callable[[], object]) -> int:
     try:
         work()
     except (Refused, StoreError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {without_passwords(str(error))}", file=sys.stderr)
         return 2
     except Failed as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {without_passwords(str(error))}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # whoever read the output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {without_passwords(' '.join(str(error).split()))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
@@ -169,6 +170,8 @@ def check_view(store: str, name: str, crop_ratio: float | None, mv_h: int | None
 
 def check_output(folder: str) -> None:
     """`Refused` for an ``--output-dir`` that cannot be made or written into."""
+    if is_url(folder):
+        raise Refused(f"--output-dir {shown(folder)!r}: give a local folder")
     there = next(path for path in (Path(folder).absolute(), *Path(folder).absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         what = "may not be written into" if there.is_dir() else "is not a folder"
