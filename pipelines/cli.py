@@ -70,6 +70,9 @@ MaxMissing = Annotated[
     ),
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="Refuse lists that name clips which are not there.")]
+MaxQuarantined = Annotated[
+    float, typer.Option(min=0.0, max=1.0, help="Share of quarantined clips above which the run fails.")
+]
 
 
 def main() -> None:
@@ -217,15 +220,15 @@ def plan(
     workers: Workers = None,
     limit: Limit = None,
     strict: Strict = False,
+    max_quarantined: MaxQuarantined = 0.05,
     max_missing: MaxMissing = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Dry run: clips, splits, shards, the bytes and time to expect (from a few clips done for real), problems found."""
     from pipelines.plan import plan as make_plan
 
-    found = make_plan(
-        Options(source, store, splits, recipe, work_dir, workers, None, limit, strict, max_missing=max_missing)
-    )
+    found = make_plan(Options(source, store, splits, recipe, work_dir, workers, None, limit, strict,
+                              max_quarantined=max_quarantined, max_missing=max_missing))  # fmt: skip
     if as_json:
         _print_json(found.as_json())
     else:
@@ -254,9 +257,7 @@ def preprocess(
     retry_quarantined: Annotated[
         bool, typer.Option("--retry-quarantined", help="Try quarantined clips again.")
     ] = False,
-    max_quarantined: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Share of quarantined clips above which the run fails.")
-    ] = 0.05,
+    max_quarantined: MaxQuarantined = 0.05,
     max_missing: MaxMissing = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show Prefect's own lines too.")] = False,
     as_json: JsonFlag = False,
