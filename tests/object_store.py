@@ -19,7 +19,7 @@ Fault = Literal["error", "reset", "cut", ""]
 SERVER = """
 import sys
 from moto.server import ThreadedMotoServer
-server = ThreadedMotoServer("127.0.0.1", 0)
+server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
 server.start()
 print(server.get_host_and_port()[1], flush=True)
 sys.stdin.read()
