@@ -5,9 +5,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export DO_NOT_TRACK := 1
 
-.PHONY: help setup demo test lint bench soak clean
+.PHONY: help setup demo test lint check-docs bench soak stress clean
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -22,16 +22,22 @@ demo: $(READY)  ## the whole job on a synthetic data set, from video to trained 
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 
-test: lint  ## lint, types and every test
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+test: lint  ## lint, types and every test of a change
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+check-docs: $(READY)  ## every command of the documents, and the notebook
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not soak" tests/test_docs.py
 
 bench: $(READY)  ## the benchmarks, at least five repetitions of each: 45 minutes
 	$(BIN)/python -m tests.benchmarks
 
 soak: $(READY)  ## the long tests; their results go into tests/soak_results.json
 	$(BIN)/python -m pytest -m soak
+
+stress: $(READY)  ## make test five times in fresh clones, twice beside a process that keeps the cores busy
+	$(BIN)/python -m tests.stress
 
 clean:  ## remove what make demo and the tools made
 	rm -rf demo .mypy_cache .ruff_cache .pytest_cache .hypothesis build

@@ -7,6 +7,8 @@ loaded as a recipe if it is ``toml`` (those of CONTRIBUTING.md too); unless a co
 - ``<!-- shows: … -->``: it is not run, as it shows this, such as another program's output;
 - ``<!-- file: NAME -->``: it becomes this file in the folder, for the blocks after it.
 
+``make check-docs`` runs the blocks and the notebook; ``make test`` does all the rest.
+
 ``<!-- folder: … -->`` in a document says what is in its folder before the first block: names of ``CONTENTS``.
 """
 
@@ -221,6 +223,7 @@ RUNNABLE = [
 ]  # fmt: skip
 
 
+@pytest.mark.documents
 @pytest.mark.parametrize("document", RUNNABLE, ids=name_of)
 def test_commands_of(document: Path, data: Path, ucf_store: Path, variables: dict[str, str], tmp_path: Path) -> None:
     ran = 0
@@ -326,7 +329,7 @@ def test_what_is_promised_names_tests_that_are_there() -> None:
             found = ast.parse((ROOT / "tests" / file).read_text(encoding="utf-8")).body
             (there,) = [one for one in found if isinstance(one, ast.FunctionDef) and one.name == test] or [None]
             assert there is not None, f"{file} has no {test}"
-            long = any("soak" in ast.unparse(mark) for mark in there.decorator_list)
+            long = {"pytest.mark.soak", "pytest.mark.documents"} & set(map(ast.unparse, there.decorator_list))
             assert not long or "*soak*" in row, f"{test} is not in make test"
         file = ""
 
@@ -339,6 +342,7 @@ def test_the_stages_are_named_in_the_tutorial() -> None:
 # --- the notebook
 
 
+@pytest.mark.documents
 def test_the_notebook_runs(ucf_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copy_store(ucf_store, tmp_path)
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))

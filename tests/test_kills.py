@@ -33,7 +33,7 @@ from tests.saboteurs import (
 )
 
 STAGE_OF = {"density": "boxes", "frames": "clips"}
-MOMENTS = 20  # of the run itself; those of workers and of ffmpeg come on top
+MOMENTS = 20  # of the run itself, every third of them in `make test`; those of workers and of ffmpeg come on top
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,9 @@ def leave_half_a_shard(store: Path, expected: dict[str, bytes], rng: random.Rand
     return f"motion/{place}" if kind == "motion" else f"{STAGE_OF[rest[0]]}/{place}/{int(rest[2]):05}"
 
 
-@pytest.mark.parametrize("moment", range(MOMENTS))
+@pytest.mark.parametrize(
+    "moment", [pytest.param(moment, marks=[pytest.mark.soak] if moment % 3 else []) for moment in range(MOMENTS)]
+)
 def test_a_run_killed_at_any_moment_is_completed_and_no_finished_shard_is_done_again(
     moment: int, unbroken: Unbroken, tmp_path: Path
 ) -> None:

@@ -15,7 +15,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from data_specs.recipes import load_recipe
 from pipelines import server
+from pipelines.preprocess import Options
+from tests.conftest import run_stages
 from tests.saboteurs import contents, copy_clips, descendants, records, wait_until
 from tests.soak import record
 
@@ -34,12 +37,11 @@ MOMENTS = 24  # of the whole test, a third of them for each of the three
 
 @dataclass(frozen=True)
 class Command:
-    """`mocrop preprocess` on six real clips, with what it makes when nothing disturbs it, and its stages' seconds."""
+    """`mocrop preprocess` on six real clips, with what a run makes when nothing disturbs it."""
 
     folder: Path
     environment: dict[str, str]
     contents: dict[str, bytes]
-    seconds: float
 
     def start(self, store: Path) -> subprocess.Popen[bytes]:
         """Start it, and wait until its first stage begins."""
@@ -58,6 +60,15 @@ class Command:
         process = self.start(store)
         assert process.wait(600) == 0, store.with_suffix(".log").read_text()
 
+    def seconds(self) -> float:
+        """How long its stages take when nothing disturbs it."""
+        store = self.folder / "undisturbed.zarr"
+        process, begun = self.start(store), time.monotonic()
+        assert wait_until(lambda: all_crops_are_there(store.with_suffix(".log")) or process.poll() is not None)
+        seconds = time.monotonic() - begun
+        assert process.wait(600) == 0, store.with_suffix(".log").read_text()
+        return seconds
+
 
 @pytest.fixture(scope="module")
 def command(ucf_clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
@@ -68,12 +79,9 @@ def command(ucf_clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     environment = {**kept, "PREFECT_HOME": str(folder / "home"), "PYTHONPATH": str(Path(__file__).parents[1])}
     with server.started() as child:
         environment["PREFECT_API_URL"] = child.when_ready()
-        undisturbed = Command(folder, environment, {}, 0.0)
-        process, begun = undisturbed.start(folder / "undisturbed.zarr"), time.monotonic()
-        assert wait_until(lambda: all_crops_are_there(folder / "undisturbed.log") or process.poll() is not None, 300)
-        seconds = time.monotonic() - begun
-        assert process.wait(600) == 0, (folder / "undisturbed.log").read_text()
-        yield Command(folder, environment, contents(folder / "undisturbed.zarr"), seconds)
+        whole = folder / "whole.zarr"
+        run_stages(Options(str(folder / "source"), str(whole), recipe=load_recipe(folder / "small.toml")))
+        yield Command(folder, environment, contents(whole))
 
 
 def all_crops_are_there(log: Path) -> bool:
@@ -104,11 +112,11 @@ def kill_one(process: subprocess.Popen[bytes], whom: str, rng: random.Random) ->
     return True
 
 
-def check(command: Command, whom: str, seed: int, store: Path) -> bool:
+def check(command: Command, seconds: float, whom: str, seed: int, store: Path) -> bool:
     """Kill at a random moment, start again where it ended for that; whether there was something to kill."""
     rng = random.Random(f"{whom} {seed}")
     process = command.start(store)
-    moment = time.monotonic() + command.seconds * rng.uniform(0, 0.8 if whom != "ffmpeg" else 0.25)
+    moment = time.monotonic() + seconds * rng.uniform(0, 0.8 if whom != "ffmpeg" else 0.25)
     wait_until(lambda: time.monotonic() >= moment or process.poll() is not None, 300)
     if whom == "ffmpeg":
         wait_until(lambda: descendants(process.pid, FFMPEGS) or process.poll() is not None, 20)
@@ -139,8 +147,9 @@ def test_killed_in_its_middle_the_command_takes_all_its_processes_along_and_goes
 @pytest.mark.soak
 def test_the_command_a_worker_or_an_ffmpeg_killed_at_24_random_moments(command: Command, tmp_path: Path) -> None:
     killed: Counter[str] = Counter()
+    seconds = command.seconds()
     for seed in range(MOMENTS // 3):
         for whom in ("command", "worker", "ffmpeg"):
-            killed[whom] += check(command, whom, seed, tmp_path / f"{whom}{seed}.zarr")
+            killed[whom] += check(command, seconds, whom, seed, tmp_path / f"{whom}{seed}.zarr")
     assert killed.total() >= 20
     record("mocrop preprocess killed at random moments", killed=dict(killed), runs=2 * MOMENTS)

@@ -142,9 +142,10 @@ until mount -o remount,ro {DISK}; do kill -0 $first; sleep 0.01; done
             "No space left on device",
             {"SIZE": "100m", "MEANWHILE": "", "MEND": f"mount -o remount,size=400m {DISK}"},
         ),
-        (
+        pytest.param(
             "Read-only file system",
             {"SIZE": "400m", "MEANWHILE": TURN_READ_ONLY, "MEND": f"mount -o remount,rw {DISK}"},
+            marks=pytest.mark.soak,
         ),
     ],
 )

@@ -219,6 +219,7 @@ def files_of(store: Path) -> dict[str, bytes]:
     return {name: path.read_bytes() for name, path in files.items() if name != "progress/zarr.json"}
 
 
+@pytest.mark.soak
 def test_the_composed_services_make_the_same_store_as_one_process(
     topology: Topology,
     database_folder: Path,
