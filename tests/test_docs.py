@@ -15,6 +15,7 @@ loaded as a recipe if it is ``toml`` (those of CONTRIBUTING.md too); unless a co
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import os
 import re
@@ -30,11 +31,13 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import typer.main
 from nbclient import NotebookClient
 
 from data_specs.recipes import load_recipe
 from data_specs.schema import STAGES
 from pipelines import processes, server
+from pipelines.cli import app
 from tests import reference_tables
 from tests.object_store import environment, make_bucket, s3_server
 from tests.ports import held_port
@@ -94,6 +97,37 @@ def test_every_block_is_run_or_says_why_not() -> None:
         assert block.language in RUN | LOADED | SHOWN, f"{block}: ```{block.language} is none of those that are tested"
         assert set(block.marks) <= MARKS | {"folder"}, f"{block}: unknown mark"
     assert {block.language for block in BLOCKS} >= RUN | LOADED
+
+
+def test_commands_and_flags_in_the_documents_exist() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    flags = {name: {flag for word in each.params for flag in word.opts} for name, each in commands.items()}
+    count = 0
+    for block in BLOCKS:
+        if block.language != "sh":
+            continue
+        for line in block.text.replace("\\\n", " ").splitlines():
+            for words in map(str.split, re.split(r"\s#|[;|&]", line)):
+                if words[:1] == ["mocrop"] and not words[1].startswith("-"):
+                    assert words[1] in commands, f"{block}: {line}"
+                    given = {word.partition("=")[0] for word in words if re.match("--[a-z]", word)}
+                    assert given <= flags[words[1]] | {"--help"}, f"{block}: {line}"
+                    count += 1
+    assert count > 30
+
+
+def test_what_python_in_the_documents_imports_exists() -> None:
+    count = 0
+    for block in BLOCKS:
+        if block.language != "python" or "needs" in block.marks:
+            continue
+        for node in ast.walk(ast.parse(block.text, str(block))):
+            if isinstance(node, ast.ImportFrom):
+                module = importlib.import_module(node.module or "")
+                missing = [each.name for each in node.names if not hasattr(module, each.name)]
+                assert not missing, f"{block}: {node.module} has no {', '.join(missing)}"
+                count += 1
+    assert count > 10
 
 
 def test_recipes_in_the_documentation_load(tmp_path: Path) -> None:
