@@ -15,7 +15,7 @@ from itertools import count
 from typing import Literal
 
 KEY, SECRET = "AKIAMOCROPTEST", "s3cr3t-of-the-test"  # the server asks for a signature and does not check it
-Fault = Literal["error", "reset", "cut", ""]
+Fault = Literal["error", "reset", "cut", "denied", ""]
 SERVER = """
 import sys
 from moto.server import ThreadedMotoServer
@@ -84,10 +84,12 @@ class _Proxy(BaseHTTPRequestHandler):
         fault = self.server.fault(next(self.server.numbers), self.command)
         if fault:
             self.server.failed.append((fault, self.command))
-        if fault == "error":
-            self.send_response(500)
-            self.send_header("Content-Length", "0")
+        if fault in ("error", "denied"):
+            text = b"<Error><Code>AccessDenied</Code></Error>" if fault == "denied" else b""
+            self.send_response(403 if fault == "denied" else 500)
+            self.send_header("Content-Length", str(len(text)))
             self.end_headers()
+            self.wfile.write(text)
             return
         if fault == "reset":
             self.close_connection = True

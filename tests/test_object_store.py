@@ -462,6 +462,18 @@ def test_verify_finds_damage_on_s3_and_the_next_run_mends_it(
     assert contents(s3, options.store) == local
 
 
+def test_a_store_that_may_only_be_read_is_verified_without_its_lock(
+    s3: str, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_stages(options)
+    with faulty(s3, lambda _, method: "" if method in ("GET", "HEAD") else "denied") as (address, proxy):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        assert verify(options.store) == []
+        assert proxy.failed
+        with pytest.raises(RunError, match=r"^store 's3://.*': it answers 403 Forbidden AccessDenied"):
+            run_stages(options)
+
+
 def test_one_run_a_store_on_s3(s3: str, options: Options) -> None:
     with locked(options.store), pytest.raises(RunError, match=r"is being written by process \d+ on .+ since 20"):
         run_stages(options)
