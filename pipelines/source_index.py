@@ -35,7 +35,7 @@ class SourceIndex:
         self._source = source
         name = hashlib.sha256(os.fsencode(source)).hexdigest()[:16]
         self._file = Path(work_dir, SOURCES, f"{name}.json")
-        self._known = self._read()
+        self._known = self._load()
         self._changed = False
 
     def fingerprints(self, paths: Iterable[str]) -> dict[str, str]:
@@ -43,24 +43,21 @@ class SourceIndex:
 
         Files that are new or whose stamp has changed are read, several at a time.
         """
-        paths = list(paths)
+        stamps = {path: stamp for path in paths if (stamp := self.stamp(path))}
+        found = {path: known[1] for path in stamps if (known := self._known.get(path)) and known[0] == stamps[path]}
+        unknown = [path for path in stamps if path not in found]
         with ThreadPoolExecutor(usable_cores()) as pool:
-            found = zip(paths, pool.map(self._fingerprint, paths), strict=True)
-            return {path: fingerprint for path, fingerprint in found if fingerprint is not None}
+            for path, fingerprint in zip(unknown, pool.map(self._read, unknown), strict=True):
+                if fingerprint is not None:
+                    found[path] = fingerprint
+                    self.remember(path, stamps[path], fingerprint)
+        return found
 
-    def _fingerprint(self, path: str) -> str | None:
-        stamp = self.stamp(path)
-        if stamp is None:
-            return None
-        known = self._known.get(path)
-        if known is not None and known[0] == stamp:
-            return known[1]
+    def _read(self, path: str) -> str | None:
         try:
-            fingerprint = file_fingerprint(Path(self._source, path))
+            return file_fingerprint(Path(self._source, path))
         except OSError:
             return None
-        self.remember(path, stamp, fingerprint)
-        return fingerprint
 
     def stamp(self, path: str) -> Stamp | None:
         """The stamp of a file now; None if it is not there."""
@@ -87,7 +84,7 @@ class SourceIndex:
                 part.write_text(json.dumps({"source": self._source, "files": values}))
             self._changed = False
 
-    def _read(self) -> dict[str, tuple[Stamp, str]]:
+    def _load(self) -> dict[str, tuple[Stamp, str]]:
         try:
             files = json.loads(self._file.read_text())["files"]
             return {
