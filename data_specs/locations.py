@@ -26,6 +26,10 @@ class Damaged(StoreError):
     """Something in a store is not as it was written."""
 
 
+class Linked(StoreError):
+    """A symbolic link stands where something would be written or removed."""
+
+
 class Replaced(Exception):
     """Another object has taken the place of the one that was read before."""
 

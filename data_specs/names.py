@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from unicodedata import normalize
 
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+from data_specs.text import printable as printable
 
 
 class DatasetError(ValueError):
     """A data set that cannot be read as it stands: one line that says what is wrong and what would be right."""
-
-
-def printable(name: str) -> str:
-    """The name as one line that any store and terminal takes.
-
-    Bytes that are not UTF-8, control characters, line ends and marks that turn the direction of writing are written
-    as ``\\xNN`` or ``\\uNNNN``.
-    """
-    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return _CONTROL.sub(_escaped, text)
-
-
-def _escaped(found: re.Match[str]) -> str:
-    code = ord(found[0])
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
 class NameIndex:

@@ -36,6 +36,31 @@ without folders or addresses.
 """
 
 
+MAX_CLIPS = 4_000_000
+"""Rows of a store. Six times those of Kinetics-700; their ids alone take 0.5 GB in memory."""
+MAX_CLASSES = 1 << 15  # labels are int16
+MAX_FRAMES = 10_000_000  # of one clip: 46 hours at 60 frames a second
+MAX_SIDE = 1 << 16  # of a frame, px
+MAX_VECTORS = 1 << 36  # of one shard: 1024 clips of an hour each have 2**35
+MAX_ID, MAX_TEXT_BYTES, MAX_TEXTS_BYTES = 1024, 1 << 12, 1 << 28  # characters of an id; bytes of a text, and of all
+MAX_DOCUMENT = 1 << 26  # bytes of a zarr.json: a record of 1024 clips with 9000 key frames each takes 55 MB
+VECTOR_CHUNK = 1 << 17  # vectors in a chunk of a motion column: 256 kB of int16 before compression
+
+
+RANGES: dict[str, tuple[int, int]] = {
+    "label": (-1, MAX_CLASSES - 1),
+    "split": (0, 3),
+    "state": (0, 2),
+    "num_frames": (0, MAX_FRAMES),
+    "frame_size": (0, MAX_SIDE),
+    "box": (0, MAX_SIDE),
+    "score": (0, 1),
+    "source": (0, 3),
+    "frame_index": (-1, MAX_FRAMES - 1),
+}
+"""The lowest and the highest number that an array may have, by its name; NaN is neither."""
+
+
 class State(IntEnum):
     """What became of a clip: the values of the array ``state``."""
 
@@ -135,6 +160,23 @@ MOTION_COLUMNS: dict[str, tuple[str, str]] = {
 """Columns of ``motion/<shard>``: type and meaning. Vectors stand in decode order, clip after clip."""
 MOTION_FIELDS = dict(zip(MOTION_COLUMNS, PACKED.names or (), strict=True))
 """The field of `mocrop_core.PACKED` that each column holds."""
+MOTION_TABLES: dict[str, tuple[str, str, str]] = {
+    "offset": ("int64", "bound", "clip i of the shard has the vectors offset[i] to offset[i + 1]"),
+    "motion_scale": ("uint16", "shard_clip", "units of dx and dy in a pixel; 0 where there is no vector"),
+}
+"""The two small arrays beside them: type, dimension and meaning."""
+
+
+def motion_column(shard: int, name: str, vectors: int) -> ArraySpec:
+    """A column of a shard's vectors."""
+    dtype, about = MOTION_COLUMNS[name]
+    return ArraySpec(f"{motion_path(shard)}/{name}", dtype, (vectors,), (VECTOR_CHUNK,), ("vector",), 0, about)
+
+
+def motion_table(shard: int, name: str, length: int) -> ArraySpec:
+    """A small array beside them, in one chunk."""
+    dtype, dim, about = MOTION_TABLES[name]
+    return ArraySpec(f"{motion_path(shard)}/{name}", dtype, (length,), (max(length, 1),), (dim,), 0, about)
 
 
 def num_shards(clips: int, shard_clips: int) -> int:

@@ -15,7 +15,7 @@ from data_specs.names import DatasetError, NameIndex, printable
 NUM_SPLITS = 3
 NEITHER, TRAIN, TEST, VALIDATION = 0, 1, 2, 3
 PARTS = {TRAIN: "train", TEST: "test", VALIDATION: "validation"}
-MAX_CLASSES = 1 << 15  # labels are int16 in the store
+from data_specs.schema import MAX_CLASSES
 CLASS_INDEX = "classInd.txt"
 _WHOLE = re.compile(r"[0-9]{1,9}")
 _LIKE_A_LABEL = re.compile(r"[-+]*[\d.¹²³]+")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Coroutine, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -17,17 +16,21 @@ import zarr
 from zarr.abc.store import Store as ZarrStore
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
-from zarr.storage import LocalStore
 
 from data_specs import schema
+from data_specs.arrays import open_array, stored_length
+from data_specs.documents import parse_json
 from data_specs.fingerprints import fingerprint
+from data_specs.local_files import LocalFiles
 from data_specs.locations import Damaged as Damaged
 from data_specs.locations import NoStore as NoStore
 from data_specs.locations import StoreError as StoreError
 from data_specs.locations import check_location as check_location
 from data_specs.locations import is_url as is_url
 from data_specs.locations import shown as shown
-from data_specs.recipes import Recipe, parse_recipe
+from data_specs.recipes import MotionView, Recipe, parse_recipe
+from data_specs.schema import ArraySpec
+from data_specs.text import printable
 from mocrop_core.vectors import PACKED, VECTOR, in_pixels
 
 T = TypeVar("T")
@@ -37,7 +40,7 @@ Attributes = dict[str, Any]
 def zarr_store(location: str, *, read_only: bool) -> ZarrStore:
     """The zarr store at a local path or an object-store URL; credentials come from the environment as usual."""
     if not is_url(location):
-        return LocalStore(Path(location), read_only=read_only)
+        return LocalFiles(Path(location), read_only=read_only)
     from data_specs.remote import open_remote
 
     return open_remote(location, read_only=read_only)
@@ -66,12 +69,12 @@ def parse_attributes(key: str, text: bytes | None) -> Attributes | Damaged | Non
     if text is None:
         return None
     try:
-        document = json.loads(text)
+        document = parse_json(text, schema.MAX_DOCUMENT)
         if document["node_type"] == "group" and isinstance(document["attributes"], dict):
             return cast(Attributes, document["attributes"])
-        problem: object = "not a group"
+        problem = "not a group"
     except (ValueError, KeyError, TypeError) as error:
-        problem = error
+        problem = printable(str(error))[:200]
     return Damaged(f"{key} in the store is damaged ({problem}); the mocrop preprocess that made it writes it again")
 
 
@@ -99,7 +102,7 @@ def reading(what: str) -> Iterator[None]:
     except (OSError, *_DAMAGE) as error:
         if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
             raise
-        cause = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        cause = printable(" ".join(f"{type(error).__name__}: {error}".split())[:200])
         raise Damaged(
             f"{what} is damaged ({cause}); mocrop verify marks what is, then the same mocrop preprocess mends it"
         ) from error
@@ -209,33 +212,32 @@ def _record(stage: str, view: str | None, shard: int, values: Attributes) -> Rec
 class View:
     """One view of a store: its parameters, its tables, its frames."""
 
-    def __init__(self, group: zarr.Group, name: str) -> None:
+    def __init__(self, store: Store, name: str, attributes: Attributes) -> None:
         self.name = name
-        self.group = group
-        self.params: Attributes = dict(cast(Attributes, group.attrs["params"]))
-        self.fingerprint = cast(str, group.attrs["fingerprint"])
+        self.params: Attributes = dict(attributes["params"])
+        self.fingerprint: str = _text(attributes["fingerprint"])
+        self._store = store
+        _check_params(self.params)
 
     def table(self, name: str) -> npt.NDArray[Any]:
         """A whole array of the view as numpy: box, score, source, frame_index, density."""
-        with reading(f"views/{self.name}/{name} in the store"):
-            return np.asarray(self.array(name)[:])
+        return self._store.table(f"views/{self.name}/{name}")
 
     def array(self, name: str) -> zarr.Array[Any]:
         """An array of the view, not read yet."""
-        with reading(f"views/{self.name}/{name} in the store"):
-            found = self.group[name]
-            if not isinstance(found, zarr.Array):
-                raise TypeError("not an array")
-        return found
+        return self._store.array(f"views/{self.name}/{name}")
 
     @property
     def has_density(self) -> bool:
         """Whether the box was chosen on a density map."""
-        return "density" in self.group
+        return isinstance(self._store.recipe.view(self.name), MotionView)
 
 
 class Store:
-    """A store of format 1, open for reading. Tables are read once, when first asked for."""
+    """A store of format 1, open for reading. Tables are read once, when first asked for.
+
+    What it says is taken for what a stranger says: `Damaged` for whatever is not as the schema has it.
+    """
 
     def __init__(self, location: str) -> None:
         self.location = location
@@ -243,20 +245,60 @@ class Store:
         self.attrs = _root_attributes(self.zarr, shown(location))
         with reading(f"zarr.json in the store {shown(location)!r}"):
             self.recipe: Recipe = parse_recipe(self.attrs["recipe"], f"of the store {shown(location)!r}")
-            self.fingerprint: str = self.attrs["fingerprint"]
-            self.class_names: list[str] = self.attrs["class_names"]
-            self.revision: int = self.attrs.get("revision", 1)
+            self.fingerprint: str = _text(self.attrs["fingerprint"])
+            self.class_names: list[str] = _class_names(self.attrs["class_names"])
+            self.attrs["dataset"] = _text(self.attrs["dataset"])
+            self.attrs["software"] = {_text(name): _text(what) for name, what in self.attrs["software"].items()}
+            self.revision: int = _revision(self.attrs.get("revision", 1))
             self.build: str = self.attrs["software"]["ffmpeg"]
-            self.group = zarr.open_group(self.zarr, mode="r")
 
-    def table(self, name: str) -> npt.NDArray[Any]:
-        """A whole table as numpy: id, label, split, state, reason, num_frames, frame_size."""
-        with reading(f"{name} in the store {shown(self.location)!r}"):
-            return np.asarray(cast("zarr.Array[Any]", self.group[name])[:])
+    def table(self, path: str) -> npt.NDArray[Any]:
+        """A whole array as numpy: id, label, split, state, reason, num_frames, frame_size, or a view's by its path.
+
+        ``Damaged`` for a number that the array cannot have, such as a state that is unknown.
+        """
+        values = self.read(path)
+        low, high = schema.RANGES.get(path.rpartition("/")[2], (None, None))
+        with reading(f"{path} in the store {shown(self.location)!r}"):
+            if low is not None and ((values < low) | (values > high)).any():
+                raise ValueError(f"it has numbers outside {low} to {high}")
+        return values
+
+    def read(self, path: str) -> npt.NDArray[Any]:
+        """The same, whatever the numbers are."""
+        with reading(f"{path} in the store {shown(self.location)!r}"):
+            return np.asarray(open_array(self.zarr, self.spec(path))[:])
+
+    def array(self, path: str) -> zarr.Array[Any]:
+        """An array by its path, not read yet."""
+        with reading(f"{path} in the store {shown(self.location)!r}"):
+            return open_array(self.zarr, self.spec(path))
+
+    def spec(self, path: str) -> ArraySpec:
+        """What the schema says of an array of this store."""
+        with reading(f"id in the store {shown(self.location)!r}"):
+            return self._specs[path]
+
+    @cached_property
+    def _specs(self) -> dict[str, ArraySpec]:
+        """What the schema says of each array of this store, by its path."""
+        rows = stored_length(self.zarr, "id", schema.MAX_CLIPS)
+        if not rows:
+            raise ValueError("it has no clips")
+        frames, views = self.recipe.frames, self.recipe.views
+        grids = [(view.name, view.method().grid if isinstance(view, MotionView) else None) for view in views]
+        specs = schema.all_arrays(rows, frames.slots, frames.size, self.recipe.shard_clips, grids)
+        return {spec.path: spec for spec in specs}
 
     @cached_property
     def ids(self) -> list[str]:
-        return [str(id) for id in self.table("id")]
+        ids = [str(id) for id in self.table("id")]
+        with reading(f"id in the store {shown(self.location)!r}"):
+            if wrong := [id for id in ids if not id or len(id) > schema.MAX_ID or printable(id) != id]:
+                raise ValueError(f"{len(wrong)} ids are empty, too long or not printable, such as {wrong[0][:60]!r}")
+            if len(set(ids)) != len(ids):
+                raise ValueError("an id is there twice")
+        return ids
 
     @property
     def views(self) -> list[str]:
@@ -268,7 +310,10 @@ class Store:
         if name not in self.views:
             raise StoreError(f"view {name!r} is not in {shown(self.location)!r}; there are: {', '.join(self.views)}")
         with reading(f"views/{name} in the store {shown(self.location)!r}"):
-            return View(cast(zarr.Group, self.group[f"views/{name}"]), name)
+            (found,) = attributes(self.zarr, [f"views/{name}"])
+            if found is None:
+                raise FileNotFoundError("it is missing")
+            return View(self, name, found)
 
     def row(self, id: str) -> int:
         """The row of a clip; ``StoreError`` for an id that is not there."""
@@ -301,9 +346,37 @@ def _root_attributes(store: ZarrStore, where: str) -> Attributes:
         raise StoreError(f"store {where!r}: a Zarr group, but not a mocrop store (its making may have been cut short)")
     if found["mocrop_format"] != schema.FORMAT:
         raise StoreError(
-            f"store {where!r} has format {found['mocrop_format']}; this version reads format {schema.FORMAT}"
+            f"store {where!r} has format {str(found['mocrop_format'])[:60]}; this version reads format {schema.FORMAT}"
         )
     return found
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{str(value)[:60]!r} is not text")
+    return value
+
+
+def _revision(value: object) -> int:
+    if type(value) is not int or not 0 < value < 1 << 31:
+        raise ValueError(f"revision is {str(value)[:60]}")
+    return value
+
+
+def _class_names(value: object) -> list[str]:
+    if not isinstance(value, list) or not 0 < len(value) <= schema.MAX_CLASSES:
+        raise ValueError(f"class_names is {str(value)[:60]}, expected a list of 1 to {schema.MAX_CLASSES} names")
+    if wrong := [name for name in value if not isinstance(name, str) or not 0 < len(name) <= schema.MAX_ID]:
+        raise ValueError(f"a class name is {str(wrong[0])[:60]!r}")
+    return value
+
+
+def _check_params(params: Attributes) -> None:
+    grid, ratio = params.get("grid", [1, 1]), params.get("crop_ratio", 1)
+    if not (isinstance(grid, list) and [type(side) for side in grid] == [int, int]):
+        raise ValueError(f"its grid is {str(grid)[:60]}")
+    if not isinstance(ratio, int | float) or not 0 < ratio <= 1:
+        raise ValueError(f"its crop_ratio is {str(ratio)[:60]}")
 
 
 class VectorReader:
@@ -312,16 +385,27 @@ class VectorReader:
     def __init__(self, store: ZarrStore, shard: int) -> None:
         self._path = schema.motion_path(shard)
         with self._reading():
-            group = zarr.open_group(store, path=self._path, mode="r")
-            self._columns = {name: cast("zarr.Array[Any]", group[name]) for name in schema.MOTION_COLUMNS}
-            self._offset = np.asarray(cast("zarr.Array[Any]", group["offset"])[:])
-            self._scale = np.asarray(cast("zarr.Array[Any]", group["motion_scale"])[:])
-        self._chunk_length = self._columns["frame"].chunks[0]
+            bounds, clips = (stored_length(store, f"{self._path}/{name}", 1 << 20) for name in schema.MOTION_TABLES)
+            self._offset, self._scale = (
+                np.asarray(open_array(store, schema.motion_table(shard, name, length))[:])
+                for name, length in zip(schema.MOTION_TABLES, (bounds, clips), strict=True)
+            )
+            if bounds != clips + 1 or self._offset[0] != 0 or (np.diff(self._offset) < 0).any():
+                raise ValueError("its offsets do not rise from 0")
+            self._columns = {
+                name: open_array(store, schema.motion_column(shard, name, int(self._offset[-1])))
+                for name in schema.MOTION_COLUMNS
+            }
+        self._chunk_length = schema.VECTOR_CHUNK
         self._chunk: tuple[int, npt.NDArray[Any]] = (-1, np.empty(0, PACKED))
 
     def count(self, clip: int) -> int:
         """How many vectors a clip of the shard has."""
         return int(self._offset[clip + 1] - self._offset[clip])
+
+    def counts(self) -> list[int]:
+        """How many vectors each clip of the shard has."""
+        return [int(count) for count in np.diff(self._offset)]
 
     def blocks(self, clip: int) -> Iterator[npt.NDArray[Any]]:
         """The vectors of a clip (``mocrop_core.vectors.VECTOR``) in decode order, in blocks of bounded size."""
@@ -344,6 +428,8 @@ class VectorReader:
                 chunk = np.empty(len(columns["frame"]), PACKED)
                 for name, values in columns.items():
                     chunk[schema.MOTION_FIELDS[name]] = values
+                if not chunk["w"].all():  # as where a chunk is missing
+                    raise ValueError(f"vectors from {index * self._chunk_length} on have no size")
             self._chunk = (index, chunk)
         return self._chunk[1]
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import zarr
 from zarr.abc.store import Store as ZarrStore
 
 from data_specs import schema
@@ -191,9 +190,8 @@ def publish(location: str) -> None:
     software = as_attribute(store.attrs["software"], progress.software)
     if software != store.attrs["software"]:
         put_attributes(writable, "", {**store.attrs, "software": software})
-    root = zarr.open_group(writable, mode="r+")
     for path, values in expected_tables(store, progress).items():
-        write_table(root, path, values)
+        write_table(writable, store.spec(path), values)
 
 
 def expected_tables(store: Store, progress: Progress) -> dict[str, npt.NDArray[Any]]:

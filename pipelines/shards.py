@@ -14,11 +14,10 @@ from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ShardingCodec, Zstd
 from zarr.core.metadata import ArrayV3Metadata
 
 from data_specs import schema
+from data_specs.schema import VECTOR_CHUNK as VECTOR_CHUNK
 from data_specs.stored import run
 from pipelines.encoding import encoder, shard
 from pipelines.store import array_of_shard, create_column, put_attributes, put_object, write_rows
-
-VECTOR_CHUNK = 1 << 17  # vectors in a chunk of a motion column: 256 kB of int16 before compression
 
 
 class FrameWriter:
@@ -74,7 +73,7 @@ class VectorWriter:
     """
 
     def __init__(self, store: ZarrStore, shard: int) -> None:
-        self._store, self._path = store, schema.motion_path(shard)
+        self._store, self._shard, self._path = store, shard, schema.motion_path(shard)
         run(store.delete_dir(self._path))
         put_attributes(store, self._path, {})
         self._encoders = {
@@ -109,25 +108,14 @@ class VectorWriter:
         """Write what is left, the bounds of the clips (one more than clips) and the units of their displacements."""
         length = self.count
         self._flush(self._num_waiting)
-        for name, (dtype, about) in schema.MOTION_COLUMNS.items():
+        for name in schema.MOTION_COLUMNS:
             for number in range(schema.num_shards(length, VECTOR_CHUNK), self._num_chunks):
                 run(self._store.delete(self._key(name, number)))
-            path, codec = f"{self._path}/{name}", _column_codec(name)
-            create_column(self._store, path, "vector", length, VECTOR_CHUNK, dtype, codec, about)
-        tables = (
-            ("offset", "bound", offsets, "int64", "clip i of the shard has the vectors offset[i] to offset[i + 1]"),
-            (
-                "motion_scale",
-                "shard_clip",
-                scales,
-                "uint16",
-                "units of dx and dy in a pixel; 0 where there is no vector",
-            ),
-        )
-        for name, dim, values, dtype, about in tables:
-            path = f"{self._path}/{name}"
-            create_column(self._store, path, dim, len(values), len(values), dtype, ZstdCodec(level=3), about)
-            write_rows(self._store, path, range(len(values)), np.array(values, dtype=dtype))
+            create_column(self._store, schema.motion_column(self._shard, name, length), _column_codec(name))
+        for name, values in (("offset", offsets), ("motion_scale", scales)):
+            spec = schema.motion_table(self._shard, name, len(values))
+            create_column(self._store, spec, ZstdCodec(level=3))
+            write_rows(self._store, spec.path, range(len(values)), np.array(values, dtype=spec.dtype))
 
     def _flush(self, count: int) -> None:
         block: npt.NDArray[Any] = np.concatenate(self._waiting) if self._waiting else np.empty(0)

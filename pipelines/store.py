@@ -23,8 +23,10 @@ from zarr.core.metadata import ArrayV3Metadata
 from zarr.storage import LocalStore, MemoryStore, WrapperStore
 
 from data_specs import schema
+from data_specs.arrays import open_array
 from data_specs.chain import REVISION
 from data_specs.datasets import Dataset
+from data_specs.documents import parse_json
 from data_specs.fingerprints import LENGTH, fingerprint
 from data_specs.jpeg import JpegCodec
 from data_specs.recipes import FrameCodec, MotionView, Recipe, view_params
@@ -181,7 +183,7 @@ def _same(key: str, found: bytes, wanted: bytes) -> bool:
     if found == wanted:
         return True
     try:
-        there, should = json.loads(found), json.loads(wanted)
+        there, should = parse_json(found, schema.MAX_DOCUMENT), json.loads(wanted)
         if key == "progress/zarr.json":  # its attributes say how long stages took
             return bool(there["node_type"] == "group" and isinstance(there["attributes"], dict))
         if should["node_type"] == "group":
@@ -227,8 +229,9 @@ def dataset_tables(dataset: Dataset) -> dict[str, npt.NDArray[Any]]:
 
 def mend_tables(store: ZarrStore, dataset: Dataset) -> None:
     """Write those of a data set's tables that do not say what they should, or cannot be read."""
+    specs = {spec.path: spec for spec in schema.tables(len(dataset.clips))}
     for name, values in dataset_tables(dataset).items():
-        array = zarr.open_array(store, path=name, mode="r+")
+        array = open_array(store, specs[name])
         try:
             with reading(name):
                 same = np.array_equal(np.asarray(array[:]), values)
@@ -305,11 +308,9 @@ def _frame_codecs(codec: FrameCodec) -> tuple[Any, tuple[Any, ...]]:
             return JpegCodec(quality=codec.quality or 95), ()
 
 
-def write_table(group: zarr.Group, name: str, values: npt.NDArray[Any]) -> None:
+def write_table(store: ZarrStore, spec: ArraySpec, values: npt.NDArray[Any]) -> None:
     """Write all rows of a table."""
-    array = group[name]
-    assert isinstance(array, zarr.Array)
-    array[:] = values
+    open_array(store, spec)[:] = values
 
 
 def write_rows(store: ZarrStore, path: str, rows: range, values: npt.NDArray[Any]) -> None:
@@ -318,26 +319,27 @@ def write_rows(store: ZarrStore, path: str, rows: range, values: npt.NDArray[Any
 
 
 def array_of_shard(store: ZarrStore, path: str, rows: range) -> zarr.Array[Any]:
-    """A shard array, of which ``rows`` are one whole shard; ``ValueError`` if they are a part of one."""
-    array = zarr.open_array(store, path=path, mode="r+")
+    """A shard array, of which ``rows`` are one whole shard; ``ValueError`` if they are a part of one.
+
+    The ``zarr.json`` is as the recipe has it: `mend_documents` sees to it before a run writes.
+    """
+    array = zarr.open_array(store, path=path, mode="r+", zarr_format=3)
     step = (array.shards or array.chunks)[0]
     if rows.start % step or (len(rows) != step and rows.stop != array.shape[0]):
         raise ValueError(f"{path}: rows {rows.start} to {rows.stop} are not a whole shard of {step}")
     return array
 
 
-def create_column(
-    store: ZarrStore, path: str, dim: str, length: int, chunk: int, dtype: str, codec: Codec, about: str
-) -> None:
+def create_column(store: ZarrStore, spec: ArraySpec, codec: Codec) -> None:
     """Make an array of one axis without its chunks; those that are there already stay."""
     zarr.create_array(
         store,
-        name=path,
-        shape=(length,),
-        dtype=dtype,
-        chunks=(chunk,),
-        dimension_names=(dim,),
+        name=spec.path,
+        shape=spec.shape,
+        dtype=spec.dtype,
+        chunks=spec.chunks,
+        dimension_names=spec.dims,
         compressors=(cast(Any, codec), Crc32cCodec()),
-        fill_value=0,
-        attributes={"about": about},
+        fill_value=spec.fill,
+        attributes={"about": spec.about},
     )

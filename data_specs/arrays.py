@@ -1,0 +1,173 @@
+"""Opening an array of a store: what its ``zarr.json`` says is compared with the schema before any chunk is read.
+
+Only Zarr format 3 is read, and no consolidated metadata: other documents beside ``zarr.json`` mean nothing here. A
+document from a stranger chooses neither shape, type nor chunks, and of codecs only among those that this package
+writes, which decode in bounded memory (`data_specs.decoding`).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+import numpy as np
+import zarr
+from zarr.abc.codec import Codec
+from zarr.abc.store import Store as ZarrStore
+from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
+from zarr.core.array import AsyncArray
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.metadata import ArrayV3Metadata
+from zarr.core.sync import sync
+from zarr.storage import StorePath
+
+from data_specs.decoding import CheckedBlosc, CheckedStrings, CheckedZstd, text_bound
+from data_specs.documents import parse_json
+from data_specs.jpeg import CODEC_NAME, JpegCodec
+from data_specs.schema import ArraySpec
+
+_MOST_DOCUMENT = 1 << 20  # bytes of an array's zarr.json
+_SLACK = 1 << 20  # bytes that a chunk may be longer than what it decodes to
+_INDEX_CODECS: list[Any] = [BytesCodec(), Crc32cCodec()]
+
+
+def open_array(store: ZarrStore, spec: ArraySpec) -> zarr.Array[Any]:
+    """The array that the schema describes with ``spec``, as it lies in a store; it is writable if the store is.
+
+    ``FileNotFoundError`` where it is missing, ``ValueError`` where its ``zarr.json`` describes another array. Chunks
+    are decoded within the sizes of ``spec``; damaged ones raise ``ValueError`` or ``RuntimeError`` when they are read.
+    """
+    document = read_document(store, spec.path)
+    codecs = _codecs(document, spec)
+    metadata = ArrayV3Metadata.from_dict(
+        {
+            "zarr_format": 3,
+            "node_type": "array",
+            "shape": spec.shape,
+            "data_type": spec.dtype,
+            "chunk_grid": _grid(spec.shards or spec.chunks),
+            "chunk_key_encoding": _KEYS,
+            "fill_value": _fill(spec),
+            "codecs": cast(Any, codecs),
+            "attributes": {},
+            "dimension_names": spec.dims,
+        }
+    )
+    return zarr.Array(AsyncArray(metadata=metadata, store_path=StorePath(_bounded(store, spec), spec.path)))
+
+
+def read_document(store: ZarrStore, path: str) -> dict[str, Any]:
+    """The ``zarr.json`` of an array; ``FileNotFoundError`` where there is none, ``ValueError`` for no JSON object."""
+    found = sync(store.get(f"{path}/zarr.json", default_buffer_prototype()))
+    if found is None:
+        raise FileNotFoundError(f"{path}/zarr.json is missing")
+    document = parse_json(found.to_bytes(), _MOST_DOCUMENT)
+    if not isinstance(document, dict):
+        raise ValueError("zarr.json is no object")
+    return document
+
+
+def stored_length(store: ZarrStore, path: str, most: int) -> int:
+    """How long the first axis of an array is by its ``zarr.json``; ``ValueError`` for none of 0 to ``most``."""
+    shape = read_document(store, path).get("shape")
+    length = shape[0] if isinstance(shape, list) and shape else None
+    if type(length) is not int or not 0 <= length <= most:
+        raise ValueError(f"shape {str(shape)[:60]}: a length of 0 to {most:,} is expected")
+    return length
+
+
+_KEYS: dict[str, Any] = {"name": "default", "configuration": {"separator": "/"}}
+
+
+def _grid(chunks: tuple[int, ...]) -> dict[str, Any]:
+    return {"name": "regular", "configuration": {"chunk_shape": list(chunks)}}
+
+
+def _fill(spec: ArraySpec) -> Any:
+    return "NaN" if isinstance(spec.fill, float) and math.isnan(spec.fill) else spec.fill
+
+
+def _codecs(document: dict[str, Any], spec: ArraySpec) -> list[Codec]:
+    """The codecs that a document names; ``ValueError`` unless everything in it that decides bytes is as the schema."""
+    expected = {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": list(spec.shape),
+        "data_type": spec.dtype,
+        "chunk_grid": _grid(spec.shards or spec.chunks),
+        "chunk_key_encoding": _KEYS,
+        "fill_value": _fill(spec),
+    }
+    for key, value in expected.items():
+        if document.get(key) != value:
+            raise ValueError(f"{key} is {str(document.get(key))[:80]}, expected {value}")
+    if document.get("storage_transformers"):
+        raise ValueError("storage_transformers are not read")
+    if spec.shards is None:
+        return _chain(document.get("codecs"), spec)
+    match document.get("codecs"):
+        case [{"name": "sharding_indexed", "configuration": {"index_location": "end"} as sharding}]:
+            if sharding.get("chunk_shape") != list(spec.chunks):
+                raise ValueError(f"chunk_shape is {str(sharding.get('chunk_shape'))[:80]}, expected {spec.chunks}")
+            if not _is_index_chain(sharding.get("index_codecs")):
+                raise ValueError("index_codecs are not bytes and crc32c")
+            chain = _chain(sharding.get("codecs"), spec)
+            return [ShardingCodec(chunk_shape=spec.chunks, codecs=chain, index_codecs=_INDEX_CODECS)]
+    raise ValueError("codecs are not sharding_indexed with its index at the end")
+
+
+def _is_index_chain(codecs: Any) -> bool:
+    match codecs:
+        case [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]:
+            return True
+    return False
+
+
+def _chain(codecs: Any, spec: ArraySpec) -> list[Codec]:
+    """Array to bytes, at most one compressor, and the checksum last."""
+    if not isinstance(codecs, list) or not all(isinstance(codec, dict) for codec in codecs):
+        raise ValueError("codecs are no list of objects")
+    names = [codec.get("name") for codec in codecs]
+    first = "vlen-utf8" if spec.dtype == "string" else "bytes"
+    allowed = [[first, "crc32c"], [first, "zstd", "crc32c"]]
+    if spec.dtype != "string":
+        allowed.append([first, "blosc", "crc32c"])
+    if spec.frames:
+        allowed.append([CODEC_NAME, "crc32c"])
+    if names not in allowed:
+        raise ValueError(f"codecs are {str(names)[:100]}, expected one of {allowed}")
+    return [_codec(codec, spec) for codec in codecs]
+
+
+def _codec(document: dict[str, Any], spec: ArraySpec) -> Codec:
+    configuration = document.get("configuration", {})
+    if not isinstance(configuration, dict):
+        raise ValueError(f"configuration of {document['name']} is no object")
+    match document["name"]:
+        case "bytes":
+            if configuration not in ({}, {"endian": "little"}):
+                raise ValueError("only little-endian numbers are read")
+            return BytesCodec(endian="little" if np.dtype(spec.dtype).itemsize > 1 else None)
+        case "zstd":
+            return CheckedZstd.from_dict(document)
+        case "blosc":
+            if configuration.get("cname") not in ("lz4", "zstd"):
+                raise ValueError(f"Blosc with {str(configuration.get('cname'))[:20]!r} is not read, only lz4 and zstd")
+            return CheckedBlosc.from_dict(document)
+        case "vlen-utf8":
+            return CheckedStrings()
+        case "crc32c":
+            return Crc32cCodec()
+    return JpegCodec.from_dict(document)
+
+
+def _bounded(store: ZarrStore, spec: ArraySpec) -> ZarrStore:
+    """The store, which reads no more of an object than a chunk, or the shard, of this array may have."""
+    if not hasattr(store, "with_most"):
+        return store
+    outer = spec.shards or spec.chunks
+    if spec.dtype == "string":
+        return cast(ZarrStore, store.with_most(text_bound(math.prod(outer)) + _SLACK))
+    size = math.prod(outer) * np.dtype(spec.dtype).itemsize
+    inner = math.prod(outer) // math.prod(spec.chunks)
+    return cast(ZarrStore, store.with_most(size + size // 8 + inner * 1040 + _SLACK))

@@ -1,0 +1,122 @@
+"""A store in a folder: read from regular files of a bounded size, never written through a symbolic link."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, SuffixByteRequest
+from zarr.core.buffer import Buffer, default_buffer_prototype
+from zarr.storage import LocalStore
+
+from data_specs.locations import Linked
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from zarr.core.buffer import BufferPrototype
+
+MOST = 2**31
+"""Bytes that are read of one object at once, where nothing narrower is known."""
+
+
+def refuse_links(root: Path, path: Path) -> None:
+    """``Linked`` if ``path`` below ``root``, or a folder on the way to it, is a symbolic link; ``root`` may be one.
+
+    ``Linked`` too for a path that is not below ``root``.
+    """
+    if not path.is_relative_to(root) or ".." in path.relative_to(root).parts:
+        raise Linked(f"{str(path)!r} is not below {str(root)!r}: nothing is written there")
+    place = root
+    for part in path.relative_to(root).parts:
+        place /= part
+        if place.is_symlink():
+            raise Linked(
+                f"{str(place)!r} is a symbolic link, and nothing is written or removed through one; "
+                "put a real folder there"
+            )
+
+
+class LocalFiles(LocalStore):
+    """zarr's store in a folder. What is no regular file is not there; ``ValueError`` for one above ``most`` bytes.
+
+    Files are read through symbolic links, as download caches have them; ``Linked`` if one would be written through.
+    """
+
+    most = MOST
+
+    def with_most(self, most: int) -> Self:
+        """The same store, which reads at most so many bytes of an object at once."""
+        other = self.with_read_only(self.read_only)
+        other.most = most
+        return other
+
+    async def get(
+        self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        if not self._is_open:
+            await self._open()
+        wanted = prototype or default_buffer_prototype()
+        found = await asyncio.to_thread(read_part, self.root / key, byte_range, self.most)
+        return None if found is None else wanted.buffer.from_bytes(found)
+
+    async def get_partial_values(
+        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
+    ) -> list[Buffer | None]:
+        return list(await asyncio.gather(*(self.get(key, prototype, part) for key, part in key_ranges)))
+
+    async def exists(self, key: str) -> bool:
+        return await asyncio.to_thread((self.root / key).is_file)
+
+    async def _set(self, key: str, value: Buffer, exclusive: bool = False) -> None:
+        refuse_links(self.root, (self.root / key).parent)  # a link in the object's place is replaced itself
+        await super()._set(key, value, exclusive)
+
+    async def delete(self, key: str) -> None:
+        refuse_links(self.root, (self.root / key).parent)
+        self._check_writable()
+        await asyncio.to_thread((self.root / key).unlink, True)
+
+    async def delete_dir(self, prefix: str) -> None:
+        refuse_links(self.root, self.root / prefix)
+        await super().delete_dir(prefix)
+
+
+def read_part(path: Path, part: ByteRequest | None, most: int) -> bytes | None:
+    """The bytes of a file, or a part of them; None where there is no regular file. A FIFO is not waited for.
+
+    ``ValueError`` for more than ``most`` bytes, or a part that cannot be.
+    """
+    try:
+        place = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError:
+        if os.path.exists(path) and not os.path.isfile(path):  # a socket
+            return None
+        raise
+    with open(place, "rb") as file:
+        status = os.fstat(place)
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        start, stop = _bounds(part, status.st_size)
+        if not 0 <= start <= stop or stop - start > most:
+            raise ValueError(f"bytes {start} to {stop} of {path.name!r}: at most {most} are expected there")
+        file.seek(start)
+        return file.read(stop - start)
+
+
+def _bounds(part: ByteRequest | None, size: int) -> tuple[int, int]:
+    match part:
+        case None:
+            return 0, size
+        case RangeByteRequest(start, end):
+            return start, min(end, size) if start <= size else end
+        case OffsetByteRequest(offset):
+            return min(offset, size), size
+        case SuffixByteRequest(suffix):
+            return max(0, size - suffix), size
+    raise TypeError(f"a range of bytes that is not known: {part!r}")
