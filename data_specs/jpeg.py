@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -122,18 +123,7 @@ class JpegCodec(ArrayBytesCodec):
         return chunk_spec.prototype.buffer.from_bytes(self.encoded(chunk_array.as_numpy_array()))
 
     def _decode_sync(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
-        height, width = _frame_size(chunk_spec.shape)
-        try:
-            # the size in the header is compared before anything of that size is allocated
-            with Image.open(io.BytesIO(chunk_bytes.to_bytes()), formats=("JPEG",)) as image:
-                if image.size != (width, height) or image.mode != "RGB":
-                    stored = f"{image.mode} image of {image.width} x {image.height} px"
-                    raise ValueError(
-                        f"{CODEC_NAME}: the chunk holds a {stored}, the array RGB of {width} x {height} px"
-                    )
-                frame = np.asarray(image)
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{CODEC_NAME}: the chunk is no whole JPEG image: {error}") from error
+        frame = decode_jpeg(chunk_bytes.to_bytes(), *_frame_size(chunk_spec.shape))
         return chunk_spec.prototype.nd_buffer.from_numpy_array(frame.reshape(chunk_spec.shape))
 
     async def _encode_single(self, chunk_data: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
@@ -141,6 +131,26 @@ class JpegCodec(ArrayBytesCodec):
 
     async def _decode_single(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
         return await asyncio.to_thread(self._decode_sync, chunk_data, chunk_spec)
+
+
+def decode_jpeg(data: Any, height: int, width: int) -> npt.NDArray[np.uint8]:
+    """The RGB frame (height, width, 3) in the bytes of a baseline JPEG image; ``ValueError`` for any other content.
+
+    The size in the header is compared before anything of that size is allocated. Progressive images, whose decoding
+    takes a pass over the frame for each of any number of scans, are refused.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data), formats=("JPEG",))
+        with image:
+            if image.size != (width, height) or image.mode != "RGB" or image.info.get("progressive"):
+                kind = "progressive " if image.info.get("progressive") else ""
+                stored = f"{kind}{image.mode} image of {image.width} x {image.height} px"
+                raise ValueError(f"{CODEC_NAME}: the chunk holds a {stored}, the array RGB of {width} x {height} px")
+            return np.asarray(image)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{CODEC_NAME}: the chunk is no whole JPEG image: {error}") from error
 
 
 def _refuse_dtype(dtype: ZDType[TBaseDType, TBaseScalar]) -> None:

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, NotSupportedError, PreconditionError
 from obstore.store import AzureStore, GCSStore, S3Store
-from zarr.abc.store import ByteRequest
+from zarr.abc.store import ByteRequest, RangeByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import ObjectStore
 
+from data_specs.local_files import MOST
 from data_specs.locations import Replaced, StoreError, shown, split_url
 
 if TYPE_CHECKING:
@@ -75,15 +76,27 @@ def _retries() -> RetryConfig:
 class RemoteStore(ObjectStore[AnyStore]):
     """zarr's object store, whose failures are ``StoreError`` in one line and whose objects are never half written."""
 
+    most = MOST
+
     def __init__(self, store: AnyStore, *, read_only: bool, where: str, bucket: str) -> None:
         super().__init__(store, read_only=read_only)
         self.where, self.bucket = where, bucket
+
+    def with_most(self, most: int) -> Self:
+        """The same store, which reads at most so many bytes of an object at once."""
+        other = self.with_read_only(self.read_only)
+        other.most = most
+        return other
 
     def with_read_only(self, read_only: bool = False) -> Self:
         return type(self)(self.store, read_only=read_only, where=self.where, bucket=self.bucket)
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         async def request() -> Buffer | None:
+            if isinstance(byte_range, RangeByteRequest) and not (
+                0 <= byte_range.start <= byte_range.end <= byte_range.start + self.most
+            ):
+                raise ValueError(f"bytes {byte_range.start} to {byte_range.end} of {key!r} are no part of it")
             if byte_range is not None:
                 return await ObjectStore.get(self, key, prototype, byte_range)
             try:
@@ -91,6 +104,8 @@ class RemoteStore(ObjectStore[AnyStore]):
             except FileNotFoundError as error:
                 self._check_bucket(error)
                 return None
+            if found.meta["size"] > self.most:
+                raise ValueError(f"{key!r} has {found.meta['size']} bytes: at most {self.most} are expected there")
             return prototype.buffer.from_bytes(await found.bytes_async())  # type: ignore[arg-type]
 
         return await self._steadily(request)

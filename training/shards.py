@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import io
 import mmap
 import os
 import time
@@ -24,16 +23,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
 from operator import itemgetter
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import google_crc32c
 import numpy as np
 import numpy.typing as npt
 import torch
 from awscrt.checksums import crc32c
-from numcodecs import blosc, zstd
-from PIL import Image
 
+from data_specs.decoding import decode_blosc, decode_raw, decode_zstd
+from data_specs.jpeg import decode_jpeg
 from data_specs.locations import Replaced
 from data_specs.remote import open_remote
 from data_specs.stored import StoreError, is_url, open_store, run, shown
@@ -81,19 +80,14 @@ class Damaged(Exception):
     """Bytes that are not what was written: why."""
 
 
-def _decode_raw(payload: Bytes, out: Frames) -> None:
-    np.copyto(out, payload.reshape(out.shape))
-
-
 def _decode_jpeg(payload: Bytes, out: Frames) -> None:
-    with Image.open(io.BytesIO(payload.data), formats=("JPEG",)) as image:
-        np.copyto(out, np.asarray(image))
+    np.copyto(out, decode_jpeg(payload, *out.shape[:2]))
 
 
 DECODERS: dict[str, Decoder] = {
-    "": _decode_raw,
-    "zstd": lambda payload, out: zstd.decompress(payload, out),
-    "blosc": lambda payload, out: blosc.decompress(payload, out),
+    "": decode_raw,
+    "zstd": decode_zstd,
+    "blosc": decode_blosc,
     "mocrop.jpeg": _decode_jpeg,
 }
 """How a frame's bytes become pixels, by the codec's name in Zarr; the first is for frames as they are."""
@@ -114,36 +108,24 @@ class Layout:
         """Bytes of a shard's index with its checksum."""
         return 16 * self.shard_clips * self.slots + _CHECKSUM
 
+    @property
+    def longest(self) -> int:
+        """Bytes that an encoded frame may have at most: any codec's own are few beside the pixels."""
+        return 3 * self.size**2 * 2 + (1 << 16)
+
     def key(self, shard: int) -> str:
         """The name of a shard in the store."""
         return f"{self.path}/c/{shard}/0/0/0/0"
 
 
 def read_layout(location: str, view: str) -> Layout:
-    """The layout of a view's frames; ``StoreError`` for one that no version of this package writes."""
-    array = open_store(location).view(view).array("frames")
-    metadata: Any = array.metadata.to_dict()
+    """The layout of a view's frames; ``StoreError`` for one that this version of the package does not write."""
+    array = open_store(location).view(view).array("frames")  # as the schema has it, but for the codec
+    (sharding,) = cast(Any, array.metadata).codecs
+    assert array.shards is not None
+    inner = [codec.to_dict()["name"] for codec in sharding.codecs[:-1]]
+    decode = DECODERS["".join(name for name in inner if name != "bytes")]
     _, slots, size, _, _ = array.shape
-    try:
-        (sharding,) = metadata["codecs"]
-        chain = sharding["configuration"]
-        names = [codec["name"] for codec in chain["codecs"]]
-        known = (
-            sharding["name"] == "sharding_indexed"
-            and tuple(chain["chunk_shape"]) == (1, 1, size, size, 3)
-            and chain["index_location"] == "end"
-            and [codec["name"] for codec in chain["index_codecs"]] == ["bytes", "crc32c"]
-            and names[-1] == "crc32c"
-            and metadata["data_type"] == "uint8"
-        )
-        inner = [name for name in names[:-1] if name != "bytes"]
-        decode = DECODERS["".join(inner)] if known else None
-    except (KeyError, ValueError, IndexError):
-        decode = None
-    if decode is None or array.shards is None:
-        raise StoreError(
-            f"store {shown(location)!r}: this version cannot read how the frames of view {view!r} are kept"
-        )
     return Layout(f"views/{view}/frames", array.shards[0], slots, size, decode)
 
 
@@ -155,7 +137,7 @@ class FrameReader:
         self._layout = read_layout(clips.location, clips.view)
         self._source: Source = _Objects(clips.location) if is_url(clips.location) else _Files(clips.location)
         self._fill = _decodes(self._source, self._layout.decode)
-        if self._layout.decode is _decode_raw and isinstance(self._source, _Files):
+        if self._layout.decode is decode_raw and isinstance(self._source, _Files):
             self._fill = _copies(self._source, 3 * self._layout.size**2, self._fill)
         self._indexes: dict[int, Index] = {}
 
@@ -201,13 +183,21 @@ class FrameReader:
         ends = self._source.ends(keys, self._layout.index_length)
         for shard, key, (found, version) in zip(missing, keys, ends, strict=True):
             try:
-                table = checked(found).copy().view("<u8")
-                indexes[shard] = table.reshape(self._layout.shard_clips, self._layout.slots, 2), version
+                indexes[shard] = self._index(found), version
             except (Damaged, ValueError) as error:
                 first = int(positions[shards == shard][0])
                 raise self._failure(first, f"index of {key}: {error}") from error
             self._indexes[shard] = indexes[shard]
         return indexes
+
+    def _index(self, found: Bytes | None) -> npt.NDArray[np.uint64]:
+        """Where each frame lies; `Damaged` for a length that no frame has."""
+        table = checked(found).copy().view("<u8").reshape(self._layout.shard_clips, self._layout.slots, 2)
+        written = table[..., 0] != _ABSENT
+        longest = self._layout.longest
+        if (table[..., 1][written] > longest).any() or (table[..., 0][written] > _ABSENT >> 1).any():
+            raise Damaged(f"it has places where no frame of at most {longest} bytes can lie")
+        return table
 
     def _failure(self, position: int, reason: str) -> Failed:
         store = shown(self._clips.location)
