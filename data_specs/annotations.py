@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from data_specs.schema import MAX_FRAMES
+
 Boxes = npt.NDArray[np.float64]
 
 
@@ -28,8 +30,8 @@ class Tube(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    start_frame: int = Field(ge=0)
-    end_frame: int = Field(ge=0)
+    start_frame: int = Field(ge=0, le=MAX_FRAMES)
+    end_frame: int = Field(ge=0, le=MAX_FRAMES)
     boxes_xywh: list[tuple[float, float, float, float]]
 
     @model_validator(mode="after")
@@ -45,7 +47,7 @@ class Annotation(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    num_frames: int = Field(ge=0)
+    num_frames: int = Field(ge=0, le=MAX_FRAMES)
     tubes: list[Tube]
 
 
@@ -92,7 +94,8 @@ def actor_boxes(annotation: Annotation, num_frames: int, frame_size: tuple[int, 
     height, width = frame_size
     frame = np.concatenate([np.empty(0, np.int64), *(np.arange(t.start_frame, t.end_frame) for t in annotation.tubes)])
     xywh = np.array([box for tube in annotation.tubes for box in tube.boxes_xywh], np.float64).reshape(-1, 4)
-    whole = np.hstack([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]])
+    with np.errstate(over="ignore"):  # then it is not finite
+        whole = np.hstack([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]])
     finite = np.asarray(np.isfinite(whole).all(axis=1))[:, None]
     cut = np.clip(np.where(finite, whole, 0), 0, [width, height, width, height])
     inside = finite[:, 0] & (cut[:, 2] > cut[:, 0]) & (cut[:, 3] > cut[:, 1])

@@ -195,7 +195,9 @@ class Recipe(_Part):
         default_factory=Encode, description='H.264 settings, or "keep" for sources that carry motion vectors'
     )
     frames: Frames = Field(default_factory=Frames)
-    views: tuple[View, ...] = Field((FullView(), MotionView()), min_length=1, description="ways to choose the box")
+    views: tuple[View, ...] = Field(
+        (FullView(), MotionView()), min_length=1, max_length=100, description="ways to choose the box"
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -11,11 +11,11 @@ from pathlib import Path, PurePosixPath
 
 from data_specs.discovery import VIDEO_SUFFIXES, PassedOver, Tally, hidden_kind
 from data_specs.names import DatasetError, NameIndex, printable
+from data_specs.schema import MAX_CLASSES
 
 NUM_SPLITS = 3
 NEITHER, TRAIN, TEST, VALIDATION = 0, 1, 2, 3
 PARTS = {TRAIN: "train", TEST: "test", VALIDATION: "validation"}
-from data_specs.schema import MAX_CLASSES
 CLASS_INDEX = "classInd.txt"
 _WHOLE = re.compile(r"[0-9]{1,9}")
 _LIKE_A_LABEL = re.compile(r"[-+]*[\d.¹²³]+")

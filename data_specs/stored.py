@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Coroutine, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -29,9 +30,12 @@ from data_specs.locations import check_location as check_location
 from data_specs.locations import is_url as is_url
 from data_specs.locations import shown as shown
 from data_specs.recipes import MotionView, Recipe, parse_recipe
+from data_specs.record_content import check_content
 from data_specs.schema import ArraySpec
 from data_specs.text import printable
 from mocrop_core.vectors import PACKED, VECTOR, in_pixels
+
+_FEW = 64  # shards, whose records are asked for one by one
 
 T = TypeVar("T")
 Attributes = dict[str, Any]
@@ -187,7 +191,7 @@ def read_records(
 
     One that is damaged, which its own fingerprint tells, counts as none; its path is appended to ``damaged``.
     """
-    wanted = list(shards)
+    wanted = _existing(store, stage, view, list(shards))
     found = _documents(store, (schema.progress_path(stage, view, shard) for shard in wanted))
     records = {}
     for shard, values in zip(wanted, found, strict=True):
@@ -199,13 +203,22 @@ def read_records(
     return records
 
 
+def _existing(store: ZarrStore, stage: str, view: str | None, shards: list[int]) -> list[int]:
+    """Those of many shards for which there is a folder, where one listing tells; all of them on an object store."""
+    if len(shards) <= _FEW or not isinstance(store, LocalFiles):
+        return shards
+    folder = Path(store.root, schema.progress_path(stage, view, 0)).parent
+    names = set(os.listdir(folder)) if folder.is_dir() else set()
+    return [shard for shard in shards if Path(schema.progress_path(stage, view, shard)).name in names]
+
+
 def _record(stage: str, view: str | None, shard: int, values: Attributes) -> Record | None:
     try:
+        check_content(stage, values)
         names = ("inputs", "clips", "objects", "sizes", "software")
         record = Record(stage, view, shard, *(values[name] for name in names))
-        known = all(isinstance(one, str) for one in record.software.values())
-        return record if known and values["output"] == record.output else None
-    except (KeyError, TypeError, ValueError, AttributeError):
+        return record if values["output"] == record.output else None
+    except (KeyError, TypeError, ValueError, RecursionError):
         return None
 
 
@@ -294,7 +307,7 @@ class Store:
     def ids(self) -> list[str]:
         ids = [str(id) for id in self.table("id")]
         with reading(f"id in the store {shown(self.location)!r}"):
-            if wrong := [id for id in ids if not id or len(id) > schema.MAX_ID or printable(id) != id]:
+            if wrong := [id for id in ids if not _is_id(id)]:
                 raise ValueError(f"{len(wrong)} ids are empty, too long or not printable, such as {wrong[0][:60]!r}")
             if len(set(ids)) != len(ids):
                 raise ValueError("an id is there twice")
@@ -349,6 +362,11 @@ def _root_attributes(store: ZarrStore, where: str) -> Attributes:
             f"store {where!r} has format {str(found['mocrop_format'])[:60]}; this version reads format {schema.FORMAT}"
         )
     return found
+
+
+def _is_id(id: str) -> bool:
+    """Whether an id is one that a path below a folder can be made of, and that may be shown."""
+    return len(id) <= schema.MAX_ID and printable(id) == id and not {"", ".", ".."} & set(id.split("/"))
 
 
 def _text(value: object) -> str:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import json
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 
 from data_specs.datasets import Dataset
 from data_specs.locations import expanded, without_passwords
 from data_specs.stored import StoreError, open_store
+from data_specs.text import csv_cell, json_text, printable
 from pipelines.ffmpeg import FfmpegError
 from pipelines.h264 import RunStopped
 from pipelines.internal_errors import internal_error, record
@@ -82,7 +82,7 @@ def main() -> None:
             app()
     except SystemExit as ended:
         if ended.code in STOPPED:
-            print("mocrop: stopped; what is done is kept, start the same command again to go on", file=sys.stderr)
+            _say("mocrop: stopped; what is done is kept, start the same command again to go on", file=sys.stderr)
         raise
     except (RunError, RunStopped, StoreError, FfmpegError, VideoError) as error:
         _fail(str(error))
@@ -93,14 +93,14 @@ def main() -> None:
 
 
 def _fail(message: str) -> None:
-    print(f"mocrop: {without_passwords(message)}", file=sys.stderr)
+    _say(f"mocrop: {without_passwords(message)}", file=sys.stderr)
     raise SystemExit(1)
 
 
 def _show_version(wanted: bool) -> None:
     if wanted:
         names = ("mocrop", "av", "ffmpeg-python", "numpy", "pillow", "zarr", "dask", "prefect")
-        print(", ".join([*(f"{name} {version(name)}" for name in names), _ffmpeg_build()]))
+        _say(", ".join([*(f"{name} {version(name)}" for name in names), _ffmpeg_build()]))
         raise typer.Exit
 
 
@@ -136,9 +136,9 @@ def doctor(as_json: JsonFlag = False) -> None:
 
 
 def _print_check(check: Any) -> None:
-    print(f"{'ok   ' if check.ok else 'WRONG'}  {check.name}: {check.found}")
+    _say(f"{'ok   ' if check.ok else 'WRONG'}  {check.name}: {check.found}")
     if check.mend:
-        print(f"       → {check.mend}")
+        _say(f"       → {check.mend}")
 
 
 @app.command(epilog="Example: mocrop synth toy --classes 4 --clips-per-class 12")
@@ -168,7 +168,7 @@ def synth(
         _print_json({"source": str(made.source), "splits": str(made.splits), "annotations": str(made.annotations),
                      "class_names": made.class_names, "clips": made.clips, "frames": made.frames})  # fmt: skip
     else:
-        print(f"{made.clips} clips of {len(made.class_names)} classes in {made.source}; lists in {made.splits}")
+        _say(f"{made.clips} clips of {len(made.class_names)} classes in {made.source}; lists in {made.splits}")
 
 
 @app.command(epilog="Example: mocrop fetch ucf101 data. What broke off, the same command goes on with.")
@@ -190,7 +190,7 @@ def fetch(
     from pipelines.fetch import fetch as fetch_all
 
     def say(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+        _say(line, file=sys.stderr, flush=True)
 
     wanted = plan_fetch(dataset, directory, url, zip_copy=zip_copy)
     for line in wanted.describe():
@@ -206,8 +206,8 @@ def fetch(
     if as_json:
         _print_json(found.as_json())
     else:
-        print(f"{found.clips} clips of {found.classes} classes in {found.source}, lists in {found.splits}")
-        print(f"next: mocrop plan --source {found.source} --splits {found.splits} --store ucf101.zarr")
+        _say(f"{found.clips} clips of {found.classes} classes in {found.source}, lists in {found.splits}")
+        _say(f"next: mocrop plan --source {found.source} --splits {found.splits} --store ucf101.zarr")
 
 
 @app.command(epilog="Example: mocrop plan --source UCF-101 --store ucf101.zarr --splits ucfTrainTestlist")
@@ -233,7 +233,7 @@ def plan(
         _print_json(found.as_json())
     else:
         for line in found.lines():
-            print(line)
+            _say(line)
     if found.problems:
         raise typer.Exit(1)
 
@@ -280,9 +280,9 @@ def _announced(options: Options) -> Dataset:
 
     dataset, recipe = read_request(options)
     for notice in dataset.notices:
-        print(f"warning: {notice}", file=sys.stderr)
+        _say(f"warning: {notice}", file=sys.stderr)
     for notice in about_store(options, recipe):
-        print(notice, file=sys.stderr)
+        _say(notice, file=sys.stderr)
     return dataset
 
 
@@ -299,20 +299,20 @@ def _print_summary(summary: Any, as_json: bool, more: dict[str, Any] | None = No
     if as_json:
         _print_json(summary.as_json() | (more or {}))
         return
-    print(f"{summary.store}: {summary.clips} clips, {summary.done} done, {summary.pending} pending, "
+    _say(f"{summary.store}: {summary.clips} clips, {summary.done} done, {summary.pending} pending, "
           f"{len(summary.quarantined)} quarantined")  # fmt: skip
     for stage, (done, total) in summary.stages.items():
-        print(f"  {stage:<10} {done} of {total} shards")
+        _say(f"  {stage:<10} {done} of {total} shards")
     for line in mixed(summary.software):
-        print(f"  {line}")
+        _say(f"  {line}")
     for id, reason in sorted(summary.quarantined.items()):
-        print(f"  quarantined {id}: {reason}")
+        _say(f"  quarantined {id}: {reason}")
     for kind, about, count, examples in notes(summary):
-        print(f"  {kind}: {count} {'clip' if count == 1 else 'clips'}, {about}")
+        _say(f"  {kind}: {count} {'clip' if count == 1 else 'clips'}, {about}")
         for id, text in examples:
-            print(f"    {id}: {text}")
+            _say(f"    {id}: {text}")
         if count > len(examples):
-            print(f"    and {count - len(examples)} more; --json lists them all")
+            _say(f"    and {count - len(examples)} more; --json lists them all")
 
 
 @app.command(
@@ -346,13 +346,13 @@ def verify(store: StoreArgument, as_json: JsonFlag = False) -> None:
         _print_json([{"where": fault.where, "what": fault.what} for fault in faults])
     else:
         for fault in faults:
-            print(f"{fault.where}: {fault.what}")
-        print(f"{len(faults)} faults" if faults else "OK: no problems found")
+            _say(f"{fault.where}: {fault.what}")
+        _say(f"{len(faults)} faults" if faults else "OK: no problems found")
         for line in [] if faults else mixed(summarise(store).software):
-            print(f"  {line}")
+            _say(f"  {line}")
     if faults:
         if not as_json:
-            print("the same mocrop preprocess command does just these parts again")
+            _say("the same mocrop preprocess command does just these parts again")
         raise typer.Exit(1)
 
 
@@ -372,10 +372,10 @@ def gc(
         _print_json([{"path": str(one.path), "bytes": one.bytes, "why": one.why} for one in waste])
     else:
         for one in waste:
-            print(f"{one.path}: {one.bytes:,} bytes, {one.why}")
+            _say(f"{one.path}: {one.bytes:,} bytes, {one.why}")
     if not as_json:
         done = "removed" if yes else "to remove; --yes does it" if waste else "to remove"
-        print(f"{len(waste)} files, {mebibytes(sum(one.bytes for one in waste))}, {done}")
+        _say(f"{len(waste)} files, {mebibytes(sum(one.bytes for one in waste))}, {done}")
 
 
 @app.command(epilog="Example: mocrop boxes ucf101.zarr --view mocrop --csv > boxes.csv")
@@ -410,7 +410,7 @@ def boxes(
     elif as_csv:
         writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({name: csv_cell(value) for name, value in row.items()} for row in rows)
     else:
         print_table(rows)
 
@@ -428,11 +428,11 @@ def _draw(
     reader = ClipReader(opened)
     if png:
         drawing.write_figure(drawing.clip_figure(reader, clip, views), png)
-        print(png)
+        _say(png)
     if video:
         if not drawing.write_clip_video(reader, clip, [view or reader.main_view], video, work_dir):
-            print("its H.264 file is not there: cached frames stand until the next one", file=sys.stderr)
-        print(video)
+            _say("its H.264 file is not there: cached frames stand until the next one", file=sys.stderr)
+        _say(video)
 
 
 @app.command(epilog="Example: mocrop report ucf101.zarr --out report.html --annotations ucf101_24.json")
@@ -461,9 +461,9 @@ def report(
     if as_json:
         _print_json(dataclasses.asdict(made))
         return
-    print(f"{made.out}: {made.clips} clips, {made.pictures} with pictures, {made.bytes / 1e6:.1f} MB")
+    _say(f"{made.out}: {made.clips} clips, {made.pictures} with pictures, {made.bytes / 1e6:.1f} MB")
     for notice in made.notices:
-        print(f"  {notice}")
+        _say(f"  {notice}")
 
 
 @app.command(name="export-npy", epilog="Example: mocrop export-npy ucf101.zarr extract_mvs")
@@ -475,7 +475,7 @@ def export_npy(
     """Write each clip's density map where and as the public MoCrop code's loader looks for it."""
     from pipelines.listing import export_npy as export
 
-    print(f"{len(export(open_store(store), directory, view))} density maps written to {directory}")
+    _say(f"{len(export(open_store(store), directory, view))} density maps written to {directory}")
 
 
 @app.command(epilog="Example: mocrop demo --out demo")
@@ -485,8 +485,13 @@ def demo(
     """The whole job on a synthetic data set, on a CPU: boxes and crops, two short trainings, their table, the page."""
     from pipelines.demo import run_demo
 
-    run_demo(out, say=lambda line: print(line, flush=True))
+    run_demo(out, say=lambda line: _say(line, flush=True))
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=1, ensure_ascii=False))
+    print(json_text(value))
+
+
+def _say(text: object, file: TextIO | None = None, flush: bool = False) -> None:
+    """Print one line. It may quote a store or a file, which cannot write to the terminal what moves its cursor."""
+    print(printable(str(text)), file=file, flush=flush)

@@ -11,10 +11,11 @@ import numpy.typing as npt
 import zarr
 
 from data_specs.recipes import FullView, MotionView
-from data_specs.stored import Store, VectorReader, reading
+from data_specs.stored import Store, StoreError, VectorReader, reading
 from mocrop_core import PAPER_V1, SOURCE_NONE, VECTOR, faster_than
 from pipelines.progress import Progress, expected_tables
 
+MOST_VECTORS = 50_000_000  # of a clip, to hold at once: 1 GB; half an hour of 320 × 240 px has so many
 Picture = npt.NDArray[np.uint8]
 Vectors = npt.NDArray[Any]
 
@@ -110,5 +111,15 @@ class ClipReader:
     def fast_vectors(self, row: int) -> Vectors:
         """The vectors of a clip that are longer than ``threshold``, in decode order."""
         shard, index = divmod(row, self.recipe.shard_clips)
-        blocks = self._reader(shard).blocks(index)
-        return np.concatenate([np.empty(0, VECTOR), *(faster_than(block, self.threshold) for block in blocks)])
+        reader = self._reader(shard)
+        count = reader.count(index)
+        with reading(f"motion of {self.ids[row]!r} in the store"):
+            if count != self.progress.motion[shard].clips[self.ids[row]]["vectors"]:
+                raise ValueError(f"{count} vectors, not as many as its record says")
+        kept, length = [np.empty(0, VECTOR)], 0
+        for block in reader.blocks(index):
+            kept.append(faster_than(block, self.threshold))
+            length += len(kept[-1])
+            if length > MOST_VECTORS:
+                raise StoreError(f"clip {self.ids[row]!r} has more than {MOST_VECTORS:,} vectors: too many to draw")
+        return np.concatenate(kept)

@@ -26,6 +26,7 @@ Picture = npt.NDArray[np.uint8]
 Corners = tuple[int, int, int, int]
 
 VIDEO_RATE = Fraction(25)  # frames a second: the store does not keep the clip's own
+HELD_FRAMES = 100_000  # of a video from cached frames: an hour
 ARROW_TIMES = 2  # drawn arrows are so many times as long as the motion
 _ARROWS = 400  # in one frame of a video at most
 _QUALITIES = (80, 65, 50, 35, 22, 10, 1)
@@ -228,6 +229,8 @@ def write_clip_video(
         reason = str(reader.tables["reason"][row]) or "there is no H.264 file, or the store has no whole frames of it"
         raise StoreError(f"clip {id!r} cannot be drawn as a video: {reason}")
     count = int(reader.tables["num_frames"][row])
+    if path is None and count > HELD_FRAMES:
+        raise StoreError(f"clip {id!r}: {count} frames without its H.264 file are more than the {HELD_FRAMES} to draw")
     frames = _decoded(path, count) if path else _held(reader, row, count)
     drawn = _drawn(frames, reader.fast_vectors(row), {view_colour(reader, view): box for view, box in boxes.items()})
     write_video(target, drawn, VIDEO_RATE, codec=codecs[target.suffix])  # type: ignore[arg-type]

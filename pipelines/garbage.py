@@ -13,13 +13,16 @@ from pathlib import Path
 
 from data_specs import schema
 from data_specs.datasets import Clip
+from data_specs.documents import parse_json
+from data_specs.local_files import read_part, refuse_links
 from data_specs.recipes import Encode
 from data_specs.stored import NoStore, Store, StoreError, is_url, open_store, read_records, shown
-from pipelines.h264 import H264, Folders, target_path
+from pipelines.h264 import H264, Folders, default_work_dir, target_path
 from pipelines.lock import check_unlocked, locked
 from pipelines.parts import beside
 from pipelines.source_index import SOURCES
 
+MOST_NOTE = 1 << 16  # bytes of a note in the work folder
 STORES = "stores"  # folder in the work folder with one note for each store that uses it
 _MADE = re.compile(r"-[0-9a-f]{16}\.(mp4|json)$")
 _UNFINISHED = re.compile(r"\.(part|partial)$|#\d+$")
@@ -38,7 +41,8 @@ def register(work_dir: str, location: str) -> None:
     """Note in a work folder that a store uses it, so that what the store needs there is not taken for waste."""
     note = Path(work_dir, STORES, f"{hashlib.sha256(location.encode()).hexdigest()[:16]}.json")
     text = json.dumps({"store": location})
-    if not note.is_file() or note.read_text() != text:
+    if read_part(note, None, MOST_NOTE) != text.encode():
+        refuse_links(Path(work_dir), note.parent)
         note.parent.mkdir(parents=True, exist_ok=True)
         with beside(note) as part:
             part.write_text(text)
@@ -49,7 +53,7 @@ def registered(work_dir: str) -> list[str]:
     found = []
     for note in sorted(Path(work_dir, STORES).glob("*.json")):
         try:
-            found.append(str(json.loads(note.read_text())["store"]))
+            found.append(str(parse_json(read_part(note, None, MOST_NOTE) or b"", MOST_NOTE)["store"]))
         except (ValueError, KeyError, TypeError):
             raise StoreError(f"{note} is damaged; remove it and start mocrop preprocess for its store again") from None
     return found
@@ -57,7 +61,7 @@ def registered(work_dir: str) -> list[str]:
 
 def unfinished(folder: Path) -> Iterator[Path]:
     """Files below a folder that a run which was killed did not finish."""
-    for parent, _, names in os.walk(folder):
+    for parent, _, names in os.walk(folder):  # follows no link but the folder itself
         yield from (Path(parent, name) for name in sorted(names) if _UNFINISHED.search(name))
 
 
@@ -65,7 +69,7 @@ def work_folder(location: str, work_dir: str | None) -> Path:
     """The folder of a store's H.264 files; ``StoreError`` if it has to be named."""
     if work_dir is None and is_url(location):
         raise StoreError("work_dir: give the folder of the H.264 files, as to mocrop preprocess")
-    return Path(work_dir or f"{location.rstrip('/')}.work").resolve()
+    return Path(work_dir or default_work_dir(location)).resolve()
 
 
 def find_waste(location: str, work_dir: str | None = None) -> list[Waste]:
@@ -95,6 +99,8 @@ def clear(location: str, work_dir: str | None = None) -> list[Waste]:
 def _sharing(location: str, work_dir: str | None) -> tuple[list[Store], list[str]]:
     """A store and the others that use its work folder, and where there is none any more."""
     folder = work_folder(location, work_dir)
+    for name in (H264, STORES):
+        refuse_links(folder, folder / name)
     location = location if is_url(location) else str(Path(location).resolve())
     stores, gone = [open_store(location)], []
     for other in registered(str(folder)):
@@ -160,5 +166,5 @@ def remove(waste: list[Waste], work_dir: Path) -> None:
     for one in waste:
         one.path.unlink(missing_ok=True)
     for folder in sorted((work_dir / H264).rglob("*"), reverse=True):
-        if folder.is_dir() and not any(folder.iterdir()):
+        if folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir()):
             folder.rmdir()

@@ -10,13 +10,17 @@ from pathlib import Path
 
 from data_specs.chain import REVISION
 from data_specs.datasets import Clip
+from data_specs.documents import parse_json
 from data_specs.fingerprints import file_fingerprint, fingerprint
+from data_specs.local_files import read_part, refuse_links
+from data_specs.locations import Linked
 from data_specs.recipes import Encode, Recipe
 from data_specs.stored import Attributes
 from pipelines import ffmpeg
 from pipelines.parts import beside
 from pipelines.streams import Decoded, Survey
 
+_MOST_NOTE = 1 << 16  # bytes of the note beside an H.264 file
 H264 = "h264"  # folder in the work folder
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
 
@@ -35,6 +39,14 @@ class Folders:
 
     source: str
     work_dir: str
+
+
+def default_work_dir(store: str) -> str:
+    """The work folder beside a local store; ``Linked`` for a symbolic link, which only its user may name."""
+    folder = f"{store.rstrip('/')}.work"
+    if os.path.islink(folder):
+        raise Linked(f"{folder!r} is a symbolic link; name the folder it leads to with --work-dir, if it is yours")
+    return folder
 
 
 def check_source(folders: Folders) -> None:
@@ -76,7 +88,7 @@ def video_of(clip: Clip, recipe: Recipe, build: str, folders: Folders) -> tuple[
     if not isinstance(recipe.transcode, Encode):
         return source, known
     target = target_path(clip, known["source"], recipe.transcode, build, folders)
-    made = _finished(target) or _transcode(source, target, recipe, recipe.transcode, build)
+    made = _finished(target) or _transcode(source, target, recipe, recipe.transcode, build, Path(folders.work_dir))
     return target, known | made
 
 
@@ -106,14 +118,17 @@ def check_missing(row: Attributes, recipe: Recipe) -> None:
 def _finished(target: Path) -> Attributes | None:
     """What the note beside a whole H.264 file says; None if the file is missing, cut short or altered."""
     try:
-        made: Attributes = json.loads(target.with_suffix(".json").read_text())
+        made: Attributes = parse_json(read_part(target.with_suffix(".json"), None, _MOST_NOTE) or b"", _MOST_NOTE)
+        if not (target.is_file() and type(made["frames"]) is int and made["frames"] > 0):
+            return None
         whole = target.stat().st_size == made["h264_bytes"] and file_fingerprint(target) == made["h264"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     return made if whole else None
 
 
-def _transcode(source: Path, target: Path, recipe: Recipe, encode: Encode, build: str) -> Attributes:
+def _transcode(source: Path, target: Path, recipe: Recipe, encode: Encode, build: str, work_dir: Path) -> Attributes:
+    refuse_links(work_dir, target.parent)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         tool = ffmpeg.find_ffmpeg()

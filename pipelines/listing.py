@@ -14,6 +14,7 @@ from rich.table import Table
 
 from data_specs.schema import State
 from data_specs.stored import Store, StoreError
+from data_specs.text import printable
 from mocrop_core.method import SOURCE_FALLBACK, SOURCE_FIXED, SOURCE_MOTION, SOURCE_NONE
 
 SOURCES = {SOURCE_NONE: "none", SOURCE_MOTION: "motion", SOURCE_FIXED: "fixed", SOURCE_FALLBACK: "fallback"}
@@ -61,7 +62,7 @@ def print_table(rows: Sequence[Row]) -> None:
     for name, value in rows[0].items():
         table.add_column(name, justify="left" if isinstance(value, str) else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*("" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
+        table.add_row(*("" if value is None else f"{value:.3f}" if isinstance(value, float) else printable(str(value))
                         for value in row.values()))  # fmt: skip
     out = Console(width=None if sys.stdout.isatty() else 10_000, highlight=False, markup=False)
     out.print(table)

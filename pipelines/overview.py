@@ -13,7 +13,7 @@ from data_specs.split_lists import PARTS
 from data_specs.stored import Store, attributes, shown
 from mocrop_core import SOURCE_FALLBACK
 from pipelines.clips import ClipReader
-from pipelines.progress import Summary
+from pipelines.progress import Summary, stage_seconds
 
 Json = dict[str, Any]
 
@@ -25,7 +25,7 @@ def overview(store: Store, reader: ClipReader, summary: Summary) -> Json:
     """Counts, states, stages, recipe, versions, fingerprint, seconds by stage, and each view's numbers."""
     states = reader.tables["state"]
     (progress,) = attributes(store.zarr, ["progress"])
-    seconds = (progress or {}).get("seconds", {})
+    seconds = stage_seconds(progress)
     splits = reader.tables["split"]
     return {
         "store": shown(store.location).rstrip("/").rpartition("/")[2],

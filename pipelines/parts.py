@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from data_specs.local_files import refuse_links
+
 SUFFIX = ".part"
 
 
@@ -41,7 +43,11 @@ def _locked(part: Path) -> int:
 
 
 def sweep(folder: Path) -> list[Path]:
-    """Remove the parts in a folder and those below it whose makers are dead; the paths of those removed."""
+    """Remove the parts in a folder and those below it whose makers are dead; the paths of those removed.
+
+    No symbolic link is followed; ``Linked`` if the folder is one.
+    """
+    refuse_links(folder.parent, folder)
     return [path for path in folder.rglob(f"*{SUFFIX}") if _abandoned(path)]
 
 

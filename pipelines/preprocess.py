@@ -12,18 +12,19 @@ from pathlib import Path
 
 from data_specs import schema
 from data_specs.datasets import Clip, Dataset, DatasetError, read_dataset
+from data_specs.local_files import refuse_links
 from data_specs.locations import SAFE, expanded
 from data_specs.recipes import Encode, Recipe, RecipeError, load_recipe
 from data_specs.stored import StoreError, attributes, check_location, is_url, open_store, shown, zarr_store
 from pipelines import store as writing
 from pipelines.ffmpeg import FfmpegError
-from pipelines.garbage import register, unfinished
-from pipelines.h264 import H264, Folders
+from pipelines.garbage import STORES, register, unfinished
+from pipelines.h264 import H264, Folders, default_work_dir
 from pipelines.identity import is_made, make_or_reopen
 from pipelines.internal_errors import LOGS
 from pipelines.lock import Lease, locked
 from pipelines.parts import sweep
-from pipelines.progress import Progress, Summary, other_revision, publish, summarise
+from pipelines.progress import Progress, Summary, other_revision, publish, stage_seconds, summarise
 from pipelines.software import news
 from pipelines.source_index import SourceIndex, Stamp
 from pipelines.space import SPARE, free_bytes, least_bytes, mebibytes
@@ -67,7 +68,7 @@ class Options:
         if work_dir is None:
             if is_url(self.store):
                 raise RunError("work_dir: give a local folder for the H.264 files when the store is on an object store")
-            work_dir = f"{self.store.rstrip('/')}.work"
+            work_dir = default_work_dir(self.store)
         return Folders(str(dataset.source.resolve()), str(Path(work_dir).resolve()))
 
     def log_folder(self) -> Path | None:
@@ -139,6 +140,11 @@ class Run:
         assert root is not None
         return str(root["software"]["ffmpeg"])
 
+    @cached_property
+    def ids(self) -> list[str]:
+        """The ids of all clips, in the order of the rows."""
+        return [clip.id for clip in self.dataset.clips]
+
     @property
     def warnings(self) -> tuple[str, ...]:
         """Lines to show: what of the data set is missing, unclear or passed over."""
@@ -152,7 +158,7 @@ class Run:
     def pending(self, stage: str) -> list[ShardPlan]:
         """The tasks of a stage that are not done: no record, or one that was made from something else."""
         self.lease.check()
-        shards = Progress(self.zarr, self.recipe, self.num_shards)
+        shards = Progress(self.zarr, self.recipe, self.num_shards, self.ids)
         if stage == "transcode":
             return [self._plan(stage, shard, ()) for shard in self._changed(shards)]
         self._remember_sources(shards)
@@ -198,7 +204,7 @@ class Run:
 
     def _add_seconds(self, reports: Sequence[ShardReport]) -> None:
         (found,) = attributes(self.zarr, ["progress"])
-        seconds: dict[str, float] = defaultdict(float, (found or {}).get("seconds", {}))
+        seconds: dict[str, float] = defaultdict(float, stage_seconds(found))
         for report in reports:
             seconds[report.stage] += report.seconds
         writing.put_attributes(self.zarr, "progress", {"seconds": {key: round(seconds[key], 3) for key in seconds}})
@@ -228,6 +234,7 @@ def open_run(options: Options) -> Iterator[Run]:
     try:
         location = options.location()
         folders = options.folders(dataset)
+        _refuse_links(location, folders)
         if not is_made(location):
             _check_space(location, recipe, len(dataset.clips))
         with locked(location) as lease:
@@ -253,6 +260,15 @@ def open_run(options: Options) -> Iterator[Run]:
         raise RunError(str(error)) from error
     except OSError as error:
         raise RunError(f"{error.strerror or error} ({error.filename or shown(options.store)})") from error
+
+
+def _refuse_links(location: str, folders: Folders) -> None:
+    """``Linked`` if a folder that a run writes into is a symbolic link; the store and the work folder may be."""
+    for name in (H264, STORES, LOGS):
+        refuse_links(Path(folders.work_dir), Path(folders.work_dir, name))
+    if not is_url(location):
+        for name in ("motion", "progress", "views"):
+            refuse_links(Path(location), Path(location, name))
 
 
 def _check_space(location: str, recipe: Recipe, clips: int) -> None:
@@ -282,7 +298,7 @@ def _forget_cut_short(run: Run) -> None:
     """Remove the records of what a loss of power left missing or of another size in a local store."""
     if is_url(run.location):
         return
-    progress = Progress(run.zarr, run.recipe, run.num_shards)
+    progress = Progress(run.zarr, run.recipe, run.num_shards, run.ids)
     for shard in range(run.num_shards):
         for record in progress.records_of(shard):
             if any(_size(Path(run.location, key)) != size for key, size in record.sizes.items()):
@@ -298,7 +314,7 @@ def _size(path: Path) -> int:
 
 def _forget_quarantined(run: Run) -> None:
     """Remove the records of the stages that quarantined clips, so that those stages are done again."""
-    progress = Progress(run.zarr, run.recipe, run.num_shards)
+    progress = Progress(run.zarr, run.recipe, run.num_shards, run.ids)
     for shard in range(run.num_shards):
         for record in progress.records_of(shard):
             if any(reason.startswith(f"{record.stage}: ") for reason in record.reasons.values()):

@@ -15,7 +15,7 @@ from data_specs.chain import REVISION, boxes_inputs, clips_inputs, motion_inputs
 from data_specs.datasets import Clip
 from data_specs.recipes import Recipe, View
 from data_specs.schema import State
-from data_specs.stored import Record, Store, StoreError, open_store, read_records, shown, zarr_store
+from data_specs.stored import Attributes, Record, Store, StoreError, open_store, read_records, shown, zarr_store
 from pipelines.software import Versions, as_attribute, versions_of
 from pipelines.source_index import SourceIndex
 from pipelines.store import put_attributes, write_table
@@ -56,9 +56,13 @@ def other_revision(store: Store) -> str:
 
 
 class Progress:
-    """What the records of a store say is done; ``damaged`` are the paths of those that say nothing any more."""
+    """What the records of a store say is done; ``damaged`` are the paths of those that say nothing any more.
 
-    def __init__(self, store: ZarrStore, recipe: Recipe, num_shards: int) -> None:
+    With ``ids``, those of the store, a record counts as damaged too if its clips are not those of its shard, a box
+    leads out of its frame, or it has more frames than the recipe's slots.
+    """
+
+    def __init__(self, store: ZarrStore, recipe: Recipe, num_shards: int, ids: Sequence[str] | None = None) -> None:
         self.recipe = recipe
         self.num_shards = num_shards
         self.damaged: list[str] = []
@@ -70,13 +74,38 @@ class Progress:
         self.motion = read("motion")
         self.boxes = {view.name: read("boxes", view.name) for view in recipe.views}
         self.clips = {view.name: read("clips", view.name) for view in recipe.views}
+        if ids is not None:
+            self._drop_foreign(ids)
+
+    def _drop_foreign(self, ids: Sequence[str]) -> None:
+        for records in (self.transcode, self.motion, *self.boxes.values(), *self.clips.values()):
+            for shard, record in list(records.items()):
+                rows = schema.shard_rows(shard, len(ids), self.recipe.shard_clips)
+                if record.clips.keys() != set(ids[rows.start : rows.stop]) or not self._fits(record):
+                    del records[shard]
+                    self.damaged.append(record.path)
+
+    def _fits(self, record: Record) -> bool:
+        motion = self.motion.get(record.shard)
+        for id, row in record.clips.items():
+            known = motion.clips.get(id, {}) if motion else {}
+            if "box" in row and "size" in known:
+                height, width = known["size"]
+                if row["box"][2] > width or row["box"][3] > height:
+                    return False
+            if "frame_index" in row and (
+                len(row["frame_index"]) > self.recipe.frames.slots
+                or ("frames" in known and row["frame_index"][-1] >= known["frames"])
+            ):
+                return False
+        return True
 
     @classmethod
     def of(cls, store: Store) -> Progress:
         """The records of a store; ``StoreError`` if they are of another revision."""
         if problem := other_revision(store):
             raise StoreError(problem)
-        return cls(store.zarr, store.recipe, store.num_shards)
+        return cls(store.zarr, store.recipe, store.num_shards, store.ids)
 
     def records_of(self, shard: int) -> list[Record]:
         """The records that there are of a shard, in the order of the stages."""
@@ -181,6 +210,17 @@ def _notes(progress: Progress, shards: range) -> dict[str, dict[str, str]]:
             for kind, texts in record.notes.items():
                 found.setdefault(kind, {}).update(texts)
     return {kind: dict(sorted(found[kind].items())) for kind in sorted(found)}
+
+
+def stage_seconds(attributes: Attributes | None) -> dict[str, float]:
+    """How long the stages took, by the group ``progress``; those of which it says nothing sensible are left out."""
+    found = (attributes or {}).get("seconds")
+    known = found if isinstance(found, dict) else {}
+    return {
+        stage: float(value)
+        for stage, value in known.items()
+        if stage in schema.STAGES and type(value) in (int, float) and 0 <= value < 1e12
+    }
 
 
 def publish(location: str) -> None:

@@ -21,6 +21,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from data_specs.text import printable
 from pipelines.stages import ShardReport
 
 PLAIN_SECONDS = 5.0  # between two plain lines of a stage
@@ -60,7 +61,7 @@ def stage_progress() -> Iterator[StageProgress]:
             tasks[stage] = task, bad
             bars.update(task, completed=done, description=f"{stage} [red]✗{bad}[/]" if bad else stage)
             for id, reason in (report.quarantined if report else {}).items():
-                bars.console.print(Text(f"quarantined {id}: {reason}", style="red"))
+                bars.console.print(Text(printable(f"quarantined {id}: {reason}"), style="red"))
 
         yield show
 
@@ -108,4 +109,4 @@ def count_progress(what: str, unit: str) -> Iterator[CountProgress]:
 
 
 def _line(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)

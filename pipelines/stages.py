@@ -33,6 +33,7 @@ from data_specs.datasets import Clip
 from data_specs.recipes import FullView, MotionView, Recipe, view_rng
 from data_specs.recipes import View as RecipeView
 from data_specs.stored import Attributes, Record, VectorReader, read_records, zarr_store
+from data_specs.text import printable
 from mocrop_core import boxes as core_boxes
 from mocrop_core.frames import spread
 from mocrop_core.method import SOURCE_FIXED, choose_box_from, denoise
@@ -175,7 +176,7 @@ def _one_line(error: Exception, plan: ShardPlan) -> str:
     text = str((isinstance(error, OSError) and error.strerror) or error)
     for folder in (plan.folders.source, plan.folders.work_dir, plan.store):
         text = text.replace(folder, "…")
-    return " ".join(text.split())[:300] or type(error).__name__
+    return printable(" ".join(text.split())[:300]) or type(error).__name__
 
 
 def _upstream(store: ZarrStore, stage: str, shard: int, view: str | None = None) -> Record:

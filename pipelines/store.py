@@ -29,6 +29,7 @@ from data_specs.datasets import Dataset
 from data_specs.documents import parse_json
 from data_specs.fingerprints import LENGTH, fingerprint
 from data_specs.jpeg import JpegCodec
+from data_specs.local_files import refuse_links
 from data_specs.recipes import FrameCodec, MotionView, Recipe, view_params
 from data_specs.schema import ArraySpec
 from data_specs.stored import Attributes, Damaged, Record, Store, StoreError, read_objects, reading, run, zarr_store
@@ -101,6 +102,7 @@ def exchange(store: ZarrStore, path: str, expected: bytes | None, values: Mappin
     key, value = f"{path}/zarr.json", None if values is None else group_document(values)
     if not isinstance(store, LocalStore):
         return bool(run(cast(Any, store).exchange(key, expected, value)))
+    refuse_links(store.root, store.root / path)
     with alone(store.root / path.partition("/")[0]):
         (found,) = read_objects(store, [key])
         if found != expected:

@@ -68,10 +68,14 @@ def read_clips(location: str, view: str, split: int, part: Part) -> Clips:
     _check_groups(store, lists, split, where)
     labels = store.table("label").astype(np.int64)
     _check_labels(store, labels, where)
-    frames = (cached.table("frame_index") >= 0).sum(axis=1)
+    filled = cached.table("frame_index") >= 0
+    frames = filled.sum(axis=1)
     if not frames[rows].all():
         raise _unfinished(store, where)
     x0, y0, x1, y1 = cached.table("box")[rows].T.astype(np.int64)
+    _check_rows(store, where, rows[(x0 >= x1) | (y0 >= y1)], "the box of clip {} is empty")
+    gaps = np.asarray(filled[rows, 1:] & ~filled[rows, :-1]).any(axis=1)
+    _check_rows(store, where, rows[np.asarray(gaps)], "the frames of clip {} have a gap")
     return Clips(
         location=location,
         view=view,
@@ -85,6 +89,12 @@ def read_clips(location: str, view: str, split: int, part: Part) -> Clips:
         class_names=tuple(store.class_names),
         size=store.recipe.frames.size,
     )
+
+
+def _check_rows(store: Store, where: str, wrong: npt.NDArray[np.int64], what: str) -> None:
+    if len(wrong):
+        clip = repr(store.ids[wrong[0]])
+        raise StoreError(f"{where}: {what.format(clip)}; mocrop verify says what else is damaged")
 
 
 def _unfinished(store: Store, where: str) -> StoreError:

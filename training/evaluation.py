@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast, gather_object
 
+from data_specs.text import csv_cell, printable
 from training.augmentation import prepared
 from training.backbones import Backbone, clip_logits
 from training.checkpoints import replaced
@@ -21,6 +22,7 @@ from training.clips import Clips
 from training.options import Failed
 from training.stream import Batch, ClipStream, batches_of_test, plan_of_test
 
+MOST_COUNTED, MOST_DRAWN = 4096, 700  # classes: a matrix of 130 MB, a picture of 12,000 px
 Track = Callable[[Iterable[Batch], int], Iterable[Batch]]
 
 
@@ -116,17 +118,23 @@ def evaluate(
 
 
 def write_confusion(path: Path, scores: Scores, title: str) -> None:
-    """Write the confusion matrix as ``path``.csv and ``path``.png."""
+    """Write the confusion matrix as ``path``.csv and, of at most ``MOST_DRAWN`` classes, as ``path``.png.
+
+    Nothing is written for more than ``MOST_COUNTED`` classes.
+    """
+    if len(scores.class_names) > MOST_COUNTED:
+        return
     counts = scores.confusion()
     replaced(path.with_name(f"{path.name}.csv"), lambda part: _write_csv(part, counts, scores.class_names))
-    replaced(path.with_name(f"{path.name}.png"), lambda part: _draw(part, counts, scores.class_names, title))
+    if len(scores.class_names) <= MOST_DRAWN:
+        replaced(path.with_name(f"{path.name}.png"), lambda part: _draw(part, counts, scores.class_names, title))
 
 
 def _write_csv(path: Path, counts: npt.NDArray[np.int64], names: tuple[str, ...]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["class \\ taken for", *names])
-        writer.writerows([name, *row] for name, row in zip(names, counts.tolist(), strict=True))
+        writer.writerow(["class \\ taken for", *map(csv_cell, names)])
+        writer.writerows([csv_cell(name), *row] for name, row in zip(names, counts.tolist(), strict=True))
 
 
 def _draw(path: Path, counts: npt.NDArray[np.int64], names: tuple[str, ...], title: str) -> None:
@@ -139,9 +147,11 @@ def _draw(path: Path, counts: npt.NDArray[np.int64], names: tuple[str, ...], tit
     figure = Figure(figsize=(width, height))
     axes = figure.add_axes((margin / width, margin / height, side / width, side / height))
     image = axes.imshow(shares, vmin=0, vmax=1, cmap="Blues", interpolation="nearest")
-    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=6)
-    axes.set_yticks(range(len(names)), names, fontsize=6)
-    axes.set(xlabel="taken for", ylabel="class", title=title)
+    plain = [printable(name) for name in names]
+    axes.set_xticks(range(len(names)), plain, rotation=90, fontsize=6, parse_math=False)
+    axes.set_yticks(range(len(names)), plain, fontsize=6, parse_math=False)
+    axes.set(xlabel="taken for", ylabel="class")
+    axes.set_title(printable(title), parse_math=False)
     bar = figure.add_axes(((margin + side + 0.1) / width, margin / height, 0.1 / width, side / height))
     figure.colorbar(image, cax=bar, label="share of the class's clips")
     FigureCanvasAgg(figure).print_figure(path, format="png", dpi=120)

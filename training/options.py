@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from data_specs.locations import expanded, is_url, shown, without_passwords
 from data_specs.stored import StoreError, View, open_store
+from data_specs.text import printable
 
 SMALLEST_INPUT, LARGEST_INPUT = 8, 4096  # sides of a network's input, px; cached frames have no more
 VIEW_OF_MODE = {"normal": "full", "mocrop": "mocrop"}
@@ -49,16 +50,16 @@ def exit_status(work: Callable[[], object]) -> int:
     try:
         work()
     except (Refused, StoreError) as error:
-        print(f"error: {without_passwords(str(error))}", file=sys.stderr)
+        print(f"error: {printable(without_passwords(str(error)))}", file=sys.stderr)
         return 2
     except Failed as error:
-        print(f"error: {without_passwords(str(error))}", file=sys.stderr)
+        print(f"error: {printable(without_passwords(str(error)))}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # whoever read the output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        print(f"error: {without_passwords(' '.join(str(error).split()))}", file=sys.stderr)
+        print(f"error: {printable(without_passwords(' '.join(str(error).split())))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

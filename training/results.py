@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import json
 import statistics
 import sys
 from collections import defaultdict
@@ -14,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_specs.documents import parse_json
+from data_specs.local_files import read_part
+from data_specs.text import csv_cell, printable
 from training.options import Failed, OneLineParser, Refused, exit_status, expanded_path
 
 NAMES = {
@@ -33,6 +35,7 @@ EXAMPLES = """examples:
 """
 
 
+MOST_BYTES = 1 << 26  # of a result
 Pairs = tuple[tuple[str, str], ...]
 
 
@@ -105,7 +108,8 @@ class Row:
         changes = ["-", "-"] if plain else [f"{self.accuracy_change:+.1f}", f"{self.flops_change:+.1f}"]
         tested = f"{v.dataset} split {v.split}: {v.clips} clips, {v.segments} frames"
         figures = [f"{self.top1:.1f}{spread}", f"{self.gflops:.2f}", *changes]
-        return [NAMES.get(v.arch, v.arch), self.title, *figures, str(self.seeds), v.epoch, tested]
+        cells = [NAMES.get(v.arch, v.arch), self.title, *figures, str(self.seeds), v.epoch, tested]
+        return [printable(cell) for cell in cells]
 
 
 def read_results(folder: Path) -> list[dict[str, Any]]:
@@ -115,11 +119,10 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
     found: dict[tuple[Variant, str], dict[str, Any]] = {}
     for path in sorted(folder.rglob("*.json")):
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = parse_json(read_part(path, None, MOST_BYTES) or b"", MOST_BYTES)
             if not isinstance(content, dict) or content.get("mocrop_result") != 1:
                 continue
-            if not all(isinstance(content[name], int | float) for name in ("top1", "gflops")):
-                raise TypeError("top1 or gflops is not a number")
+            _check_result(content)
             found[variant_of(content), content["checkpoint"]["sha256"]] = content
         except (OSError, ValueError) as error:
             raise Failed(f"{str(path)!r} cannot be read: {error}") from error
@@ -129,6 +132,26 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
     if not found:
         raise Refused(f"DIR {str(folder)!r}: no result in it; training.test --output-dir {folder} writes them")
     return list(found.values())
+
+
+def _check_result(content: Mapping[str, Any]) -> None:
+    """``KeyError`` or ``TypeError`` unless a result has the fields that make a row, of the types that they have."""
+    kinds = {"split": int, "clips": int, "segments": int, "input_size": int, "amp": bool}
+    kinds |= dict.fromkeys(("arch", "view", "view_fingerprint"), str)
+    for name, kind in kinds.items():
+        if type(content[name]) is not kind:
+            raise TypeError(f"{name} is {str(content[name])[:40]!r}")
+    for name, most in (("top1", 100.0), ("gflops", 1e9)):
+        if isinstance(content[name], bool) or not isinstance(content[name], int | float):
+            raise TypeError(f"{name} is not a number")
+        if not 0 <= content[name] <= most:
+            raise TypeError(f"{name} is {content[name]:g}")
+    trained = content["trained"]
+    for name, kind in (("view", str), ("input_size", int), ("seed", int), ("select", str)):
+        if trained.get(name) is not None and type(trained[name]) is not kind:
+            raise TypeError(f"trained.{name} is {str(trained[name])[:40]!r}")
+    if type(content["checkpoint"]["sha256"]) is not str:
+        raise TypeError("checkpoint.sha256 is no text")
 
 
 def variant_of(result: Mapping[str, Any]) -> Variant:
@@ -174,7 +197,7 @@ def table(results: Iterable[Mapping[str, Any]]) -> list[Row]:
         if baseline is not None:
             theirs = groups[baseline]
             accuracy = statistics.mean(top1) - statistics.mean(_by_seed(theirs))
-            changes = accuracy, 100 * (gflops / theirs[0]["gflops"] - 1)
+            changes = accuracy, 100 * (gflops / theirs[0]["gflops"] - 1) if theirs[0]["gflops"] else None
         deviation = statistics.stdev(top1) if len(top1) > 1 else None
         rows.append(Row(variant, title, statistics.mean(top1), deviation, gflops, *changes, len(top1)))
     archs = {arch: place for place, arch in enumerate(NAMES)}
@@ -236,7 +259,7 @@ def as_markdown(rows: Sequence[Row]) -> str:
 def as_csv(rows: Sequence[Row]) -> str:
     """The table for a spreadsheet."""
     file = io.StringIO()
-    csv.writer(file, lineterminator="\n").writerows([HEADS, *(row.cells() for row in rows)])
+    csv.writer(file, lineterminator="\n").writerows([HEADS, *(map(csv_cell, row.cells()) for row in rows)])
     return file.getvalue().rstrip("\n")
 
 

@@ -98,7 +98,7 @@ def test(args: argparse.Namespace) -> list[dict[str, Any]]:
     for size in args.input_size or [trained.get("input_size", 224)]:
         backbone = loaded(args, arch, size, checkpoint, accelerator)
         for view in views:
-            result = test_view(args, view, size, arch, backbone, accelerator)
+            result, scores = test_view(args, view, size, arch, backbone, accelerator)
             result["trained"] = {
                 **{key: trained.get(key) for key in TRAINED},
                 "epoch": checkpoint.get("epoch"),
@@ -107,6 +107,8 @@ def test(args: argparse.Namespace) -> list[dict[str, Any]]:
             results.append(result)
             if accelerator.is_main_process:
                 write_result(Path(args.output_dir), result)
+                title = f"{arch}, view {view}, {size} px: top-1 {scores.top(1):.1f} %"
+                write_confusion(Path(args.output_dir) / f"{result['name']}.confusion", scores, title)
     if args.json:
         accelerator.print(json.dumps(results, indent=1))
     return results
@@ -142,8 +144,8 @@ def loaded(
 
 def test_view(
     args: argparse.Namespace, view: str, size: int, arch: str, backbone: Backbone, accelerator: Accelerator
-) -> dict[str, Any]:
-    """The result of one view at one size, and its confusion matrix on disk."""
+) -> tuple[dict[str, Any], Scores]:
+    """The result of one view at one size, and the scores that it is of."""
     clips = read_clips(args.store, view, args.split, "test")
     store = open_store(args.store)
     bar = accelerator.is_main_process and sys.stderr.isatty()
@@ -168,10 +170,7 @@ def test_view(
     tested = f"{size}px-{args.test_segments}frames-split{args.split}{'-bf16' if args.amp else ''}"
     name = f"{arch.replace('/', '_')}-{view}-{tested}-{digest[:8]}"
     accelerator.print(said(arch, view, size, args, scores))
-    if accelerator.is_main_process:
-        title = f"{arch}, view {view}, {size} px: top-1 {scores.top(1):.1f} %"
-        write_confusion(Path(args.output_dir) / f"{name}.confusion", scores, title)
-    return {
+    result = {
         "mocrop_result": 1,
         "name": name,
         "arch": arch,
@@ -203,6 +202,7 @@ def test_view(
             **{name: version(name) for name in PACKAGES},
         },
     }
+    return result, scores
 
 
 def said(arch: str, view: str, size: int, args: argparse.Namespace, scores: Scores) -> str:
