@@ -4,7 +4,7 @@ A record whose content is anything else counts as damaged, whoever wrote it: wha
 """
 
 from operator import lt
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired
 
 from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict  # pydantic's own; Python's lacks what it needs before 3.12
@@ -50,10 +50,14 @@ class _Quarantined(TypedDict):
     reason: _Text
 
 
+_Notes = dict[Annotated[str, Field(max_length=40)], _Text]
+
+
 @with_config(_STRICT)
 class _Transcoded(TypedDict):
     source: _Text
     bytes: _Bytes
+    notes: NotRequired[_Notes]
 
 
 @with_config(_STRICT)
@@ -62,6 +66,7 @@ class _Moved(TypedDict):
     size: Annotated[list[_Side], Field(min_length=2, max_length=2)]
     key_frames: _Frames
     vectors: Annotated[int, Field(ge=0, le=MAX_VECTORS)]
+    notes: NotRequired[_Notes]
 
 
 @with_config(_STRICT)

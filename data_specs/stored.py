@@ -29,7 +29,7 @@ from data_specs.locations import StoreError as StoreError
 from data_specs.locations import check_location as check_location
 from data_specs.locations import is_url as is_url
 from data_specs.locations import shown as shown
-from data_specs.recipes import MotionView, Recipe, parse_recipe
+from data_specs.recipes import MotionView, Recipe, parse_recipe, view_params
 from data_specs.record_content import check_content
 from data_specs.schema import ArraySpec
 from data_specs.text import printable
@@ -230,7 +230,7 @@ class View:
         self.params: Attributes = dict(attributes["params"])
         self.fingerprint: str = _text(attributes["fingerprint"])
         self._store = store
-        _check_params(self.params)
+        _check_params(self.params, view_params(store.recipe.view(name)))
 
     def table(self, name: str) -> npt.NDArray[Any]:
         """A whole array of the view as numpy: box, score, source, frame_index, density."""
@@ -389,12 +389,19 @@ def _class_names(value: object) -> list[str]:
     return value
 
 
-def _check_params(params: Attributes) -> None:
-    grid, ratio = params.get("grid", [1, 1]), params.get("crop_ratio", 1)
-    if not (isinstance(grid, list) and [type(side) for side in grid] == [int, int]):
-        raise ValueError(f"its grid is {str(grid)[:60]}")
-    if not isinstance(ratio, int | float) or not 0 < ratio <= 1:
-        raise ValueError(f"its crop_ratio is {str(ratio)[:60]}")
+def _check_params(params: Attributes, expected: Attributes) -> None:
+    """``ValueError`` unless the numbers of a view are of the types that its recipe's have."""
+    needed = {"kind", "grid", "crop_ratio", "tolerance"} & expected.keys()
+    for name, value in expected.items():
+        given = params.get(name)
+        alike = type(given) is type(value) or {type(given), type(value)} == {int, float}
+        if isinstance(value, list):
+            alike = isinstance(given, list) and list(map(type, given)) == list(map(type, value))
+        if not alike and (name in params or name in needed):
+            raise ValueError(f"its {name} is {str(given)[:60]}")
+    grid, ratio, tolerance = params.get("grid", [1, 1]), params.get("crop_ratio", 1), params.get("tolerance", 0)
+    if not (all(1 <= side <= 240 for side in grid) and 0 < ratio <= 1 and 0 <= tolerance <= 1):
+        raise ValueError(f"its grid is {str(grid)[:60]}, crop_ratio {ratio:g}, tolerance {tolerance:g}")
 
 
 class VectorReader:
@@ -431,7 +438,10 @@ class VectorReader:
         while start < stop:
             index, within = divmod(start, self._chunk_length)
             end = min(stop, (index + 1) * self._chunk_length)
-            yield in_pixels(self._read_chunk(index)[within : within + end - start], int(self._scale[clip]))
+            packed = self._read_chunk(index)[within : within + end - start]
+            with self._reading():
+                block = in_pixels(packed, int(self._scale[clip]))
+            yield block
             start = end
 
     def read(self, clip: int) -> npt.NDArray[Any]:
