@@ -26,7 +26,7 @@ from pipelines.lock import Lease, locked
 from pipelines.parts import sweep
 from pipelines.progress import Progress, Summary, other_revision, publish, stage_seconds, summarise
 from pipelines.software import news
-from pipelines.source_index import SourceIndex, Stamp
+from pipelines.source_index import SOURCES, SourceIndex, Stamp
 from pipelines.space import SPARE, free_bytes, least_bytes, mebibytes
 from pipelines.stages import ShardPlan, ShardReport
 from pipelines.verify import DAMAGED, damaged_records
@@ -264,7 +264,7 @@ def open_run(options: Options) -> Iterator[Run]:
 
 def _refuse_links(location: str, folders: Folders) -> None:
     """``Linked`` if a folder that a run writes into is a symbolic link; the store and the work folder may be."""
-    for name in (H264, STORES, LOGS):
+    for name in (H264, STORES, LOGS, SOURCES):
         refuse_links(Path(folders.work_dir), Path(folders.work_dir, name))
     if not is_url(location):
         for name in ("motion", "progress", "views"):

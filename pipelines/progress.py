@@ -101,11 +101,11 @@ class Progress:
         return True
 
     @classmethod
-    def of(cls, store: Store) -> Progress:
-        """The records of a store; ``StoreError`` if they are of another revision."""
+    def of(cls, store: Store, *, foreign: bool = False) -> Progress:
+        """The records of a store, with ``foreign`` those too that do not fit it; ``StoreError`` for another revision."""
         if problem := other_revision(store):
             raise StoreError(problem)
-        return cls(store.zarr, store.recipe, store.num_shards, store.ids)
+        return cls(store.zarr, store.recipe, store.num_shards, None if foreign else store.ids)
 
     def records_of(self, shard: int) -> list[Record]:
         """The records that there are of a shard, in the order of the stages."""

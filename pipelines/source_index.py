@@ -9,17 +9,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+from data_specs.documents import parse_json
 from data_specs.fingerprints import file_fingerprint
+from data_specs.local_files import read_part, refuse_links
 from data_specs.resources import usable_cores
 from pipelines.parts import beside
 
 SOURCES = "sources"  # folder in the work folder with one index for each source folder
+_MOST_BYTES = 1 << 30
 SETTLED_SECONDS = 2.0
 """A file that was changed less than this before it was read may change again within one tick of its dates: it is not
 remembered. 2 s is the coarsest tick in use, that of FAT."""
@@ -32,6 +36,7 @@ class SourceIndex:
     """What is known of the files in a source folder: each with its stamp and its fingerprint."""
 
     def __init__(self, source: str, work_dir: str) -> None:
+        refuse_links(Path(work_dir), Path(work_dir, SOURCES))
         self._source = source
         name = hashlib.sha256(os.fsencode(source)).hexdigest()[:16]
         self._file = Path(work_dir, SOURCES, f"{name}.json")
@@ -60,10 +65,12 @@ class SourceIndex:
             return None
 
     def stamp(self, path: str) -> Stamp | None:
-        """The stamp of a file now; None if it is not there."""
+        """The stamp of a file now; None if it is not there, or is no regular file."""
         try:
             status = os.stat(os.path.join(self._source, path))
         except OSError:
+            return None
+        if not stat.S_ISREG(status.st_mode):  # to open a FIFO would wait
             return None
         return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
@@ -86,7 +93,7 @@ class SourceIndex:
 
     def _load(self) -> dict[str, tuple[Stamp, str]]:
         try:
-            files = json.loads(self._file.read_text())["files"]
+            files = parse_json(read_part(self._file, None, _MOST_BYTES) or b"", _MOST_BYTES)["files"]
             return {
                 path: ((size, written, changed, inode), fingerprint)
                 for path, (size, written, changed, inode, fingerprint) in files.items()

@@ -91,7 +91,7 @@ def _faults(store: Store, on_record: Callable[[int, int], None] | None = None) -
     faults = _root_faults(store)
     doubtful = any(fault.where == ROOT for fault in faults)  # then what follows from the recipe cannot be told yet
     if not any(fault.where == "id" for fault in faults):  # without the ids nothing below can be told
-        progress = Progress.of(store)
+        progress = Progress.of(store, foreign=True)
         faults += [Fault(path, "the record is damaged", path) for path in progress.damaged]
         records = [record for shard in range(store.num_shards) for record in progress.records_of(shard)]
         for number, record in enumerate(records, 1):
