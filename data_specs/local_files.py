@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import io
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -90,23 +94,44 @@ def read_part(path: Path, part: ByteRequest | None, most: int) -> bytes | None:
 
     ``ValueError`` for more than ``most`` bytes, or a part that cannot be.
     """
-    try:
-        place = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError:
-        if os.path.exists(path) and not os.path.isfile(path):  # a socket
+    with _opened(path) as file:
+        if file is None:
             return None
-        raise
-    with open(place, "rb") as file:
-        status = os.fstat(place)
-        if not stat.S_ISREG(status.st_mode):
-            return None
-        start, stop = _bounds(part, status.st_size)
+        start, stop = _bounds(part, os.fstat(file.fileno()).st_size)
         if not 0 <= start <= stop or stop - start > most:
             raise ValueError(f"bytes {start} to {stop} of {path.name!r}: at most {most} are expected there")
         file.seek(start)
         return file.read(stop - start)
+
+
+def hash_file(path: Path, most: int) -> str | None:
+    """The SHA-256 of a file; None where there is no regular file, "" for one of more than ``most`` bytes."""
+    with _opened(path) as file:
+        if file is None:
+            return None
+        if os.fstat(file.fileno()).st_size > most:
+            return ""
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[io.BufferedReader | None]:
+    try:
+        place = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        yield None
+        return
+    except OSError:
+        if os.path.exists(path) and not os.path.isfile(path):  # a socket
+            yield None
+            return
+        raise
+    if not stat.S_ISREG(os.fstat(place).st_mode):
+        os.close(place)
+        yield None
+        return
+    with open(place, "rb") as file:
+        yield file
 
 
 def _bounds(part: ByteRequest | None, size: int) -> tuple[int, int]:

@@ -179,6 +179,11 @@ def motion_table(shard: int, name: str, length: int) -> ArraySpec:
     return ArraySpec(f"{motion_path(shard)}/{name}", dtype, (length,), (max(length, 1),), (dim,), 0, about)
 
 
+def largest_object(slots: int, size: int, shard_clips: int) -> int:
+    """Bytes that no object of a store exceeds: a shard of frames that no codec made smaller, or a chunk of texts."""
+    return max(shard_clips * slots * (size * size * 3 * 2 + 1040), MAX_TEXTS_BYTES) + (1 << 20)
+
+
 def num_shards(clips: int, shard_clips: int) -> int:
     """How many shards hold ``clips`` rows."""
     return -(-clips // shard_clips)

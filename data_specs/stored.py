@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 from collections.abc import Coroutine, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -21,8 +22,8 @@ from zarr.core.sync import sync
 from data_specs import schema
 from data_specs.arrays import open_array, stored_length
 from data_specs.documents import parse_json
-from data_specs.fingerprints import fingerprint
-from data_specs.local_files import LocalFiles
+from data_specs.fingerprints import LENGTH, fingerprint
+from data_specs.local_files import LocalFiles, hash_file
 from data_specs.locations import Damaged as Damaged
 from data_specs.locations import NoStore as NoStore
 from data_specs.locations import StoreError as StoreError
@@ -83,16 +84,40 @@ def parse_attributes(key: str, text: bytes | None) -> Attributes | Damaged | Non
 
 
 def read_objects(store: ZarrStore, keys: Iterable[str]) -> list[bytes | None]:
-    """The objects of a store under ``keys``, None where there is none. Read together, in one go."""
+    """The documents of a store under ``keys``, None where there is none. Read together, in one go.
+
+    One of more than ``MAX_DOCUMENT`` bytes reads as empty: it is not one of ours.
+    """
+    bounded = store.with_most(schema.MAX_DOCUMENT) if hasattr(store, "with_most") else store
 
     async def read(key: str) -> bytes | None:
         try:
-            found = await store.get(key, default_buffer_prototype())
+            found = await bounded.get(key, default_buffer_prototype())
         except FileNotFoundError:  # the folder of a local store itself
             return None
+        except ValueError:
+            return b""
         return None if found is None else found.to_bytes()
 
     return run(_together([read(key) for key in keys]))
+
+
+def hash_objects(store: ZarrStore, keys: Iterable[str], most: int) -> list[str | None]:
+    """The SHA-256 of the objects under ``keys``, cut as in records; None where there is none, "" above ``most`` bytes.
+
+    Files are read piece by piece.
+    """
+
+    async def digest(key: str) -> str | None:
+        if isinstance(store, LocalFiles):
+            return await asyncio.to_thread(hash_file, store.root / key, most)
+        found = await store.get(key, default_buffer_prototype())
+        if found is None:
+            return None
+        return hashlib.sha256(found.as_buffer_like()).hexdigest() if len(found) <= most else ""
+
+    found = run(_together([digest(key) for key in keys]))
+    return [value and value[:LENGTH] for value in found]
 
 
 @contextmanager

@@ -212,7 +212,8 @@ def _shards_left(location: str | None, dataset: Dataset, recipe: Recipe, folders
     shards: Sequence[int] = range(schema.num_shards(clips, step))
     if location is not None and is_made(location):
         store = open_store(location)
-        progress, views = Progress(store.zarr, recipe, len(shards)), recipe.views
+        ids, views = [clip.id for clip in dataset.clips], recipe.views
+        progress = Progress(store.zarr, recipe, len(shards), ids)
         clips_of = [dataset.clips[shard * step : (shard + 1) * step] for shard in shards]
         index = SourceIndex(folders.source, folders.work_dir)
         changed = set(progress.to_transcode(store.build, clips_of.__getitem__, index))

@@ -102,7 +102,7 @@ class Progress:
 
     @classmethod
     def of(cls, store: Store, *, foreign: bool = False) -> Progress:
-        """The records of a store, with ``foreign`` those too that do not fit it; ``StoreError`` for another revision."""
+        """The records of a store, ``foreign`` ones too if asked for; ``StoreError`` if they are of another revision."""
         if problem := other_revision(store):
             raise StoreError(problem)
         return cls(store.zarr, store.recipe, store.num_shards, None if foreign else store.ids)
