@@ -97,8 +97,9 @@ def read_part(path: Path, part: ByteRequest | None, most: int) -> bytes | None:
     with _opened(path) as file:
         if file is None:
             return None
-        start, stop = _bounds(part, os.fstat(file.fileno()).st_size)
-        if not 0 <= start <= stop or stop - start > most:
+        size = os.fstat(file.fileno()).st_size
+        start, stop = _bounds(part, size)
+        if not 0 <= start <= stop <= size or stop - start > most:
             raise ValueError(f"bytes {start} to {stop} of {path.name!r}: at most {most} are expected there")
         file.seek(start)
         return file.read(stop - start)
@@ -139,7 +140,7 @@ def _bounds(part: ByteRequest | None, size: int) -> tuple[int, int]:
         case None:
             return 0, size
         case RangeByteRequest(start, end):
-            return start, min(end, size) if start <= size else end
+            return start, end
         case OffsetByteRequest(offset):
             return min(offset, size), size
         case SuffixByteRequest(suffix):

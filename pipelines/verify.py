@@ -136,7 +136,7 @@ def _root_faults(store: Store) -> list[Fault]:
     lengths = {}
     for name in ("id", "label", "split"):
         try:
-            lengths[name] = len(store.table(name))
+            lengths[name] = len(store.ids if name == "id" else store.table(name))
         except Damaged as error:
             faults.append(Fault(name, f"the table cannot be read: {error.__cause__}"))
     if "id" not in lengths:
