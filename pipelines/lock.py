@@ -159,7 +159,7 @@ def _holder(text: bytes | None) -> Holder | None:
         return None
     try:
         holder = Holder(**values)
-        texts = {type(values[name]) for name in ("token", "host", "place", "started", "since", "seen")}
+        texts = {type(value) for name, value in asdict(holder).items() if name != "pid"}
         if texts != {str} or type(holder.pid) is not int or not 0 < holder.pid < 1 << 31:
             return None
         return holder if datetime.fromisoformat(holder.seen).tzinfo else None

@@ -110,9 +110,9 @@ def decode_mutated(count: int, fill: int) -> dict[str, Any]:
 
 
 def test_mutated_chunks_decode_in_bounds_and_to_what_is_in_them() -> None:
-    found = decode_mutated(60, 85)
+    found = decode_mutated(40, 85)
     assert set(found) == set(CODECS)
-    assert found == decode_mutated(60, 170)
+    assert found == decode_mutated(40, 170)
     assert all(counts["decoded"] > 4 for codec, counts in found.items() if codec != "crc32c")
     assert all(counts["refused"] > 4 for counts in found.values())
 
@@ -295,8 +295,8 @@ def test_no_text_of_a_store_moves_the_cursor_of_a_terminal(
 ) -> None:
     store = spoilt(options, name)
     pages = Path(store).parent / "page.html"
-    for arguments in (["status"], ["status", "--json"], ["boxes"], ["boxes", "--csv"], ["verify"], ["gc"],
-                      ["report", "--clips", 0, "--out", pages]):  # fmt: skip
+    report = [["report", "--clips", 0, "--out", pages]] if name == TEXTS[0] else []
+    for arguments in (["status"], ["status", "--json"], ["boxes"], ["boxes", "--csv"], ["verify"], ["gc"], *report):
         status, written = command(arguments[0], store, *arguments[1:])
         assert status in (0, 1)
         assert written.strip()

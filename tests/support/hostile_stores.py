@@ -543,12 +543,14 @@ def no_params(store: Path) -> None:
 
 
 def linked(place: Path, target: Path) -> None:
-    """Put a link to ``target`` in the place of a file or a folder, whose content goes along."""
+    """Put a link to ``target`` in the place of a file or a folder, whose content goes along but for H.264 files."""
     if place.is_dir() and not place.is_symlink():
         shutil.copytree(place, target, dirs_exist_ok=True)
         shutil.rmtree(place)
     else:
         place.unlink(missing_ok=True)
+    for video in target.rglob("*.mp4"):
+        video.unlink()
     place.parent.mkdir(parents=True, exist_ok=True)
     place.symlink_to(target)
 
