@@ -131,8 +131,9 @@ class Pwned:
 
 
 def v2_document(count: int) -> dict[str, Any]:
-    return {"zarr_format": 2, "shape": [count], "chunks": [count], "dtype": "|O", "compressor": None, "order": "C",
-            "fill_value": None, "filters": [{"id": "pickle", "protocol": 4}]}  # fmt: skip
+    """An array of texts of Zarr format 2, which is unpickled before all else."""
+    return {"zarr_format": 2, "shape": [count], "chunks": [count], "dtype": "|O", "order": "C", "fill_value": "",
+            "filters": [{"id": "vlen-utf8"}], "compressor": {"id": "pickle", "protocol": 4}}  # fmt: skip
 
 
 @spoils("pickles by consolidated metadata")
