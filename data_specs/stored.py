@@ -297,20 +297,24 @@ class Store:
         """
         values = self.read(path)
         low, high = schema.RANGES.get(path.rpartition("/")[2], (None, None))
-        with reading(f"{path} in the store {shown(self.location)!r}"):
+        with reading(self._named(path)):
             if low is not None and ((values < low) | (values > high)).any():
                 raise ValueError(f"it has numbers outside {low} to {high}")
         return values
 
     def read(self, path: str) -> npt.NDArray[Any]:
         """The same, whatever the numbers are."""
-        with reading(f"{path} in the store {shown(self.location)!r}"):
+        with reading(self._named(path)):
             return np.asarray(open_array(self.zarr, self.spec(path))[:])
 
     def array(self, path: str) -> zarr.Array[Any]:
         """An array by its path, not read yet."""
-        with reading(f"{path} in the store {shown(self.location)!r}"):
+        with reading(self._named(path)):
             return open_array(self.zarr, self.spec(path))
+
+    def _named(self, path: str) -> str:
+        """An array for messages; those of a view go into pages that are passed on, and say nothing of this machine."""
+        return f"{path} in the store" if path.startswith("views/") else f"{path} in the store {shown(self.location)!r}"
 
     def spec(self, path: str) -> ArraySpec:
         """What the schema says of an array of this store."""
