@@ -27,6 +27,7 @@ from data_specs.stored import StoreError
 from pipelines.h264 import Folders, RunStopped
 from pipelines.internal_errors import InternalError, Tail, internal_error
 from pipelines.limits import MEMORY, alarm_seconds, bound_memory, deadline
+from pipelines.processes import own_python
 from pipelines.stages import Around, ShardPlan, ShardReport, process_shard
 
 DIED = "worker died"
@@ -126,7 +127,7 @@ def _in_a_process(plan: ShardPlan, recipe: Recipe, stderr: Tail) -> tuple[Attemp
     the Python stack in ``stderr``.
     """
     process = subprocess.Popen(
-        [sys.executable, "-X", "faulthandler", "-m", "pipelines.attempts"],
+        own_python("-X", "faulthandler", "-m", "pipelines.attempts"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import sys
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, TextIO
@@ -20,7 +21,7 @@ from pipelines.h264 import RunStopped
 from pipelines.internal_errors import internal_error, record
 from pipelines.outcome import TooManyQuarantined, notes
 from pipelines.preprocess import Options, RunError
-from pipelines.processes import no_collections, sigterm_exits
+from pipelines.processes import no_collections, sigterm_exits, stderr_held_back, warn_only
 from pipelines.software import mixed
 from pipelines.video import VideoError
 
@@ -77,6 +78,7 @@ MaxQuarantined = Annotated[
 
 def main() -> None:
     """Run the command line; errors that a person can mend are one line and status 1."""
+    warn_only()
     try:
         with sigterm_exits():
             app()
@@ -286,13 +288,26 @@ def _announced(options: Options) -> Dataset:
     return dataset
 
 
+def _flow() -> Any:
+    """The flow's module; ``RunError`` where Prefect refuses its settings, which it reads while it is imported."""
+    warnings.filterwarnings("ignore", "Failed to create the Prefect home directory")  # a run does without
+    try:
+        with stderr_held_back(), no_collections():
+            from pipelines import flow
+    except ValueError as error:
+        why = " ".join(str(error).split())[:300]
+        raise RunError(
+            f"Prefect refuses its settings (PREFECT_ variables, profiles.toml, prefect.toml): {why}"
+        ) from None
+    return flow
+
+
 def _run(options: Options, verbose: bool) -> Any:
-    with no_collections():
-        from pipelines.flow import run_here
+    flow = _flow()
     from pipelines.screen import stage_progress
 
     with stage_progress() as show:
-        return run_here(options, show, verbose=verbose)
+        return flow.run_here(options, show, verbose=verbose)
 
 
 def _print_summary(summary: Any, as_json: bool, more: dict[str, Any] | None = None) -> None:
@@ -320,9 +335,7 @@ def _print_summary(summary: Any, as_json: bool, more: dict[str, Any] | None = No
 )
 def serve() -> None:
     """Serve the deployment preprocess-ucf101/local; starts a Prefect server on loopback where none answers."""
-    from pipelines.flow import serve as serve_flow
-
-    serve_flow()
+    _flow().serve()
 
 
 @app.command(epilog="Example: mocrop status ucf101.zarr --json")

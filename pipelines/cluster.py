@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import tempfile
 import time
 import uuid
 from collections import deque
@@ -23,7 +25,7 @@ from pipelines import server
 from pipelines.attempts import Attempt, missing_folders, one_line
 from pipelines.internal_errors import LOGS, record, write_log
 from pipelines.preprocess import Run, RunError
-from pipelines.processes import bare_main, environment_restored, uninterrupted
+from pipelines.processes import SAFE_PATH, bare_main, environment_restored, uninterrupted
 from pipelines.stages import ShardPlan, ShardReport
 
 _logger = logging.getLogger(__name__)
@@ -60,7 +62,12 @@ def dask_client(workers: int | None = None, address: str | None = None) -> Itera
             logging.getLogger(name).setLevel(logging.CRITICAL)
         stack.enter_context(dask.config.set(_DASK))
         stack.enter_context(environment_restored())
-        where = stack.enter_context(_local_cluster(workers or usable_cores())) if address is None else address
+        os.environ.update(SAFE_PATH)
+        if address is None:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mocrop-dask-", ignore_cleanup_errors=True))
+            where = stack.enter_context(_local_cluster(workers or usable_cores(), folder))
+        else:
+            where = address
         try:
             client = Client(where, timeout=CONNECT_SECONDS, set_as_default=False)
             stack.enter_context(client)
@@ -71,14 +78,16 @@ def dask_client(workers: int | None = None, address: str | None = None) -> Itera
         yield client
 
 
-def _local_cluster(workers: int) -> distributed.LocalCluster:
+def _local_cluster(workers: int, folder: str) -> distributed.LocalCluster:
     with bare_main(), uninterrupted():
         return distributed.LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
             host=server.LOOPBACK,
+            security=True,  # TLS with certificates that nobody else has: who can send tasks can run anything as us
             dashboard_address=f"{server.LOOPBACK}:0",
             scheduler_kwargs={"dashboard": False},
+            local_directory=folder,  # which Dask puts on the module path: not one that others may have made
             silence_logs=logging.CRITICAL,
             preload=["pipelines.attempts"],
         )

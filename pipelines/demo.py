@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
 from pipelines.preprocess import Options, RunError
+from pipelines.processes import own_python
 from pipelines.progress import Summary
 from pipelines.synth import write_dataset
 
@@ -48,6 +48,6 @@ def run_demo(out: Path, *, say: Callable[[str], None]) -> Summary:
 
 def train(store: Path, out: Path) -> None:
     """Run the demonstration's trainings in a process of their own: this package does not import the training one."""
-    command = [sys.executable, "-m", "training.demo", str(store), "--out", str(out / "training")]
+    command = own_python("-m", "training.demo", str(store), "--out", str(out / "training"))
     if status := subprocess.run(command, check=False).returncode:
         raise RunError(f"the training ended with status {status}; its own lines above say why")

@@ -22,6 +22,7 @@ from packaging.version import Version
 from data_specs.resources import usable_cores, usable_memory
 from data_specs.stored import shown
 from pipelines import server
+from pipelines.processes import own_python
 
 GIB = 2**30
 LEAST_DISK, LEAST_MEMORY = 2 * GIB, 2 * GIB  # the demo fits; `mocrop plan` knows what a data set needs
@@ -111,7 +112,7 @@ def torch_check() -> Check:
     script = "import torch, torchvision; print(torch.cuda.device_count())"
     try:
         child = subprocess.run(
-            [sys.executable, "-c", script],
+            own_python("-c", script),
             capture_output=True,
             text=True,
             timeout=_TORCH_SECONDS,

@@ -104,7 +104,7 @@ def download(
     """
     part = _Part(part_of(wanted.target))
     reasons = []
-    with httpx.Client(timeout=_TIMEOUT, headers={"Accept-Encoding": "identity"}) as client:
+    with _client() as client:
         for url in wanted.urls:
             if wanted.checked and part.size() == wanted.size:
                 break
@@ -125,6 +125,15 @@ def download(
         os.fsync(file.fileno())
     part.path.replace(wanted.target)
     part.note.unlink(missing_ok=True)
+
+
+def _client() -> httpx.Client:
+    try:
+        return httpx.Client(timeout=_TIMEOUT, headers={"Accept-Encoding": "identity"})
+    except (ValueError, httpx.InvalidURL) as error:
+        raise DownloadError(
+            f"a proxy of the environment (HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY) cannot be used: {error}"
+        ) from None
 
 
 def _persist(

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import tempfile
 import time
 import uuid
 import warnings
@@ -22,6 +23,7 @@ from functools import partial
 from typing import Annotated, Any, cast
 
 os.environ.setdefault("DO_NOT_TRACK", "1")  # Prefect reads it when it is imported
+os.environ.setdefault("HOME", os.path.expanduser("~").replace("~", "/nonexistent"))  # it ends where there is none
 
 import httpx
 import prefect
@@ -47,7 +49,7 @@ from pydantic import Field
 from data_specs.locations import SAFE, without_passwords
 from data_specs.recipes import Recipe
 from data_specs.stored import StoreError, open_store, shown
-from pipelines import outcome, server
+from pipelines import outcome, proxies, server
 from pipelines.attempts import attempt, one_line
 from pipelines.bare_name import DEPLOYMENT, FLOW
 from pipelines.clips import ClipReader
@@ -56,13 +58,14 @@ from pipelines.contact_sheet import about_sheet, contact_sheet, data_url
 from pipelines.h264 import RunStopped
 from pipelines.internal_errors import internal_error, record
 from pipelines.preprocess import Options, Run, RunError, open_run
-from pipelines.processes import environment, off_the_terminal, sigterm_exits
+from pipelines.processes import SAFE_PATH, environment, off_the_terminal, sigterm_exits
 from pipelines.progress import Summary
 from pipelines.stages import DOES, STAGES, ShardReport
 
 Location = Annotated[str, Field(pattern=SAFE)]
 """A path or an address that holds no secret: a server keeps parameters and shows them."""
 
+FOLDER = "MOCROP_SERVE_FOLDER"  # tells a served run the folder that relative paths are taken from
 ARTIFACT_SECONDS = 2.0  # between two updates of a stage's progress artifact
 
 OnProgress = Callable[[str, int, int, ShardReport | None], None]
@@ -235,6 +238,8 @@ def preprocess_ucf101(
     here = _HERE.get()
     try:
         options = Options(**{option.name: given[option.name] for option in fields(Options)})
+        if folder := os.environ.get(FOLDER):
+            os.chdir(folder)
         if here is not None:
             summary = here.summary = build(here.run, here.client, here.on_progress)
         else:
@@ -270,9 +275,10 @@ def run_here(options: Options, on_progress: OnProgress = no_progress, *, verbose
     with contextlib.ExitStack() as stack:
         stack.enter_context(sigterm_exits())
         url = get_current_settings().api.url
-        child = None if server.usable(url) else stack.enter_context(server.started())
+        child = None if server.usable(url) else stack.enter_context(server.throwaway())
         run, client = stack.enter_context(opened(options))
-        stack.enter_context(_prefect_at(_ready(child) if child else str(url)))
+        ours = {"PREFECT_API_AUTH_STRING": child.secret} if child else {}
+        stack.enter_context(_prefect_at(_ready(child) if child else str(url), **ours))
         if not verbose:
             stack.enter_context(off_the_terminal("prefect"))
         here = _Here(run, client, on_progress)
@@ -282,7 +288,7 @@ def run_here(options: Options, on_progress: OnProgress = no_progress, *, verbose
         try:
             state = preprocess_ucf101(**parameters, return_state=True)
         except (RuntimeError, httpx.HTTPError) as error:  # Prefect's own: what goes wrong in the flow is in its state
-            raise RunError(f"{_why_unrecorded(error)}; mend PREFECT_API_URL {shown(str(url))!r}, or unset it") from None
+            raise RunError(f"{_why_unrecorded(error)}; correct or unset PREFECT_API_URL {shown(str(url))!r}") from None
         if here.summary is not None and state.is_completed():
             return here.summary
         problem = state.message or f"the run ended as {state.name}"
@@ -296,9 +302,10 @@ def _why_unrecorded(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _prefect_at(url: str, **settings: str) -> Iterator[None]:
+def _prefect_at(url: str, **settings: str | None) -> Iterator[None]:
     """Prefect's settings, in every thread and child process, with a server's address; sent off at exit."""
-    with environment(PREFECT_API_URL=url, PREFECT_SERVER_ANALYTICS_ENABLED="false", **settings):
+    ours = {"PREFECT_API_URL": url, "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    with environment(**ours, **proxies.around_loopback(), **settings):
         refresh_global_settings_context()
         try:
             yield
@@ -315,6 +322,17 @@ def _ready(child: server.Server) -> str:
         raise RunError(str(error)) from None
 
 
+def _lasting(stack: contextlib.ExitStack, port: int) -> str:
+    settings = get_current_settings()
+    default = f"sqlite+aiosqlite:///{settings.home}/prefect.db"
+    database = settings.server.database.connection_url
+    own = database is None or database.get_secret_value() == default
+    try:
+        return stack.enter_context(server.lasting(port, settings.home, own_database=own)).api_url
+    except server.ServerError as error:
+        raise RunError(str(error)) from None
+
+
 def serve(say: Callable[[str], None] = print) -> None:
     """Serve the deployment until SIGINT or SIGTERM, with a Prefect server on loopback if none answers.
 
@@ -325,12 +343,16 @@ def serve(say: Callable[[str], None] = print) -> None:
         stack.enter_context(sigterm_exits())
         if not server.usable(url):
             say(f"starting a Prefect server at {shown(url)}; its first start on a machine takes some 15 s")
-            url = _ready(stack.enter_context(server.started(server.port_of(url), lasting=True)))
+            url = _lasting(stack, server.port_of(url))
         polling = os.environ.get("PREFECT_RUNNER_POLL_FREQUENCY", "2")
-        stack.enter_context(_prefect_at(url, PREFECT_RUNNER_POLL_FREQUENCY=polling))
+        home = str(get_current_settings().home.absolute())
+        ours = {"PREFECT_RUNNER_POLL_FREQUENCY": polling, "PREFECT_HOME": home, FOLDER: os.getcwd()} | SAFE_PATH
+        stack.enter_context(_prefect_at(url, **ours))
         logging.getLogger("prefect").setLevel(logging.WARNING)
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # what SIGTERM interrupts in it
         say(server.how_to_start_runs(DEPLOYMENT, url))
+        # Prefect imports the flow with the current folder first on the path: an empty one, which the flow leaves
+        stack.enter_context(contextlib.chdir(stack.enter_context(tempfile.TemporaryDirectory(prefix="mocrop-serve-"))))
         warnings.filterwarnings("ignore", "coroutine 'Runner.astop'", RuntimeWarning)  # its SIGTERM handler's
         name = DEPLOYMENT.removeprefix(f"{FLOW}/")
         deployment = preprocess_ucf101.to_deployment(name, entrypoint_type=EntrypointType.MODULE_PATH)

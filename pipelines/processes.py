@@ -8,9 +8,31 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import threading
 import types
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
+
+SAFE_PATH = {"PYTHONSAFEPATH": "1"}
+"""The environment variable that keeps the current folder off the module path of every Python started under it."""
+
+
+def own_python(*words: str) -> list[str]:
+    """The command that runs this Python with ``words``, without the current folder on its module path."""
+    return [sys.executable, "-P", *words]
+
+
+def warn_only() -> None:
+    """Let warnings be warnings, here and in children, where ``PYTHONWARNINGS`` or ``-W`` makes them errors.
+
+    Libraries warn while they are imported.
+    """
+    if any(action == "error" for action, *_ in warnings.filters):
+        warnings.filters[:] = [entry for entry in warnings.filters if entry[0] != "error"]  # type: ignore[index]
+        sys.warnoptions[:] = [option for option in sys.warnoptions if not option.startswith("e")]
+        warnings.simplefilter("default", append=True)  # what is done anyway, and makes the change known
+        os.environ.pop("PYTHONWARNINGS", None)
 
 
 @contextlib.contextmanager
@@ -39,6 +61,26 @@ def no_collections() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def stderr_held_back() -> Iterator[None]:
+    """Keep what is written to standard error until the block ends well: each line is then written once.
+
+    The file descriptor is another one meanwhile, not the stream, which loggers made in the block go on using.
+    """
+    with tempfile.TemporaryFile() as held:
+        before = os.dup(2)
+        try:
+            os.dup2(held.fileno(), 2)
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(before, 2)
+            os.close(before)
+        held.seek(0)
+        for line in dict.fromkeys(held.read().decode(errors="replace").splitlines()):
+            print(line, file=sys.stderr)
+
+
+@contextlib.contextmanager
 def off_the_terminal(name: str) -> Iterator[None]:
     """Give a logger's lines to its own and its children's handlers only, not to the root's, which print."""
     logger = logging.getLogger(name)
@@ -51,18 +93,23 @@ def off_the_terminal(name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def environment(**values: str) -> Iterator[None]:
-    """Set environment variables, and put them back at exit."""
+def environment(**values: str | None) -> Iterator[None]:
+    """Set environment variables (None: unset), and put them back at exit."""
     before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
+    set_environment(values)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        set_environment(before)
+
+
+def set_environment(values: Mapping[str, str | None]) -> None:
+    """Set environment variables of this process; None unsets one."""
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 @contextlib.contextmanager

@@ -1,16 +1,24 @@
-"""A Prefect server of our own on loopback: a child process that ends with us. Prefect is not imported here."""
+"""A Prefect server of our own on loopback: a child process that ends with us. Prefect is not imported here.
+
+A throw-away server keeps its records in a temporary folder and knows none of the user's Prefect settings. A lasting
+one (`mocrop serve`) has the user's settings and a database of its own in Prefect's home, so that runs stay on its page.
+"""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import fcntl
 import gc
 import json
 import os
 import runpy
+import secrets
+import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -19,11 +27,15 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http.client import HTTPException
+from importlib.metadata import version
 from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
 
 from data_specs.locations import shown
+from pipelines import proxies
+from pipelines.parts import beside
+from pipelines.processes import SAFE_PATH, own_python
 
 LOOPBACK = "127.0.0.1"
 START_SECONDS = 120.0  # a fresh home runs Prefect's migrations first: 12 s on two cores
@@ -37,6 +49,7 @@ _QUIET = {
     "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
 }
 _SHORT_LIVED = {  # what is only of use while no run is going on
+    "PREFECT_SERVER_API_BLOCKS_REGISTER_ON_START": "false",
     "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_ENABLED": "false",
     "PREFECT_SERVER_SERVICES_FOREMAN_ENABLED": "false",
     "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "false",
@@ -44,6 +57,7 @@ _SHORT_LIVED = {  # what is only of use while no run is going on
     "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",
     "PREFECT_SERVER_UI_ENABLED": "false",
 }
+_REMOVE = "_MOCROP_REMOVE"  # a folder that the child removes at its end, also where we were killed
 
 
 _SERVING = """serving {deployment}; the page is {page}; stop with Ctrl-C
@@ -67,11 +81,14 @@ def answers(api_url: str, timeout: float = 2.0) -> bool:
         return False
 
 
+def on_loopback(api_url: str) -> bool:
+    """Whether an address is one of this machine's alone."""
+    return urlsplit(api_url).hostname in proxies.LOOPBACK
+
+
 def usable(api_url: str | None) -> bool:
     """Whether runs can be recorded at ``api_url``: of a server on this machine, whether it answers."""
-    if not api_url:
-        return False
-    return urlsplit(api_url).hostname not in (LOOPBACK, "localhost", "::1") or answers(api_url)
+    return api_url is not None and (not on_loopback(api_url) or answers(api_url))
 
 
 def port_of(api_url: str) -> int:
@@ -94,64 +111,159 @@ def how_to_start_runs(deployment: str, api_url: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server that was started here: its API's address, its process, and what it has written so far."""
+    """A server that was started here: its API's address, its database, its process, and what it has written so far.
+
+    ``secret`` is what its API asks for ("user:password"), if anything; ``template`` where its new database is to be
+    copied to, so that the next server need not make one (4 s).
+    """
 
     api_url: str
+    database: Path
     process: subprocess.Popen[bytes]
     output: IO[bytes]
+    secret: str | None = None
+    template: Path | None = None
 
     def when_ready(self) -> str:
-        """The API's address, once the server answers; ``RunError`` with its last words if it never does."""
+        """The API's address, once the server answers; ``ServerError`` with the reason if it never does."""
         deadline = time.monotonic() + START_SECONDS
         while not answers(self.api_url):
             if self.process.poll() is not None:
-                raise ServerError(f"the Prefect server ended while starting: {self._last_words()}")
+                raise ServerError(f"the Prefect server ended while starting: {self._why()}")
             if time.monotonic() > deadline:
-                raise ServerError(f"the Prefect server did not start in {START_SECONDS:g} s: {self._last_words()}")
+                raise ServerError(f"the Prefect server did not start in {START_SECONDS:g} s: {self._why()}")
             time.sleep(0.2)
+        if self.template is not None:
+            with contextlib.suppress(OSError, sqlite3.Error):  # the next server makes its own, as this one did
+                self.template.parent.mkdir(parents=True, exist_ok=True)
+                with beside(self.template) as part:
+                    _copy(self.database, part)
         return self.api_url
 
-    def _last_words(self) -> str:
-        home = Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser()
-        there = next(folder for folder in (home, *home.parents) if folder.exists())
-        if not (there.is_dir() and os.access(there, os.W_OK)):
-            return f"its folder {home} cannot be written; name another in PREFECT_HOME"
+    def _why(self) -> str:
         self.output.seek(0)
-        lines = [line.strip() for line in self.output.read().decode(errors="replace").splitlines()]
+        said = self.output.read().decode(errors="replace")
+        if f"Port {port_of(self.api_url)} is already in use" in said:
+            other = f"PREFECT_API_URL=http://{LOOPBACK}:{free_port()}/api"
+            return f"another program uses port {port_of(self.api_url)}; give the server another one with {other}"
+        if "Can't locate revision" in said:
+            return f"its database {self.database} is of a newer Prefect; install that one, or move the file away"
+        if "file is not a database" in said or "disk image is malformed" in said:
+            return f"its database {self.database} is damaged; move the file away, and a new one is made"
+        lines = [line.strip() for line in said.splitlines()]
         return " / ".join([line for line in lines if line][-3:]) or "it said nothing"
 
 
 @contextlib.contextmanager
-def started(port: int | None = None, *, lasting: bool = False) -> Iterator[Server]:
-    """Start a server on loopback (any free port by default) without waiting for it, and end it at exit.
+def throwaway() -> Iterator[Server]:
+    """Start a server for one run without waiting for it; it and its records are gone at exit.
 
-    ``lasting`` servers have the page and all services; others only record a run. The child is in a session of
-    its own, so that Ctrl-C reaches only us, and ends when its standard input closes: the system sees to that
-    even where we are killed.
+    Neither a setting of the user's (``PREFECT_…``, a profile, prefect.toml) nor another server's database matters.
     """
-    port = port or free_port()
-    command = [
-        sys.executable,
-        "-m",
-        "pipelines.server",
-        "server",
-        "start",
-        "--host",
-        LOOPBACK,
-        "--port",
-        f"{port}",
-    ]
+    with tempfile.TemporaryDirectory(prefix="mocrop-prefect-") as folder:
+        home = Path(folder)
+        database = home / "prefect.db"
+        secret = f"mocrop:{secrets.token_urlsafe(32)}"
+        kept = {name: os.environ[name] for name in os.environ if not name.startswith(("PREFECT_", "PYTHONWARNINGS"))}
+        ours = {"PREFECT_HOME": folder, "PREFECT_SERVER_API_AUTH_STRING": secret} | _SHORT_LIVED
+        template = None if _copied(_template(), database) else _template()
+        with _child(free_port(), kept | ours, database, home, secret, template) as server:
+            yield server
+
+
+def database_of(home: Path, port: int) -> Path:
+    """The database of the lasting server at a port: servers that share one do not see each other's events."""
+    return home / f"mocrop-{port}.db"
+
+
+@contextlib.contextmanager
+def lasting(port: int, home: Path, *, own_database: bool = True) -> Iterator[Server]:
+    """Start the server of `mocrop serve`, with page and all services, and wait for it; ended at exit.
+
+    Its database is ``database_of(home, port)``, unless the user's settings name one (``own_database`` false). No two
+    servers make or migrate it at the same time. ``ServerError`` if it cannot be started.
+    """
+    database = database_of(home.absolute(), port)
+    environment = dict(os.environ)
+    if own_database:
+        environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = f"sqlite+aiosqlite:///{database}"
+        environment.pop("PREFECT_API_DATABASE_CONNECTION_URL", None)
+    with contextlib.ExitStack() as stack:
+        with _locked(database.with_suffix(".lock")):
+            server = stack.enter_context(_child(port, environment, database))
+            server.when_ready()
+        yield server
+
+
+def _template() -> Path:
+    """Where the empty database of this Prefect is kept."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache, "mocrop", f"prefect-{version('prefect')}.db")
+
+
+def _copied(template: Path, database: Path) -> bool:
+    """Copy the empty database; whether it was there and whole."""
+    try:
+        _copy(template, database)
+    except (OSError, sqlite3.Error):
+        database.unlink(missing_ok=True)
+        return False
+    return True
+
+
+def _copy(source: Path, target: Path) -> None:
+    with (
+        contextlib.closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True)) as old,
+        contextlib.closing(sqlite3.connect(target)) as new,
+    ):
+        old.backup(new)
+        new.execute("PRAGMA journal_mode = DELETE")  # one file, which may be read where nothing may be written
+        if new.execute("PRAGMA quick_check").fetchone() != ("ok",):
+            raise sqlite3.DatabaseError(f"{source} is damaged")
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file = path.open("ab")
+    except OSError as error:
+        raise ServerError(
+            f"the Prefect server's folder {path.parent} cannot be written ({error.strerror}); "
+            "name another in PREFECT_HOME"
+        ) from None
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def _child(
+    port: int,
+    environment: dict[str, str],
+    database: Path,
+    folder: Path | None = None,
+    secret: str | None = None,
+    template: Path | None = None,
+) -> Iterator[Server]:
+    """A server's process; ``folder`` is its current one, and removed at its end.
+
+    It is in a session of its own, so that Ctrl-C reaches only us, and ends when its standard input closes: the
+    system sees to that even where we are killed.
+    """
+    words = ["-m", "pipelines.server", "server", "start", "--host", LOOPBACK, "--port", f"{port}"]
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
-            command,
+            own_python(*words),
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **_QUIET, **({} if lasting else _SHORT_LIVED)},
+            cwd=folder,
+            env=environment | _QUIET | SAFE_PATH | ({_REMOVE: str(folder)} if folder else {}),
             start_new_session=True,
         )
         try:
-            yield Server(f"http://{LOOPBACK}:{port}/api", process, output)
+            yield Server(f"http://{LOOPBACK}:{port}/api", database, process, output, secret, template)
         finally:
             process.terminate()
             try:
@@ -163,16 +275,23 @@ def started(port: int | None = None, *, lasting: bool = False) -> Iterator[Serve
                 process.stdin.close()
 
 
+def _remove_folder() -> None:
+    if folder := os.environ.get(_REMOVE):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _end_with_parent() -> None:
     """Wait until the parent is gone (our standard input closes), then end this process."""
     while os.read(0, 1024):  # not sys.stdin, whose lock this thread would hold at the end
         pass
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(END_SECONDS)
+    _remove_folder()
     os._exit(1)
 
 
 if __name__ == "__main__":  # the child: Prefect's own command line, and a thread that watches for the parent
+    atexit.register(_remove_folder)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     gc.set_threshold(100_000, 20, 20)  # while it imports, collections cost a quarter of the time and find nothing
     runpy.run_module("prefect", run_name="__main__", alter_sys=True)

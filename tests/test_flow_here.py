@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ import pytest
 from pipelines import outcome, server
 from pipelines.bare_name import DEPLOYMENT
 from pipelines.progress import Summary
+from tests.environments import proxied, recording_proxy
 from tests.ports import held_port
 from tests.saboteurs import wait_until
 
@@ -35,11 +38,35 @@ except RunError as error:
 """
 
 
+DAMAGED = "no database\n" * 100
+
+
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What a person has in a fresh terminal; Prefect's home is made once, which takes most of a first start."""
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A terminal with much that must not matter to a run that brings its own server.
+
+    Proxies, a home that cannot be made, a Prefect that wants a password, a key and another database and has a damaged
+    one, and a Dask that wants encryption.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    return {**kept, "PREFECT_HOME": str(tmp_path_factory.mktemp("home"))}
+    home = tmp_path_factory.mktemp("home")
+    (home / "prefect.db").write_text(DAMAGED)
+    with recording_proxy() as (address, asked):
+        yield {
+            **kept,
+            **proxied(address),
+            "HOME": "/nonexistent",
+            "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache")),
+            "PREFECT_HOME": str(home),
+            "PREFECT_SERVER_API_AUTH_STRING": "someone:else",
+            "PREFECT_API_AUTH_STRING": "someone:other",
+            "PREFECT_API_KEY": "a-key",
+            "PREFECT_SERVER_DATABASE_CONNECTION_URL": "postgresql+asyncpg://nobody@127.0.0.1:1/none",
+            "DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION": "true",
+        }
+        assert asked == []
+    assert [path.name for path in home.iterdir()] == ["prefect.db"]
+    assert (home / "prefect.db").read_text() == DAMAGED
 
 
 @pytest.fixture
@@ -106,28 +133,53 @@ def test_a_server_elsewhere_that_does_not_answer_is_one_line(
     environment: dict[str, str], silent_port: int, synth_data: Path, tmp_path: Path
 ) -> None:
     away = f"http://me:hidden@127.0.0.2:{silent_port}/api"  # not asked beforehand, as if it were far away
-    found = run({**environment, "PREFECT_API_URL": away}, tmp_path, synth_data / "UCF-101", "c.zarr")
+    settings = {**environment, "PREFECT_API_URL": away, "no_proxy": "127.0.0.2"}
+    found = run(settings, tmp_path, synth_data / "UCF-101", "c.zarr")
     assert found.returncode == 1
-    assert found.stderr.startswith("refused: the Prefect server cannot be reached or refuses; mend PREFECT_API_URL")
+    assert found.stderr.startswith(
+        "refused: the Prefect server cannot be reached or refuses; correct or unset PREFECT_API_URL"
+    )
     assert len(found.stderr.splitlines()) == 1
     assert "hidden" not in found.stdout + found.stderr
 
 
-def test_a_server_that_cannot_start_says_why() -> None:
-    with socket.create_server((server.LOOPBACK, 0)) as taken, server.started(taken.getsockname()[1]) as child:
-        with pytest.raises(server.ServerError, match="already in use"):
-            child.when_ready()
-        assert child.process.wait(600) == 1
-
-
-def test_a_home_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("no folder")
-    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "file" / "home"))
-    with server.started() as child, pytest.raises(server.ServerError) as error:
-        child.when_ready()
-    assert str(error.value).endswith(
-        f"its folder {tmp_path / 'file' / 'home'} cannot be written; name another in PREFECT_HOME"
+def test_a_port_that_another_program_uses_is_one_line_with_the_variable_that_names_another(tmp_path: Path) -> None:
+    with socket.create_server((server.LOOPBACK, 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(server.ServerError) as error, server.lasting(port, tmp_path):
+            pass
+    assert re.fullmatch(
+        rf"the Prefect server ended while starting: another program uses port {port}; "
+        r"give the server another one with PREFECT_API_URL=http://127.0.0.1:\d+/api",
+        str(error.value),
     )
+
+
+def test_a_home_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    home = tmp_path / "file" / "home"
+    with pytest.raises(server.ServerError) as error, server.lasting(server.free_port(), home):
+        pass
+    assert str(error.value) == (
+        f"the Prefect server's folder {home} cannot be written (Not a directory); name another in PREFECT_HOME"
+    )
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("state", ["damaged", "newer"])
+def test_a_database_that_cannot_be_used_is_one_line_with_what_to_do(state: str, tmp_path: Path) -> None:
+    port = server.free_port()
+    database = server.database_of(tmp_path, port)
+    if state == "damaged":
+        database.write_text(DAMAGED)
+    else:
+        with contextlib.closing(sqlite3.connect(database)) as made, made:
+            made.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
+            made.execute("INSERT INTO alembic_version VALUES ('fedcba987654')")
+    with pytest.raises(server.ServerError) as error, server.lasting(port, tmp_path):
+        pass
+    expected = {"damaged": "is damaged; move the file away", "newer": "is of a newer Prefect; install that one, or"}
+    assert f"its database {database} {expected[state]}" in str(error.value)
 
 
 def test_only_servers_on_this_machine_are_asked_whether_they_answer(silent_port: int) -> None:

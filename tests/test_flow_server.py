@@ -23,13 +23,14 @@ from pipelines.bare_name import DEPLOYMENT, FLOW
 from pipelines.flow import preprocess_ucf101
 from pipelines.preprocess import Options, open_run
 from pipelines.stages import DOES
+from tests.environments import proxied, recording_proxy, write_hostile_modules
 from tests.listening import is_loopback, listening
 from tests.ports import held_port
 from tests.saboteurs import wait_until
 
 REPOSITORY = Path(__file__).parents[1]
 PREFECT = [sys.executable, "-m", "prefect"]
-SERVE = [sys.executable, "-u", "-c", "from pipelines.flow import serve; serve()"]
+SERVE = [Path(sys.executable).with_name("mocrop"), "serve"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,24 +66,33 @@ def wait_until_served(process: subprocess.Popen[bytes], output: Path) -> None:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """One server and one served deployment for this module; both are ended through the one process started here."""
+    """One server and one served deployment for this module; both are ended through the one process started here.
+
+    Proxies are named where it starts, and the folder has modules that nobody should import.
+    """
     home = tmp_path_factory.mktemp("prefect")
+    executed = write_hostile_modules(home / "here")
     output = home / "serve.log"
-    with output.open("wb") as log, held_port() as port:
+    with recording_proxy() as (address, asked), output.open("wb") as log, held_port() as port:
         environment = {
             **os.environ,
             "PREFECT_HOME": str(home),
             "PREFECT_API_URL": f"http://{server.LOOPBACK}:{port}/api",
             "DO_NOT_TRACK": "1",
+            "PYTHONUNBUFFERED": "1",
             "COLUMNS": "200",
         }
-        process = subprocess.Popen(SERVE, cwd=home, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            SERVE, cwd=executed.parent, env=environment | proxied(address), stdout=log, stderr=subprocess.STDOUT
+        )
         try:
             wait_until_served(process, output)
             yield Served(environment, process, output)
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(600)
+    assert asked == []
+    assert not executed.exists(), executed.read_text()
     assert not server.answers(environment["PREFECT_API_URL"]), "the server outlived the process that started it"
 
 

@@ -77,8 +77,8 @@ def command(ucf_clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     (folder / "small.toml").write_text(SMALL)
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     environment = {**kept, "PREFECT_HOME": str(folder / "home"), "PYTHONPATH": str(Path(__file__).parents[1])}
-    with server.started() as child:
-        environment["PREFECT_API_URL"] = child.when_ready()
+    with server.throwaway() as child:
+        environment |= {"PREFECT_API_URL": child.when_ready(), "PREFECT_API_AUTH_STRING": str(child.secret)}
         whole = folder / "whole.zarr"
         run_stages(Options(str(folder / "source"), str(whole), recipe=load_recipe(folder / "small.toml")))
         yield Command(folder, environment, contents(whole))
