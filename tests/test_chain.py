@@ -145,6 +145,14 @@ def test_a_source_that_was_just_written_is_read_each_time(
         assert len(read) == 3 * runs
 
 
+def test_what_is_no_file_any_more_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "clip").write_bytes(b"x")
+    index = source_index.SourceIndex(str(tmp_path), str(tmp_path / "work"))
+    assert list(index.fingerprints(["folder", "pipe", "clip", "gone"])) == ["clip"]
+
+
 @pytest.mark.parametrize("text", ["", "[]", '{"files": {"Still/s0.avi": [1, 2]}}', '{"files": [1]}'])
 def test_a_damaged_index_of_sources_costs_nothing_but_reading_them(
     options: Options, text: str, monkeypatch: pytest.MonkeyPatch
