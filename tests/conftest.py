@@ -6,13 +6,14 @@ import fcntl
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from pipelines import server
 from pipelines.preprocess import Options, open_run
 from pipelines.progress import Summary
 from pipelines.stages import STAGES, process_shard
@@ -116,6 +117,16 @@ def synth_store(synth_data: Path, tmp_path_factory: pytest.TempPathFactory) -> P
         assert summary.done == 12
 
     return made_once(tmp_path_factory, "synth-store", make) / "synth.zarr"
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment of commands that record their runs on a server for all tests, as each would start one (6 s)."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    home = {"PREFECT_HOME": str(tmp_path_factory.mktemp("prefect")), "DO_NOT_TRACK": "1"}
+    with server.throwaway() as child:
+        url = child.when_ready()
+        yield {**kept, **home, "PREFECT_API_URL": url, "PREFECT_API_AUTH_STRING": str(child.secret)}
 
 
 @pytest.fixture(scope="session")

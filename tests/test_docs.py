@@ -36,7 +36,6 @@ from nbclient import NotebookClient
 
 from data_specs.recipes import load_recipe
 from data_specs.schema import STAGES
-from pipelines import server
 from pipelines.cli import app
 from tests import reference_tables
 from tests.object_store import environment, make_bucket, s3_server
@@ -234,20 +233,14 @@ def run_block(block: Block, folder: Path, variables: dict[str, str]) -> None:
 
 
 @pytest.fixture(scope="session")
-def variables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def variables(prefect_server: dict[str, str]) -> dict[str, str]:
     """The environment of someone who has activated .venv, with a Prefect server, so that not every run starts one."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "AWS_", "MOCROP_FF"))}
-    home = {"PREFECT_HOME": str(tmp_path_factory.mktemp("prefect"))}
-    with server.throwaway() as child:
-        yield {
-            **kept,
-            **home,
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}",
-            "PREFECT_API_URL": child.when_ready(),
-            "PREFECT_API_AUTH_STRING": str(child.secret),
-            "NO_COLOR": "1",
-            "DO_NOT_TRACK": "1",
-        }
+    kept = {name: value for name, value in prefect_server.items() if not name.startswith(("AWS_", "MOCROP_FF"))}
+    return {
+        **kept,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}",
+        "NO_COLOR": "1",
+    }
 
 
 RUNNABLE = [

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import random
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +14,6 @@ import psutil
 import pytest
 
 from data_specs.recipes import load_recipe
-from pipelines import server
 from pipelines.preprocess import Options
 from tests.conftest import run_stages
 from tests.saboteurs import contents, copy_clips, descendants, records, wait_until
@@ -71,17 +68,13 @@ class Command:
 
 
 @pytest.fixture(scope="module")
-def command(ucf_clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
+def command(ucf_clips: Path, prefect_server: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Command:
     folder = tmp_path_factory.mktemp("command")
     copy_clips(ucf_clips, folder / "source")
     (folder / "small.toml").write_text(SMALL)
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    environment = {**kept, "PREFECT_HOME": str(folder / "home"), "PYTHONPATH": str(Path(__file__).parents[1])}
-    with server.throwaway() as child:
-        environment |= {"PREFECT_API_URL": child.when_ready(), "PREFECT_API_AUTH_STRING": str(child.secret)}
-        whole = folder / "whole.zarr"
-        run_stages(Options(str(folder / "source"), str(whole), recipe=load_recipe(folder / "small.toml")))
-        yield Command(folder, environment, contents(whole))
+    whole = folder / "whole.zarr"
+    run_stages(Options(str(folder / "source"), str(whole), recipe=load_recipe(folder / "small.toml")))
+    return Command(folder, {**prefect_server, "PYTHONPATH": str(Path(__file__).parents[1])}, contents(whole))
 
 
 def all_crops_are_there(log: Path) -> bool:

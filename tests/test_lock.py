@@ -104,16 +104,17 @@ def test_a_second_command_is_refused_while_the_first_runs(place: str, synth_data
 
 
 def test_a_second_mocrop_preprocess_is_refused_in_one_line_and_the_first_ends_well(
-    place: str, synth_data: Path, tmp_path: Path
+    place: str, synth_data: Path, prefect_server: dict[str, str]
 ) -> None:
     command = [sys.executable, "-c", "from pipelines.cli import main; main()", "preprocess", "--recipe", "smoke"]
     command += ["--source", str(synth_data / "UCF-101"), "--store", place, "--workers", "1"]
-    known = {**os.environ, "PREFECT_HOME": str(tmp_path / "home")}
-    with subprocess.Popen(command, env=known, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as first:
+    with subprocess.Popen(
+        command, env=prefect_server, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    ) as first:
         assert first.stderr is not None
         assert first.stderr.readline().startswith("transcode: ")
         first.send_signal(signal.SIGSTOP)  # it lives, and goes on only when the second has been refused
-        second = subprocess.run(command, env=known, capture_output=True, text=True, timeout=600)
+        second = subprocess.run(command, env=prefect_server, capture_output=True, text=True, timeout=600)
         first.send_signal(signal.SIGCONT)
         assert (second.returncode, second.stdout) == (1, "")
         who = f"process {first.pid} on {socket.gethostname()} since 20"

@@ -314,12 +314,12 @@ def test_a_run_whose_object_store_fails_for_good_ends_in_one_line_and_is_complet
 
 
 def test_the_command_ends_in_one_line_when_its_object_store_fails_for_good_in_mid_run(
-    s3: str, options: Options, tmp_path: Path
+    s3: str, options: Options, prefect_server: dict[str, str]
 ) -> None:
     failing = threading.Event()
     words = ["--source", options.source, "--store", options.store, "--work-dir", str(options.work_dir), "--limit", "4"]
     with faulty(s3, lambda *_: "error" if failing.is_set() else "") as (address, proxy):
-        known = {**os.environ, **environment(address), "PREFECT_HOME": str(tmp_path), "MOCROP_RETRY_SECONDS": "1"}
+        known = {**prefect_server, **environment(address), "MOCROP_RETRY_SECONDS": "1"}
         process = subprocess.Popen(
             [*MOCROP, "preprocess", *words, "--recipe", "smoke"],
             env=known, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

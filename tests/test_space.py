@@ -150,11 +150,11 @@ until mount -o remount,ro {DISK}; do kill -0 $first; sleep 0.01; done
     ],
 )
 def test_the_command_on_a_disk_that_takes_no_more_says_so_and_completes_once_it_does(
-    trouble: str, given: dict[str, str], synth_data: Path, tmp_path: Path
+    trouble: str, given: dict[str, str], synth_data: Path, tmp_path: Path, prefect_server: dict[str, str]
 ) -> None:
     (tmp_path / "raw.toml").write_text(RAW)
     known = {**given, "FOLDER": str(tmp_path), "SOURCE": str(synth_data / "UCF-101")}
-    ended = private(COMMAND, **known, PREFECT_HOME=str(tmp_path / "prefect"))
+    ended = private(COMMAND, **prefect_server, **known)
     assert ended.returncode == 0, ended.stderr + (tmp_path / "first.err").read_text()
     said = (tmp_path / "first.err").read_text().splitlines()
     assert re.match(rf"mocrop: (motion|boxes|clips): {trouble}", said[-1]), said

@@ -46,14 +46,14 @@ def expected(ucf_clips: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 
 def test_a_run_begun_goes_on_once_there_is_a_usable_ffmpeg_again(
-    options: Options, expected: dict[str, bytes], tmp_path: Path
+    options: Options, expected: dict[str, bytes], tmp_path: Path, prefect_server: dict[str, str]
 ) -> None:
     begin(options)
     (tmp_path / "one.toml").write_text(
         'shard_clips = 1\n[transcode]\npreset = "ultrafast"\n[frames]\nslots = 4\nsize = 32\n'
     )
     command = ("preprocess", "--source", options.source, "--store", options.store, "--recipe", tmp_path / "one.toml")
-    stopped = mocrop(*command, env={**os.environ, "MOCROP_FFMPEG": "/bin/false"})
+    stopped = mocrop(*command, env={**prefect_server, "MOCROP_FFMPEG": "/bin/false"})
     assert stopped.returncode == 1
     lines = [line for line in stopped.stderr.splitlines() if not line.startswith("transcode: 1 of 3 clips")]
     assert len(lines) == 1, stopped.stderr
