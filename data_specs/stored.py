@@ -2,157 +2,44 @@
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 import os
-from collections.abc import Coroutine, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import zarr
 from zarr.abc.store import Store as ZarrStore
-from zarr.core.buffer import default_buffer_prototype
-from zarr.core.sync import sync
 
 from data_specs import schema
 from data_specs.arrays import open_array, stored_length
-from data_specs.documents import parse_json
-from data_specs.fingerprints import LENGTH, fingerprint
-from data_specs.local_files import LocalFiles, hash_file
+from data_specs.fingerprints import fingerprint
+from data_specs.local_files import LocalFiles
 from data_specs.locations import Damaged as Damaged
 from data_specs.locations import NoStore as NoStore
 from data_specs.locations import StoreError as StoreError
 from data_specs.locations import check_location as check_location
 from data_specs.locations import is_url as is_url
 from data_specs.locations import shown as shown
+from data_specs.objects import Attributes as Attributes
+from data_specs.objects import attributes as attributes
+from data_specs.objects import documents
+from data_specs.objects import hash_objects as hash_objects
+from data_specs.objects import parse_attributes as parse_attributes
+from data_specs.objects import read_objects as read_objects
+from data_specs.objects import reading as reading
+from data_specs.objects import run as run
+from data_specs.objects import zarr_store as zarr_store
 from data_specs.recipes import MotionView, Recipe, parse_recipe, view_params
 from data_specs.record_content import check_content
 from data_specs.schema import ArraySpec
-from data_specs.text import printable
-from mocrop_core.vectors import PACKED, VECTOR, in_pixels
+from data_specs.store_content import as_class_names, as_revision, as_text, check_params, is_id
+from data_specs.vector_reader import VectorReader as VectorReader
 
 _FEW = 64  # shards, whose records are asked for one by one
-
-T = TypeVar("T")
-Attributes = dict[str, Any]
-
-
-def zarr_store(location: str, *, read_only: bool) -> ZarrStore:
-    """The zarr store at a local path or an object-store URL; credentials come from the environment as usual."""
-    if not is_url(location):
-        return LocalFiles(Path(location), read_only=read_only)
-    from data_specs.remote import open_remote
-
-    return open_remote(location, read_only=read_only)
-
-
-def attributes(store: ZarrStore, paths: Iterable[str]) -> list[Attributes | None]:
-    """The attributes of the groups at ``paths``, None where there is no group. Read together, in one go.
-
-    ``Damaged`` where one is.
-    """
-    found = _documents(store, paths)
-    for values in found:
-        if isinstance(values, Damaged):
-            raise values
-    return cast("list[Attributes | None]", found)
-
-
-def _documents(store: ZarrStore, paths: Iterable[str]) -> list[Attributes | Damaged | None]:
-    """The same, with an error in the place of each group that is damaged."""
-    keys = [f"{path}/zarr.json" if path else "zarr.json" for path in paths]
-    return [parse_attributes(key, text) for key, text in zip(keys, read_objects(store, keys), strict=True)]
-
-
-def parse_attributes(key: str, text: bytes | None) -> Attributes | Damaged | None:
-    """The attributes in a group's ``zarr.json``; what is wrong with it, not raised, where it is damaged."""
-    if text is None:
-        return None
-    try:
-        document = parse_json(text, schema.MAX_DOCUMENT)
-        if document["node_type"] == "group" and isinstance(document["attributes"], dict):
-            return cast(Attributes, document["attributes"])
-        problem = "not a group"
-    except (ValueError, KeyError, TypeError) as error:
-        problem = printable(str(error))[:200]
-    return Damaged(f"{key} in the store is damaged ({problem}); the mocrop preprocess that made it writes it again")
-
-
-def read_objects(store: ZarrStore, keys: Iterable[str]) -> list[bytes | None]:
-    """The documents of a store under ``keys``, None where there is none. Read together, in one go.
-
-    One of more than ``MAX_DOCUMENT`` bytes reads as empty: it is not one of ours.
-    """
-    bounded = store.with_most(schema.MAX_DOCUMENT) if hasattr(store, "with_most") else store
-
-    async def read(key: str) -> bytes | None:
-        try:
-            found = await bounded.get(key, default_buffer_prototype())
-        except FileNotFoundError:  # the folder of a local store itself
-            return None
-        except ValueError:
-            return b""
-        return None if found is None else found.to_bytes()
-
-    return run(_together([read(key) for key in keys]))
-
-
-def hash_objects(store: ZarrStore, keys: Iterable[str], most: int) -> list[str | None]:
-    """The SHA-256 of the objects under ``keys``, cut as in records; None where there is none, "" above ``most`` bytes.
-
-    Files are read piece by piece.
-    """
-
-    async def digest(key: str) -> str | None:
-        if isinstance(store, LocalFiles):
-            return await asyncio.to_thread(hash_file, store.root / key, most)
-        found = await store.get(key, default_buffer_prototype())
-        if found is None:
-            return None
-        return hashlib.sha256(found.as_buffer_like()).hexdigest() if len(found) <= most else ""
-
-    found = run(_together([digest(key) for key in keys]))
-    return [value and value[:LENGTH] for value in found]
-
-
-@contextmanager
-def reading(what: str) -> Iterator[None]:
-    """Turn whatever zarr raises at damaged objects into ``Damaged``, which says how they are mended.
-
-    Other trouble with files and with the network keeps its own error.
-    """
-    try:
-        yield
-    except (OSError, *_DAMAGE) as error:
-        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
-            raise
-        cause = printable(" ".join(f"{type(error).__name__}: {error}".split())[:200])
-        raise Damaged(
-            f"{what} is damaged ({cause}); mocrop verify marks what is, then the same mocrop preprocess mends it"
-        ) from error
-
-
-_DAMAGE = (ValueError, LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError, MemoryError)
-
-
-async def _together(jobs: list[Coroutine[Any, Any, T]]) -> list[T]:
-    limit = asyncio.Semaphore(64)
-
-    async def one(job: Coroutine[Any, Any, T]) -> T:
-        async with limit:
-            return await job
-
-    return list(await asyncio.gather(*map(one, jobs)))
-
-
-def run(job: Coroutine[Any, Any, T]) -> T:
-    """The result of a coroutine on zarr's own event loop."""
-    return sync(job)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +104,7 @@ def read_records(
     One that is damaged, which its own fingerprint tells, counts as none; its path is appended to ``damaged``.
     """
     wanted = _existing(store, stage, view, list(shards))
-    found = _documents(store, (schema.progress_path(stage, view, shard) for shard in wanted))
+    found = documents(store, (schema.progress_path(stage, view, shard) for shard in wanted))
     records = {}
     for shard, values in zip(wanted, found, strict=True):
         record = None if isinstance(values, Damaged) else _record(stage, view, shard, values or {})
@@ -253,9 +140,9 @@ class View:
     def __init__(self, store: Store, name: str, attributes: Attributes) -> None:
         self.name = name
         self.params: Attributes = dict(attributes["params"])
-        self.fingerprint: str = _text(attributes["fingerprint"])
+        self.fingerprint: str = as_text(attributes["fingerprint"])
         self._store = store
-        _check_params(self.params, view_params(store.recipe.view(name)))
+        check_params(self.params, view_params(store.recipe.view(name)))
 
     def table(self, name: str) -> npt.NDArray[Any]:
         """A whole array of the view as numpy: box, score, source, frame_index, density."""
@@ -283,11 +170,11 @@ class Store:
         self.attrs = _root_attributes(self.zarr, shown(location))
         with reading(f"zarr.json in the store {shown(location)!r}"):
             self.recipe: Recipe = parse_recipe(self.attrs["recipe"], f"of the store {shown(location)!r}")
-            self.fingerprint: str = _text(self.attrs["fingerprint"])
-            self.class_names: list[str] = _class_names(self.attrs["class_names"])
-            self.attrs["dataset"] = _text(self.attrs["dataset"])
-            self.attrs["software"] = {_text(name): _text(what) for name, what in self.attrs["software"].items()}
-            self.revision: int = _revision(self.attrs.get("revision", 1))
+            self.fingerprint: str = as_text(self.attrs["fingerprint"])
+            self.class_names: list[str] = as_class_names(self.attrs["class_names"])
+            self.attrs["dataset"] = as_text(self.attrs["dataset"])
+            self.attrs["software"] = {as_text(name): as_text(what) for name, what in self.attrs["software"].items()}
+            self.revision: int = as_revision(self.attrs.get("revision", 1))
             self.build: str = self.attrs["software"]["ffmpeg"]
 
     def table(self, path: str) -> npt.NDArray[Any]:
@@ -336,7 +223,7 @@ class Store:
     def ids(self) -> list[str]:
         ids = [str(id) for id in self.table("id")]
         with reading(f"id in the store {shown(self.location)!r}"):
-            if wrong := [id for id in ids if not _is_id(id)]:
+            if wrong := [id for id in ids if not is_id(id)]:
                 raise ValueError(f"{len(wrong)} ids are empty, too long or not printable, such as {wrong[0][:60]!r}")
             if len(set(ids)) != len(ids):
                 raise ValueError("an id is there twice")
@@ -391,104 +278,3 @@ def _root_attributes(store: ZarrStore, where: str) -> Attributes:
             f"store {where!r} has format {str(found['mocrop_format'])[:60]}; this version reads format {schema.FORMAT}"
         )
     return found
-
-
-def _is_id(id: str) -> bool:
-    """Whether an id is one that a path below a folder can be made of, and that may be shown."""
-    return len(id) <= schema.MAX_ID and printable(id) == id and not {"", ".", ".."} & set(id.split("/"))
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{str(value)[:60]!r} is not text")
-    return value
-
-
-def _revision(value: object) -> int:
-    if type(value) is not int or not 0 < value < 1 << 31:
-        raise ValueError(f"revision is {str(value)[:60]}")
-    return value
-
-
-def _class_names(value: object) -> list[str]:
-    if not isinstance(value, list) or not 0 < len(value) <= schema.MAX_CLASSES:
-        raise ValueError(f"class_names is {str(value)[:60]}, expected a list of 1 to {schema.MAX_CLASSES} names")
-    if wrong := [name for name in value if not isinstance(name, str) or not 0 < len(name) <= schema.MAX_ID]:
-        raise ValueError(f"a class name is {str(wrong[0])[:60]!r}")
-    return value
-
-
-def _check_params(params: Attributes, expected: Attributes) -> None:
-    """``ValueError`` unless the numbers of a view are of the types that its recipe's have."""
-    needed = {"kind", "grid", "crop_ratio", "tolerance"} & expected.keys()
-    for name, value in expected.items():
-        given = params.get(name)
-        alike = type(given) is type(value) or {type(given), type(value)} == {int, float}
-        if isinstance(value, list):
-            alike = isinstance(given, list) and list(map(type, given)) == list(map(type, value))
-        if not alike and (name in params or name in needed):
-            raise ValueError(f"its {name} is {str(given)[:60]}")
-    grid, ratio, tolerance = params.get("grid", [1, 1]), params.get("crop_ratio", 1), params.get("tolerance", 0)
-    if not (all(1 <= side <= 240 for side in grid) and 0 < ratio <= 1 and 0 <= tolerance <= 1):
-        raise ValueError(f"its grid is {str(grid)[:60]}, crop_ratio {ratio:g}, tolerance {tolerance:g}")
-
-
-class VectorReader:
-    """The motion vectors of one shard, clip by clip, each chunk decoded once when clips are read in order."""
-
-    def __init__(self, store: ZarrStore, shard: int) -> None:
-        self._path = schema.motion_path(shard)
-        with self._reading():
-            bounds, clips = (stored_length(store, f"{self._path}/{name}", 1 << 20) for name in schema.MOTION_TABLES)
-            self._offset, self._scale = (
-                np.asarray(open_array(store, schema.motion_table(shard, name, length))[:])
-                for name, length in zip(schema.MOTION_TABLES, (bounds, clips), strict=True)
-            )
-            if bounds != clips + 1 or self._offset[0] != 0 or (np.diff(self._offset) < 0).any():
-                raise ValueError("its offsets do not rise from 0")
-            self._columns = {
-                name: open_array(store, schema.motion_column(shard, name, int(self._offset[-1])))
-                for name in schema.MOTION_COLUMNS
-            }
-        self._chunk_length = schema.VECTOR_CHUNK
-        self._chunk: tuple[int, npt.NDArray[Any]] = (-1, np.empty(0, PACKED))
-
-    def count(self, clip: int) -> int:
-        """How many vectors a clip of the shard has."""
-        return int(self._offset[clip + 1] - self._offset[clip])
-
-    def counts(self) -> list[int]:
-        """How many vectors each clip of the shard has."""
-        return [int(count) for count in np.diff(self._offset)]
-
-    def blocks(self, clip: int) -> Iterator[npt.NDArray[Any]]:
-        """The vectors of a clip (``mocrop_core.vectors.VECTOR``) in decode order, in blocks of bounded size."""
-        start, stop = int(self._offset[clip]), int(self._offset[clip + 1])
-        while start < stop:
-            index, within = divmod(start, self._chunk_length)
-            end = min(stop, (index + 1) * self._chunk_length)
-            packed = self._read_chunk(index)[within : within + end - start]
-            with self._reading():
-                block = in_pixels(packed, int(self._scale[clip]))
-            yield block
-            start = end
-
-    def read(self, clip: int) -> npt.NDArray[Any]:
-        """All vectors of a clip."""
-        return np.concatenate([np.empty(0, VECTOR), *self.blocks(clip)])
-
-    def _read_chunk(self, index: int) -> npt.NDArray[Any]:
-        if self._chunk[0] != index:
-            rows = slice(index * self._chunk_length, (index + 1) * self._chunk_length)
-            with self._reading():
-                columns = {name: np.asarray(column[rows]) for name, column in self._columns.items()}
-                chunk = np.empty(len(columns["frame"]), PACKED)
-                for name, values in columns.items():
-                    chunk[schema.MOTION_FIELDS[name]] = values
-                if not chunk["w"].all():  # as where a chunk is missing
-                    raise ValueError(f"vectors from {index * self._chunk_length} on have no size")
-            self._chunk = (index, chunk)
-        return self._chunk[1]
-
-    def _reading(self) -> AbstractContextManager[None]:
-        return reading(f"{self._path} in the store")

@@ -37,7 +37,10 @@ from pipelines.source_index import SourceIndex
 from pipelines.verify import Fault, verify
 from tests.conftest import run_stages
 from tests.soak import record
-from tests.support import hostile_corpus
+from tests.support import (
+    hostile_chunks,  # noqa: F401  enters its stores
+    hostile_corpus,
+)
 from tests.support.hostile_stores import ESCAPES, PRECIOUS, STORES
 from tests.support.mutated_chunks import CODECS
 from training.clips import read_clips

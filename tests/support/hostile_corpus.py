@@ -37,6 +37,7 @@ import training.test
 import training.train
 from pipelines.preprocess import Options
 from tests.conftest import run_stages
+from tests.support import hostile_chunks  # noqa: F401  enters its stores
 from tests.support.hostile_stores import ESCAPES, PRECIOUS, STORES
 from tests.support.hostile_texts import CHECKPOINTS, TEXTS
 

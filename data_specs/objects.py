@@ -1,0 +1,137 @@
+"""The objects of a store: read together, bounded in size, and ``Damaged`` where they are not what they should be."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Coroutine, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from zarr.abc.store import Store as ZarrStore
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
+
+from data_specs import schema
+from data_specs.documents import parse_json
+from data_specs.fingerprints import LENGTH
+from data_specs.local_files import LocalFiles, hash_file
+from data_specs.locations import Damaged, is_url
+from data_specs.text import printable
+
+T = TypeVar("T")
+Attributes = dict[str, Any]
+
+
+def zarr_store(location: str, *, read_only: bool) -> ZarrStore:
+    """The zarr store at a local path or an object-store URL; credentials come from the environment as usual."""
+    if not is_url(location):
+        return LocalFiles(Path(location), read_only=read_only)
+    from data_specs.remote import open_remote
+
+    return open_remote(location, read_only=read_only)
+
+
+def attributes(store: ZarrStore, paths: Iterable[str]) -> list[Attributes | None]:
+    """The attributes of the groups at ``paths``, None where there is no group. Read together, in one go.
+
+    ``Damaged`` where one is.
+    """
+    found = documents(store, paths)
+    for values in found:
+        if isinstance(values, Damaged):
+            raise values
+    return cast("list[Attributes | None]", found)
+
+
+def documents(store: ZarrStore, paths: Iterable[str]) -> list[Attributes | Damaged | None]:
+    """The same, with an error in the place of each group that is damaged."""
+    keys = [f"{path}/zarr.json" if path else "zarr.json" for path in paths]
+    return [parse_attributes(key, text) for key, text in zip(keys, read_objects(store, keys), strict=True)]
+
+
+def parse_attributes(key: str, text: bytes | None) -> Attributes | Damaged | None:
+    """The attributes in a group's ``zarr.json``; what is wrong with it, not raised, where it is damaged."""
+    if text is None:
+        return None
+    try:
+        document = parse_json(text, schema.MAX_DOCUMENT)
+        if document["node_type"] == "group" and isinstance(document["attributes"], dict):
+            return cast(Attributes, document["attributes"])
+        problem = "not a group"
+    except (ValueError, KeyError, TypeError) as error:
+        problem = printable(str(error))[:200]
+    return Damaged(f"{key} in the store is damaged ({problem}); the mocrop preprocess that made it writes it again")
+
+
+def read_objects(store: ZarrStore, keys: Iterable[str]) -> list[bytes | None]:
+    """The documents of a store under ``keys``, None where there is none. Read together, in one go.
+
+    One of more than ``MAX_DOCUMENT`` bytes reads as empty: it is not one of ours.
+    """
+    bounded = store.with_most(schema.MAX_DOCUMENT) if hasattr(store, "with_most") else store
+
+    async def read(key: str) -> bytes | None:
+        try:
+            found = await bounded.get(key, default_buffer_prototype())
+        except FileNotFoundError:  # the folder of a local store itself
+            return None
+        except ValueError:
+            return b""
+        return None if found is None else found.to_bytes()
+
+    return run(_together([read(key) for key in keys]))
+
+
+def hash_objects(store: ZarrStore, keys: Iterable[str], most: int) -> list[str | None]:
+    """The SHA-256 of the objects under ``keys``, cut as in records; None where there is none, "" above ``most`` bytes.
+
+    Files are read piece by piece.
+    """
+
+    async def digest(key: str) -> str | None:
+        if isinstance(store, LocalFiles):
+            return await asyncio.to_thread(hash_file, store.root / key, most)
+        found = await store.get(key, default_buffer_prototype())
+        if found is None:
+            return None
+        return hashlib.sha256(found.as_buffer_like()).hexdigest() if len(found) <= most else ""
+
+    found = run(_together([digest(key) for key in keys]))
+    return [value and value[:LENGTH] for value in found]
+
+
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Turn whatever zarr raises at damaged objects into ``Damaged``, which says how they are mended.
+
+    Other trouble with files and with the network keeps its own error.
+    """
+    try:
+        yield
+    except (OSError, *_DAMAGE) as error:
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            raise
+        cause = printable(" ".join(f"{type(error).__name__}: {error}".split())[:200])
+        raise Damaged(
+            f"{what} is damaged ({cause}); mocrop verify marks what is, then the same mocrop preprocess mends it"
+        ) from error
+
+
+_DAMAGE = (ValueError, LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError, MemoryError)
+
+
+async def _together(jobs: list[Coroutine[Any, Any, T]]) -> list[T]:
+    limit = asyncio.Semaphore(64)
+
+    async def one(job: Coroutine[Any, Any, T]) -> T:
+        async with limit:
+            return await job
+
+    return list(await asyncio.gather(*map(one, jobs)))
+
+
+def run(job: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine on zarr's own event loop."""
+    return sync(job)

@@ -1,0 +1,77 @@
+"""Reading the motion vectors of a shard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from zarr.abc.store import Store as ZarrStore
+
+from data_specs import schema
+from data_specs.arrays import open_array, stored_length
+from data_specs.objects import reading
+from mocrop_core.vectors import PACKED, VECTOR, in_pixels
+
+
+class VectorReader:
+    """The motion vectors of one shard, clip by clip, each chunk decoded once when clips are read in order."""
+
+    def __init__(self, store: ZarrStore, shard: int) -> None:
+        self._path = schema.motion_path(shard)
+        with self._reading():
+            bounds, clips = (stored_length(store, f"{self._path}/{name}", 1 << 20) for name in schema.MOTION_TABLES)
+            self._offset, self._scale = (
+                np.asarray(open_array(store, schema.motion_table(shard, name, length))[:])
+                for name, length in zip(schema.MOTION_TABLES, (bounds, clips), strict=True)
+            )
+            if bounds != clips + 1 or self._offset[0] != 0 or (np.diff(self._offset) < 0).any():
+                raise ValueError("its offsets do not rise from 0")
+            self._columns = {
+                name: open_array(store, schema.motion_column(shard, name, int(self._offset[-1])))
+                for name in schema.MOTION_COLUMNS
+            }
+        self._chunk_length = schema.VECTOR_CHUNK
+        self._chunk: tuple[int, npt.NDArray[Any]] = (-1, np.empty(0, PACKED))
+
+    def count(self, clip: int) -> int:
+        """How many vectors a clip of the shard has."""
+        return int(self._offset[clip + 1] - self._offset[clip])
+
+    def counts(self) -> list[int]:
+        """How many vectors each clip of the shard has."""
+        return [int(count) for count in np.diff(self._offset)]
+
+    def blocks(self, clip: int) -> Iterator[npt.NDArray[Any]]:
+        """The vectors of a clip (``mocrop_core.vectors.VECTOR``) in decode order, in blocks of bounded size."""
+        start, stop = int(self._offset[clip]), int(self._offset[clip + 1])
+        while start < stop:
+            index, within = divmod(start, self._chunk_length)
+            end = min(stop, (index + 1) * self._chunk_length)
+            packed = self._read_chunk(index)[within : within + end - start]
+            with self._reading():
+                block = in_pixels(packed, int(self._scale[clip]))
+            yield block
+            start = end
+
+    def read(self, clip: int) -> npt.NDArray[Any]:
+        """All vectors of a clip."""
+        return np.concatenate([np.empty(0, VECTOR), *self.blocks(clip)])
+
+    def _read_chunk(self, index: int) -> npt.NDArray[Any]:
+        if self._chunk[0] != index:
+            rows = slice(index * self._chunk_length, (index + 1) * self._chunk_length)
+            with self._reading():
+                columns = {name: np.asarray(column[rows]) for name, column in self._columns.items()}
+                chunk = np.empty(len(columns["frame"]), PACKED)
+                for name, values in columns.items():
+                    chunk[schema.MOTION_FIELDS[name]] = values
+                if not chunk["w"].all():  # as where a chunk is missing
+                    raise ValueError(f"vectors from {index * self._chunk_length} on have no size")
+            self._chunk = (index, chunk)
+        return self._chunk[1]
+
+    def _reading(self) -> AbstractContextManager[None]:
+        return reading(f"{self._path} in the store")
