@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,20 @@ from tests.benchmarks import __main__ as command
 from tests.benchmarks.__main__ import NAMES, RESULTS, main
 from tests.benchmarks.measuring import REPETITIONS, Result, interleaved, least, machine, most, run_command
 
+SLOW = {"whole_flow", "scaling", "memory", "loader"}  # those that start processes
 FIELDS = {"name", "unit", "median", "lowest", "highest", "repetitions", "samples", "target", "verdict", "remark"}
 
 
-@pytest.mark.parametrize("name", NAMES)
+def test_every_benchmark_can_be_run() -> None:
+    """The slow ones are in `make soak` alone: this sees at least that what they are made of is still there."""
+    assert len(NAMES) > len(SLOW) > 0
+    for name in NAMES:
+        assert list(signature(import_module(f"tests.benchmarks.{name}").run).parameters) == ["quick"]
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(each, marks=[pytest.mark.soak] if each in SLOW else []) for each in NAMES]
+)
 @pytest.mark.usefixtures("data")
 def test_a_benchmark_runs_in_little_and_has_the_lines_of_its_kept_result(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

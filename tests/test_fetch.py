@@ -27,8 +27,9 @@ from hypothesis import strategies as st
 from data_specs import ucf101
 from data_specs.datasets import read_dataset
 from data_specs.sources import SOURCES, Archive, Source
-from pipelines import archives, cli, fetch
+from pipelines import archives, fetch
 from pipelines.download import FURTHER, TRIES, DownloadError, Wanted, _Refusal, download, part_of, redirected
+from tests.conftest import Said
 from tests.saboteurs import wait_until
 from tests.system_packages import needed
 
@@ -206,27 +207,10 @@ def small(mirror: Mirror, real: dict[str, bytes], monkeypatch: pytest.MonkeyPatc
     return source
 
 
-@dataclass(frozen=True)
-class Said:
-    status: int
-    out: str
-    err: str
-
-
 @pytest.fixture
-def mocrop(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
-    def run(*words: object) -> Said:
-        monkeypatch.setattr(sys, "argv", ["mocrop", *map(str, words)])
-        monkeypatch.setattr(sys, "stdin", io.StringIO())
-        try:
-            cli.main()
-            status: object = 0
-        except SystemExit as end:
-            status = end.code
-        out, err = capsys.readouterr()
-        return Said(int(str(status or 0)), out, err)
-
-    return run
+def mocrop(mocrop_here: Callable[..., Said]) -> Callable[..., Said]:
+    """A command, whose downloads come from the mirror, as that is known in this process only."""
+    return mocrop_here
 
 
 def test_every_row_of_the_table_has_https_first_and_names_what_is_unknown() -> None:

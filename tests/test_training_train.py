@@ -452,6 +452,7 @@ def test_a_gpu_without_bf16_is_refused_for_mixed_precision(
     assert capsys.readouterr().err == "error: --amp: GeForce GTX 1080 computes no bf16; leave --amp out\n"
 
 
+@pytest.mark.soak
 def test_the_benchmark_of_trainings_gives_each_a_process_of_its_own(
     ucf_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
