@@ -224,7 +224,7 @@ def test_an_id_that_leads_out_of_the_folder_is_not_exported(
     ids[:] = names
     line = refused("export-npy", own_ucf_store, tmp_path / "npy")
     assert "is damaged" in line
-    assert repr(names[-1]) in line
+    assert repr(names[-1][:60]) in line
     assert list(tmp_path.rglob("*.npy")) == []
 
 
