@@ -18,6 +18,7 @@ from data_specs.documents import parse_json
 from data_specs.fingerprints import LENGTH
 from data_specs.local_files import LocalFiles, hash_file
 from data_specs.locations import Damaged, is_url
+from data_specs.resources import lack_of_memory
 from data_specs.text import printable
 
 T = TypeVar("T")
@@ -112,6 +113,8 @@ def reading(what: str) -> Iterator[None]:
         yield
     except (OSError, *_DAMAGE) as error:
         if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            raise
+        if isinstance(error, RuntimeError) and lack_of_memory(error):  # of this process: the store may be whole
             raise
         cause = printable(" ".join(f"{type(error).__name__}: {error}".split())[:200])
         raise Damaged(

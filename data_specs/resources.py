@@ -7,10 +7,18 @@ dask.system.cpu_count reads one group at fixed places only, and Python's own cou
 from __future__ import annotations
 
 import math
+import mmap
 import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import TracebackType
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 _ROOT = Path("/")
 _ESCAPED = re.compile(r"\\([0-7]{3})")
@@ -86,3 +94,73 @@ def _numbers(path: Path) -> Iterator[int]:
         if not word.lstrip("-").isdigit():
             return
         yield int(word)
+
+
+_SPARE = 200 * 10**6  # bytes of addresses; with fewer left, that is why a library could not be loaded
+_LACK = re.compile(
+    r"failed to map segment|cannot allocate memory|can't allocate memory|not enough memory|out of memory"
+    r"|could not create a primitive|can't start new thread",
+    re.IGNORECASE,
+)
+
+
+def lack_of_memory(error: BaseException) -> str:
+    """One line if an exception comes of too little memory or too few threads for this process; "" if it does not."""
+    cause: BaseException | None = error
+    while cause is not None and not (isinstance(cause, MemoryError) or _LACK.search(str(cause))):
+        cause = cause.__cause__ or cause.__context__  # what could not be started cannot be ended in order either
+    if cause is None:
+        return ""
+    limit = address_space()
+    allowed = f"; it may have {limit // 10**6} MB of address space (ulimit -v)" if limit else ""
+    return f"this process lacks memory or threads ({type(cause).__name__}){allowed}: allow more, or ask for less"
+
+
+def address_space() -> int | None:
+    """Bytes of addresses that this process may have; None without a limit."""
+    if resource is None:
+        return None
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
+def addresses_left() -> int | None:
+    """Bytes of addresses that this process may still take; None without a limit, or where that is not known."""
+    limit = address_space()
+    if limit is None:
+        return None
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except OSError:  # not Linux
+        return None
+    return limit - pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def check_addresses(needed: int) -> None:
+    """``MemoryError`` where a limit leaves this process less than ``needed`` bytes of addresses: libraries crash."""
+    left = addresses_left()
+    if left is not None and left < needed:
+        raise MemoryError(f"{left // 10**6} MB of address space are left, {needed // 10**6} are needed")
+
+
+def explain_lack_of_memory() -> None:
+    """Under a limit on addresses, have this process end in one line where a library cannot be loaded within it."""
+    if address_space() is None:
+        return
+    usual = sys.excepthook
+    try:
+        reserve = mmap.mmap(-1, 64 << 20)  # addresses alone, for what is done when nothing is left
+    except OSError:
+        reserve = mmap.mmap(-1, mmap.PAGESIZE)
+
+    def explained(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        reserve.close()
+        left = addresses_left()
+        if left is not None and left < _SPARE:  # whatever was raised: libraries, and Python itself, tell it badly
+            error = MemoryError()
+        if line := lack_of_memory(error):
+            print(f"error: {line}", file=sys.stderr, flush=True)
+            os._exit(1)  # what libraries do at exit would fail in the same way
+        usual(kind, error, trace)
+
+    sys.excepthook = explained

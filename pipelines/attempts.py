@@ -23,6 +23,7 @@ from typing import Any, TextIO
 
 from data_specs.datasets import Clip
 from data_specs.recipes import Recipe
+from data_specs.resources import lack_of_memory
 from data_specs.stored import StoreError
 from pipelines.h264 import Folders, RunStopped
 from pipelines.internal_errors import InternalError, Tail, internal_error
@@ -79,6 +80,8 @@ def _caught(do: Callable[[], Attempt]) -> Attempt:
     except (OSError, MemoryError) as error:  # the machine's: the text reaches the user if it does not pass
         return Attempt(error=one_line(error))
     except Exception as error:  # our own code's: it would fail again, and the user is to get the traceback
+        if lack := lack_of_memory(error):
+            return Attempt(error=lack)
         return Attempt(internal=internal_error(error))
 
 

@@ -14,6 +14,7 @@ import typer
 
 from data_specs.datasets import Dataset
 from data_specs.locations import expanded, without_passwords
+from data_specs.resources import lack_of_memory
 from data_specs.stored import StoreError, open_store
 from data_specs.text import csv_cell, json_text, printable
 from pipelines.ffmpeg import FfmpegError
@@ -91,7 +92,7 @@ def main() -> None:
     except OSError as error:
         _fail(f"{error.strerror or error}{f' ({error.filename})' if error.filename else ''}")
     except Exception as error:  # our own code's: the traceback goes into a log file
-        _fail(record(internal_error(error), None))
+        _fail(lack_of_memory(error) or record(internal_error(error), None))
 
 
 def _fail(message: str) -> None:

@@ -48,6 +48,7 @@ from pydantic import Field
 
 from data_specs.locations import SAFE, without_passwords
 from data_specs.recipes import Recipe
+from data_specs.resources import lack_of_memory, usable_cores
 from data_specs.stored import StoreError, open_store, shown
 from pipelines import outcome, proxies, server
 from pipelines.attempts import attempt, one_line
@@ -57,6 +58,7 @@ from pipelines.cluster import ATTEMPTS, Client, check_workers, dask_client, map_
 from pipelines.contact_sheet import about_sheet, contact_sheet, data_url
 from pipelines.h264 import RunStopped
 from pipelines.internal_errors import internal_error, record
+from pipelines.limits import too_little_for
 from pipelines.preprocess import Options, Run, RunError, open_run
 from pipelines.processes import SAFE_PATH, environment, off_the_terminal, sigterm_exits
 from pipelines.progress import Summary
@@ -180,9 +182,17 @@ def show_boxes(run: Run) -> None:
         get_run_logger().warning("no contact sheet: %s", one_line(error))
 
 
+def _check_limits(options: Options | None = None) -> None:
+    """``RunError`` if this process may not open the files, or have the memory, that a run needs."""
+    workers = (options.workers if options else None) or usable_cores()
+    if problem := too_little_for(0 if options and options.dask_address else workers):
+        raise RunError(problem)
+
+
 @contextlib.contextmanager
 def opened(options: Options) -> Iterator[tuple[Run, Client]]:
     """A run and its cluster, which is gone before the store's lock is."""
+    _check_limits(options)
     with open_run(options) as run, dask_client(options.workers, options.dask_address) as client:
         check_workers(client, run)
         yield run, client
@@ -263,7 +273,7 @@ def _recorded(error: Exception, options: Options, where: str) -> str:
     """One line about an error in our own code, once its traceback is in a log file; Prefect's errors are raised."""
     if isinstance(error, (PrefectException, httpx.HTTPError)):
         raise error
-    return record(internal_error(error), options.log_folder(), where)
+    return lack_of_memory(error) or record(internal_error(error), options.log_folder(), where)
 
 
 def run_here(options: Options, on_progress: OnProgress = no_progress, *, verbose: bool = False) -> Summary:
@@ -274,6 +284,7 @@ def run_here(options: Options, on_progress: OnProgress = no_progress, *, verbose
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(sigterm_exits())
+        _check_limits(options)  # before a server is started
         url = get_current_settings().api.url
         child = None if server.usable(url) else stack.enter_context(server.throwaway())
         run, client = stack.enter_context(opened(options))
@@ -341,6 +352,7 @@ def serve(say: Callable[[str], None] = print) -> None:
     url = get_current_settings().api.url or server.DEFAULT_URL
     with contextlib.ExitStack() as stack:
         stack.enter_context(sigterm_exits())
+        _check_limits()
         if not server.usable(url):
             say(f"starting a Prefect server at {shown(url)}; its first start on a machine takes some 15 s")
             url = _lasting(stack, server.port_of(url))

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from data_specs.locations import expanded, is_url, shown, without_passwords
+from data_specs.resources import check_addresses, lack_of_memory
 from data_specs.stored import StoreError, View, open_store
 from data_specs.text import printable
 
 SMALLEST_INPUT, LARGEST_INPUT = 8, 4096  # sides of a network's input, px; cached frames have no more
+ADDRESSES = 750 * 10**6  # bytes that a small training takes besides its libraries
 VIEW_OF_MODE = {"normal": "full", "mocrop": "mocrop"}
 
 
@@ -48,6 +50,7 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpF
 def exit_status(work: Callable[[], object]) -> int:
     """Do the work; a refusal or failure becomes one line on stderr and the exit status 2 or 1."""
     try:
+        check_addresses(ADDRESSES)
         work()
     except (Refused, StoreError) as error:
         print(f"error: {printable(without_passwords(str(error)))}", file=sys.stderr)
@@ -60,6 +63,12 @@ def exit_status(work: Callable[[], object]) -> int:
         return 1
     except OSError as error:
         print(f"error: {printable(without_passwords(' '.join(str(error).split())))}", file=sys.stderr)
+        return 1
+    except (MemoryError, RuntimeError) as error:  # torch raises the latter
+        line = lack_of_memory(error)
+        if not line:
+            raise
+        print(f"error: {line}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
