@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,26 @@ def replaced(path: Path, write: Callable[[Path], object]) -> None:
 def save(path: Path, content: Mapping[str, Any]) -> None:
     """Write a checkpoint of tensors, numbers, text, lists and dicts: what ``weights_only`` reads back."""
     replaced(path, lambda part: torch.save(dict(content), part))
+
+
+def best_epoch(history: Sequence[dict[str, Any]]) -> int:
+    """The epoch with the highest top-1 on the test list, the first of equal ones; 0 if none was looked at."""
+    looked_at = [row for row in history if "test_top1" in row]
+    return int(max(looked_at, key=lambda row: float(row["test_top1"]))["epoch"]) if looked_at else 0
+
+
+def save_model(output: Path, content: Mapping[str, Any]) -> None:
+    """Write the checkpoint that is to be reported."""
+    save(output / "model.pt", {key: content[key] for key in ("mocrop_checkpoint", "model", "epoch", "args")})
+
+
+def write_csv(path: Path, history: Sequence[dict[str, Any]]) -> None:
+    """A row for each epoch, a column for each figure that any of them has."""
+    columns = list(dict.fromkeys(name for row in history for name in row))
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(history)
 
 
 def random_states() -> dict[str, Any]:

@@ -7,11 +7,10 @@ Read from top to bottom: the arguments, what is trained on what, one epoch, the 
 from __future__ import annotations
 
 import argparse
-import csv
 import faulthandler
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,17 @@ from data_specs.stored import open_store, shown
 from training.augmentation import prepared
 from training.backbones import Backbone, build, check_arch, clip_logits
 from training.checkpoint_checks import arguments_of, check_state
-from training.checkpoints import VERSION, check_same, random_states, replaced, save, set_random_states
+from training.checkpoints import (
+    VERSION,
+    best_epoch,
+    check_same,
+    random_states,
+    replaced,
+    save,
+    save_model,
+    set_random_states,
+    write_csv,
+)
 from training.clips import Clips, read_clips
 from training.evaluation import evaluate
 from training.options import (
@@ -322,17 +331,6 @@ def record(state: Training, args: argparse.Namespace, settings: dict[str, Any], 
     accelerator.print(f"epoch {row['epoch']} of {args.epochs}: {figures}")
 
 
-def best_epoch(history: Sequence[dict[str, Any]]) -> int:
-    """The epoch with the highest top-1 on the test list, the first of equal ones; 0 if none was looked at."""
-    looked_at = [row for row in history if "test_top1" in row]
-    return int(max(looked_at, key=lambda row: float(row["test_top1"]))["epoch"]) if looked_at else 0
-
-
-def save_model(output: Path, content: Mapping[str, Any]) -> None:
-    """Write the checkpoint that is to be reported."""
-    save(output / "model.pt", {key: content[key] for key in ("mocrop_checkpoint", "model", "epoch", "args")})
-
-
 def check_what_is_left(state: Training, args: argparse.Namespace, settings: dict[str, Any]) -> None:
     """`Refused` where fewer epochs are asked for than are done, or where the best of those is not at hand.
 
@@ -357,15 +355,6 @@ def check_what_is_left(state: Training, args: argparse.Namespace, settings: dict
             return
         weights = state.accelerator.unwrap_model(state.backbone.model).state_dict()
         save_model(output, {"mocrop_checkpoint": VERSION, "model": weights, "epoch": state.epoch, "args": settings})
-
-
-def write_csv(path: Path, history: Sequence[dict[str, Any]]) -> None:
-    """A row for each epoch, a column for each figure that any of them has."""
-    columns = list(dict.fromkeys(name for row in history for name in row))
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(history)
 
 
 def restore(state: Training, path: Path, settings: dict[str, Any]) -> None:
