@@ -67,7 +67,7 @@ def is_loopback(place: str) -> bool:
     return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
-def watch(process: subprocess.Popen[str], until: Callable[[], bool], limit: float = 180) -> set[str]:
+def watch(process: subprocess.Popen[str], until: Callable[[], bool], limit: float = 900) -> set[str]:
     """All that a process and its descendants listen on from now until it ends or ``until`` says so."""
     found: set[str] = set()
     deadline = time.monotonic() + limit

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import server
+from pipelines.server import LOOPBACK
+from tests.ports import held_port
 from tests.test_flow_server import SERVE, Served, wait_until_served
 
 pytestmark = pytest.mark.soak
@@ -42,16 +43,21 @@ def test_three_first_runs_at_once_complete(synth_data: Path, tmp_path: Path) -> 
 
 
 def test_two_serves_at_once_start_and_records_outlast_a_server(tmp_path: Path) -> None:
-    environments = [
-        fresh(tmp_path) | {"PREFECT_API_URL": f"http://{server.LOOPBACK}:{server.free_port()}/api"} for _ in range(2)
-    ]
+    with ExitStack() as held:
+        ports = [held.enter_context(held_port()) for _ in range(2)]
+        serve_twice_and_again(tmp_path, ports)
+
+
+def serve_twice_and_again(tmp_path: Path, ports: list[int]) -> None:
+    """Two at once, and then the first of them once more."""
+    environments = [fresh(tmp_path) | {"PREFECT_API_URL": f"http://{LOOPBACK}:{port}/api"} for port in ports]
     with ExitStack() as stack:
         started = []
         for number, environment in enumerate(environments):
             output = tmp_path / f"{number}.log"
             log = stack.enter_context(output.open("wb"))
             process = subprocess.Popen(SERVE, cwd=tmp_path, env=environment, stdout=log, stderr=subprocess.STDOUT)
-            stack.callback(process.wait, 60)
+            stack.callback(process.wait, 600)
             stack.callback(process.send_signal, signal.SIGTERM)
             started.append(Served(environment, process, output))
         for served in started:
@@ -71,4 +77,4 @@ def test_two_serves_at_once_start_and_records_outlast_a_server(tmp_path: Path) -
             assert [record["id"] for record in again.read("flow_runs")] == [run["id"]]
         finally:
             process.send_signal(signal.SIGTERM)
-            process.wait(60)
+            process.wait(600)

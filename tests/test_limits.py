@@ -95,7 +95,7 @@ def test_only_the_parts_of_dead_makers_are_swept(tmp_path: Path) -> None:
     code = (
         "import sys, time\nfrom pathlib import Path\nfrom pipelines.parts import beside\n"
         "with beside(Path(sys.argv[1])) as part:\n"
-        "    part.write_text('half'); print(part, flush=True); time.sleep(60)"
+        "    part.write_text('half'); print(part, flush=True); time.sleep(600)"
     )
     maker = python(code, tmp_path / "deep.mp4")
     part = Path(first_line(maker))
