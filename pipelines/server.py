@@ -103,6 +103,20 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@contextlib.contextmanager
+def held_port() -> Iterator[int]:
+    """A loopback port that the system gives to nobody else while it is held, and on which nobody listens.
+
+    It is bound but does not listen, so that connections are refused. A server that is given its number can listen on
+    it all the same, as servers bind with ``SO_REUSEADDR``. A port that is found free and let go of may be taken by any
+    connection before its server starts.
+    """
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind((LOOPBACK, 0))
+        yield int(holder.getsockname()[1])
+
+
 def how_to_start_runs(deployment: str, api_url: str) -> str:
     """What `mocrop serve` says once it serves a deployment, with the server's address but no password in it."""
     url = shown(api_url)
@@ -167,7 +181,7 @@ def throwaway() -> Iterator[Server]:
         kept = {name: os.environ[name] for name in os.environ if not name.startswith(("PREFECT_", "PYTHONWARNINGS"))}
         ours = {"PREFECT_HOME": folder, "PREFECT_SERVER_API_AUTH_STRING": secret} | _SHORT_LIVED
         template = None if _copied(_template(), database) else _template()
-        with _child(free_port(), kept | ours, database, home, secret, template) as server:
+        with held_port() as port, _child(port, kept | ours, database, home, secret, template) as server:
             yield server
 
 

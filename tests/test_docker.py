@@ -13,8 +13,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from pipelines.server import held_port
 from tests.compose import DOCKER, FILE, read_compose
-from tests.ports import held_port
 
 BIN = Path(sys.executable).parent
 REPOSITORY = DOCKER.parent

@@ -37,9 +37,9 @@ from nbclient import NotebookClient
 from data_specs.recipes import load_recipe
 from data_specs.schema import STAGES
 from pipelines.cli import app
+from pipelines.server import held_port
 from tests import reference_tables
 from tests.object_store import environment, make_bucket, s3_server
-from tests.ports import held_port
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

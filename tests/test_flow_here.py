@@ -18,8 +18,8 @@ import pytest
 from pipelines import outcome, server
 from pipelines.bare_name import DEPLOYMENT
 from pipelines.progress import Summary
+from pipelines.server import held_port
 from tests.environments import proxied, recording_proxy
-from tests.ports import held_port
 from tests.saboteurs import wait_until
 
 RUN = """
@@ -155,10 +155,10 @@ def test_a_port_that_another_program_uses_is_one_line_with_the_variable_that_nam
     )
 
 
-def test_a_home_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_a_home_that_cannot_be_written_is_named(silent_port: int, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     home = tmp_path / "file" / "home"
-    with pytest.raises(server.ServerError) as error, server.lasting(server.free_port(), home):
+    with pytest.raises(server.ServerError) as error, server.lasting(silent_port, home):
         pass
     assert str(error.value) == (
         f"the Prefect server's folder {home} cannot be written (Not a directory); name another in PREFECT_HOME"
@@ -167,16 +167,17 @@ def test_a_home_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.soak
 @pytest.mark.parametrize("state", ["damaged", "newer"])
-def test_a_database_that_cannot_be_used_is_one_line_with_what_to_do(state: str, tmp_path: Path) -> None:
-    port = server.free_port()
-    database = server.database_of(tmp_path, port)
+def test_a_database_that_cannot_be_used_is_one_line_with_what_to_do(
+    state: str, silent_port: int, tmp_path: Path
+) -> None:
+    database = server.database_of(tmp_path, silent_port)
     if state == "damaged":
         database.write_text(DAMAGED)
     else:
         with contextlib.closing(sqlite3.connect(database)) as made, made:
             made.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
             made.execute("INSERT INTO alembic_version VALUES ('fedcba987654')")
-    with pytest.raises(server.ServerError) as error, server.lasting(port, tmp_path):
+    with pytest.raises(server.ServerError) as error, server.lasting(silent_port, tmp_path):
         pass
     expected = {"damaged": "is damaged; move the file away", "newer": "is of a newer Prefect; install that one, or"}
     assert f"its database {database} {expected[state]}" in str(error.value)

@@ -22,10 +22,10 @@ from pipelines import server
 from pipelines.bare_name import DEPLOYMENT, FLOW
 from pipelines.flow import preprocess_ucf101
 from pipelines.preprocess import Options, open_run
+from pipelines.server import held_port
 from pipelines.stages import DOES
 from tests.environments import proxied, recording_proxy, write_hostile_modules
 from tests.listening import is_loopback, listening
-from tests.ports import held_port
 from tests.saboteurs import wait_until
 
 REPOSITORY = Path(__file__).parents[1]

@@ -27,9 +27,8 @@ import pytest
 from pipelines.bare_name import DEPLOYMENT
 from pipelines.preprocess import Options
 from pipelines.progress import Summary
-from pipelines.server import LOOPBACK
+from pipelines.server import LOOPBACK, held_port
 from tests.compose import DOCKER, environment_of, read_compose, without_containers
-from tests.ports import held_port
 from tests.system_packages import needed
 
 BIN = Path(sys.executable).parent
