@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -140,16 +139,13 @@ def decode_jpeg(data: Any, height: int, width: int) -> npt.NDArray[np.uint8]:
     takes a pass over the frame for each of any number of scans, are refused.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data), formats=("JPEG",))
-        with image:
+        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
             if image.size != (width, height) or image.mode != "RGB" or image.info.get("progressive"):
                 kind = "progressive " if image.info.get("progressive") else ""
                 stored = f"{kind}{image.mode} image of {image.width} x {image.height} px"
                 raise ValueError(f"{CODEC_NAME}: the chunk holds a {stored}, the array RGB of {width} x {height} px")
             return np.asarray(image)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(f"{CODEC_NAME}: the chunk is no whole JPEG image: {error}") from error
 
 

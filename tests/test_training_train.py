@@ -74,6 +74,19 @@ def test_a_training_leaves_checkpoints_a_table_and_curves(trained: Path) -> None
     assert not list(trained.glob(".*part*"))
 
 
+def test_a_picture_that_cannot_be_drawn_loses_no_result(
+    ucf_store: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_disk(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(testing, "write_confusion", full_disk)
+    flags = ["--split", "2", "--view", "mocrop", "--input-size", "32"]
+    assert run_test(ucf_store, tmp_path, trained / "model.pt", *flags) == 1
+    (result,) = results_in(tmp_path)
+    assert result["view"] == "mocrop"
+
+
 def test_a_test_of_all_views_and_sizes_writes_results_and_confusion(
     ucf_store: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

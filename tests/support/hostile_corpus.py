@@ -124,7 +124,7 @@ COMMANDS: dict[str, Command] = {
     "training.train": _train,
     "training.test": _test,
 }
-ALWAYS = ("status", "verify", "report", "preprocess", "training.train")
+ALWAYS = ("status", "preprocess")
 
 
 @dataclass(frozen=True)
@@ -239,12 +239,13 @@ def _status(work: Callable[[], object]) -> int:
 def cases(only: str, everything: bool) -> list[tuple[str, str, Callable[[World], object], Command]]:
     """The cases: their names, the command, what spoils the world, and what is run.
 
-    For each store the commands of ``ALWAYS`` and one of the others in turn, or ``everything``.
+    For each store the commands of ``ALWAYS`` and two of the others in turn, or ``everything``.
     """
     found: list[tuple[str, str, Callable[[World], object], Command]] = []
     for number, (name, spoil) in enumerate(STORES.items()):
         others = [command for command in COMMANDS if command not in ALWAYS]
-        for command in COMMANDS if everything else (*ALWAYS, others[number % len(others)]):
+        two = (others[number % len(others)], others[(number + 5) % len(others)])
+        for command in COMMANDS if everything else (*ALWAYS, *two):
             found.append((name, command, lambda world, spoil=spoil: spoil(world.store), COMMANDS[command]))
     for name, (write, command, work) in (TEXTS | CHECKPOINTS).items():
         found.append((name, command, write, work))
