@@ -224,7 +224,7 @@ class Store:
         ids = [str(id) for id in self.table("id")]
         with reading(f"id in the store {shown(self.location)!r}"):
             if wrong := [id for id in ids if not is_id(id)]:
-                raise ValueError(f"{len(wrong)} ids are empty, too long or not printable, such as {wrong[0][:60]!r}")
+                raise ValueError(f"{len(wrong)} ids are no names of clips in a folder, such as {wrong[0][:60]!r}")
             if len(set(ids)) != len(ids):
                 raise ValueError("an id is there twice")
         return ids
