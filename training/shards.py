@@ -17,6 +17,7 @@ import asyncio
 import ctypes
 import mmap
 import os
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -310,8 +311,11 @@ class _Files:
 
     def _end(self, key: str, length: int) -> tuple[Bytes | None, Version | None]:
         try:
-            with open(self._path(key), "rb", buffering=0) as file:
-                version = _version(os.fstat(file.fileno()))
+            with open(self._path(key), "rb", buffering=0, opener=_without_waiting) as file:
+                status = os.fstat(file.fileno())
+                if not stat.S_ISREG(status.st_mode):
+                    return None, None
+                version = _version(status)
                 found = os.pread(file.fileno(), length, max(0, version[0] - length))
                 return np.frombuffer(found, np.uint8), version
         except FileNotFoundError:
@@ -323,7 +327,7 @@ class _Files:
         memory = np.empty(0, np.uint8)  # of all requests: what is read is decoded while it is in the processor's cache
         for key, mine in groupby(requests, key=itemgetter(0)):  # a clip's frames lie in one file
             try:
-                with open(self._path(key), "rb", buffering=0) as file:
+                with open(self._path(key), "rb", buffering=0, opener=_without_waiting) as file:
                     version = _version(os.fstat(file.fileno()))
                     for _, start, stop, wanted in mine:
                         if version != wanted:
@@ -350,6 +354,11 @@ class _Files:
 
     def _failed(self, key: str, error: OSError) -> Failed:
         return Failed(f"{self._path(key)!r} cannot be read: {error.strerror}")
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file, and a FIFO that has taken its place without waiting for who writes into it."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _version(status: os.stat_result) -> Version:
