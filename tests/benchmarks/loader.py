@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import cv2
 import numpy as np
@@ -82,7 +82,8 @@ def repeated_store(store: Path, folder: Path, rows: int, codec: str) -> Path:
     ids = [f"{old.ids[k].rpartition('_c')[0]}_c{row}" for row, k in enumerate(turn.tolist())]
     new.create_array("id", shape=rows, dtype="string")[:] = np.array(ids, dtype=object)
     view = old.view(VIEW)
-    group = new.create_group(f"views/{VIEW}", attributes=dict(view.group.attrs))
+    described = zarr.open_group(store, path=f"views/{VIEW}", mode="r")
+    group = new.create_group(f"views/{VIEW}", attributes=dict(described.attrs))
     for name in ("box", "frame_index"):
         group.create_array(name, data=view.table(name)[turn])
     frames = view.table("frames")
@@ -174,7 +175,7 @@ class ReferenceItems:
                     continue
                 for top in range(rows - h + 1):
                     for left in range(columns - w + 1):
-                        motion = np.sum(density[top : top + h, left : left + w])
+                        motion = float(np.sum(density[top : top + h, left : left + w]))
                         if motion > most_motion:
                             most_motion, best = motion, (top, left, top + h, left + w)
         cell_y, cell_x = height // rows, width // columns
@@ -233,9 +234,19 @@ def read_tensorstore(location: Path) -> Callable[[int], int]:
     return work
 
 
+def read_reference(reference: ReferenceItems, items: int) -> Callable[[int], int]:
+    """Reads a few of the reference's items."""
+
+    def work(epoch: int) -> int:
+        reference.read(items)
+        return items
+
+    return work
+
+
 def read_zarr(location: Path, count: int) -> Callable[[int], int]:
     """Reads the frames of a few clips with zarr-python, one by one."""
-    array = cast("zarr.Array[Any]", zarr.open_array(f"{location}/views/{VIEW}/frames", mode="r"))
+    array = zarr.open_array(f"{location}/views/{VIEW}/frames", mode="r")
 
     def work(epoch: int) -> int:
         (rows, slots), *_ = wanted_frames(location, epoch % PLANS)
@@ -289,7 +300,7 @@ def run(quick: bool = False) -> list[Result]:
         reference = ReferenceItems(store, folder / "density")
         items = 4 if quick else REFERENCE_ITEMS
         works: dict[str, Callable[[int], int]] = {
-            "reference": lambda _: (reference.read(items), items)[1],
+            "reference": read_reference(reference, items),
             "memory map": read_memory_map(raw, places["raw"]),
             **{f"loader, {codec}": read_stream(place) for codec, place in places.items()},
             "loader, crop and resize on the CPU, zstd": read_stream(places["zstd"], prepare=True),

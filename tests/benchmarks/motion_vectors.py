@@ -61,7 +61,7 @@ def peers(path: Path) -> list[npt.NDArray[Any]]:
     capture = VideoCap()
     assert capture.open(str(path))
     capture.set_decode_frames(False)
-    found = []
+    found: list[Any] = []
     while True:
         there, _, vectors, _ = capture.read()
         if not there:
@@ -120,7 +120,7 @@ def opened_each_time(path: Path, frames: Iterable[int]) -> Pictures:
 def opened_once(path: Path, frames: Iterable[int]) -> Pictures:
     """The frames by one open, then seek and read for each."""
     capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
-    pictures = []
+    pictures: list[Any] = []
     for frame in frames:
         capture.set(cv2.CAP_PROP_POS_FRAMES, frame)
         there, picture = capture.read()
@@ -137,7 +137,7 @@ def key_frames(motion: video.Motion) -> list[int]:
 
 def segment_centres(motion: video.Motion) -> list[int]:
     """The centres of eight segments: what the public code tests on."""
-    return test_segments(motion.num_frames, FRAMES).tolist()
+    return list(test_segments(motion.num_frames, FRAMES).tolist())
 
 
 def assert_same_whole(path: Path, choose: Callable[[video.Motion], list[int]]) -> None:

@@ -73,7 +73,8 @@ def rows_seconds(source: Path, folder: Path, name: str) -> float:
     recipe = folder / "small.toml"
     recipe.write_text(SMALL_RECIPE)
     mocrop = Path(sysconfig.get_path("scripts"), "mocrop")
-    words = ["preprocess", "--source", source, "--store", folder / f"{name}.zarr", "--recipe", recipe, "--workers", "2"]
+    words = ["preprocess", "--source", f"{source}", "--store", f"{folder}/{name}.zarr", "--recipe", f"{recipe}"]
+    words += ["--workers", "2"]
     return run_command([mocrop, *words], folder, PREFECT_HOME=str(folder / "prefect"), DO_NOT_TRACK="1").cpu_s
 
 

@@ -121,7 +121,8 @@ def with_vectors(path: Path) -> tuple[list[int], list[int], np.ndarray[Any, Any]
         for number, frame in enumerate(container.decode(stream)):
             if frame.key_frame:
                 keys.append(number)
-            if (vectors := SideDataContainer(frame).get(SideData.MOTION_VECTORS)) is not None:
+            side_data = SideDataContainer(frame)  # type: ignore[call-arg]  # a compiled class without a signature
+            if (vectors := side_data.get(SideData.MOTION_VECTORS)) is not None:
                 pieces.append(bytes(vectors))
                 numbers += [number] * (len(pieces[-1]) // _MOTION_VECTOR.itemsize)
     return numbers, keys, np.frombuffer(b"".join(pieces), _MOTION_VECTOR)
@@ -141,7 +142,7 @@ def key_pictures(path: Path, wanted: list[int], keys: list[int]) -> list[np.ndar
         ]
 
 
-def resized(picture: np.ndarray[Any, Any], box: list[int], size: int) -> np.ndarray[Any, Any]:
+def resized(picture: np.ndarray[Any, Any], box: Any, size: int) -> np.ndarray[Any, Any]:
     """Pillow's resize of a box."""
     image = Image.fromarray(picture).resize((size, size), Image.Resampling.BILINEAR, tuple(box))
     return np.asarray(image)
@@ -196,7 +197,7 @@ class _Flow:
             cpu, wall = cpu_seconds(), time.perf_counter()
             run_alone(Options(str(self.source), str(self.store), recipe=recipe))
             return Usage(cpu_seconds() - cpu, time.perf_counter() - wall)
-        words = ["preprocess", "--source", self.source, "--store", self.store, "--recipe", recipe]
+        words = ["preprocess", "--source", str(self.source), "--store", str(self.store), "--recipe", str(recipe)]
         mocrop = Path(sysconfig.get_path("scripts"), "mocrop")
         home = {"PREFECT_HOME": str(self.folder / "prefect"), "DO_NOT_TRACK": "1"}
         return run_command([mocrop, *words, "--workers", f"{WORKERS}"], self.folder, **home)
