@@ -115,7 +115,7 @@ def test_every_port_is_on_loopback_and_every_process_has_one_thread(client: dist
     information = client.scheduler_info(n_workers=-1)
     addresses = [information["address"], *information["workers"]]
     assert len(addresses) == 3
-    assert all(address.startswith("tcp://127.0.0.1:") for address in addresses)
+    assert all(address.startswith("tls://127.0.0.1:") for address in addresses)
     assert set(client.nthreads().values()) == {1}
 
 
