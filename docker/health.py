@@ -6,22 +6,33 @@ health.py deployment   the Prefect server at PREFECT_API_URL answers, and somebo
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import sys
 import urllib.request
+from pathlib import Path
+from urllib.parse import urlsplit
 
 DEPLOYMENT = "preprocess-ucf101/local"
 DEFAULT_API = "http://127.0.0.1:4200/api"
 SECONDS = 8.0
 
 
-def fetched(url: str) -> bytes:
+def fetched(url: str, password: str = "") -> bytes:
     """What ``url`` answers; OSError if that is no success."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(url, timeout=SECONDS) as response:
+    known = {"Authorization": f"Basic {base64.b64encode(password.encode()).decode()}"} if password else {}
+    with opener.open(urllib.request.Request(url, headers=known), timeout=SECONDS) as response:
         body: bytes = response.read()
     return body
+
+
+def password_of(api: str) -> str:
+    """The password of the Prefect server: a secret of the container, or what `mocrop serve` has left in it."""
+    home = os.environ.get("PREFECT_HOME", "")
+    file = os.environ.get("MOCROP_PREFECT_SECRET") or f"{home}/mocrop-{urlsplit(api).port}.secret"
+    return Path(file).read_text(encoding="utf-8").strip() if Path(file).exists() else ""
 
 
 def state(what: str) -> str:
@@ -29,7 +40,7 @@ def state(what: str) -> str:
     if what != "deployment":
         return fetched(what).decode(errors="replace").strip() or "ok"
     api = os.environ.get("PREFECT_API_URL", DEFAULT_API).rstrip("/")
-    found = json.loads(fetched(f"{api}/deployments/name/{DEPLOYMENT}"))["status"]
+    found = json.loads(fetched(f"{api}/deployments/name/{DEPLOYMENT}", password_of(api)))["status"]
     if found != "READY":
         raise OSError(f"{DEPLOYMENT} is {found}: nobody serves it")
     return f"{DEPLOYMENT} is {found}"

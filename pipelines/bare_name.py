@@ -1,24 +1,47 @@
-"""Lets ``prefect deployment run preprocess-ucf101`` do without the ``/local`` that Prefect wants in a name.
+"""What Prefect's commands need for a server of `mocrop serve`: its password, no proxy, and a deployment's short name.
 
-Prefect calls the hook of every ``prefect.plugins`` entry point while it is imported, before its command line
-reads ``sys.argv``, where the settings have ``plugins.enabled``; prefect.toml has, inside this repository. The
-hook completes one word of the command and touches nothing of Prefect: where Prefect changes, the bare name is
-refused as it is without the hook, and nothing else happens.
+Prefect calls the hook of every ``prefect.plugins`` entry point while it is imported, before its command line reads
+``sys.argv``, where the settings have ``plugins.enabled``: those of prefect.toml in this repository and of the
+profile that `mocrop serve` makes. ``prefect deployment run preprocess-ucf101`` then does without the ``/local`` that
+Prefect wants in a name. The hook touches nothing of Prefect but environment variables, and those only where its
+settings name a server on this machine.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipelines import proxies, server
+from pipelines.processes import set_environment
+
+if TYPE_CHECKING:
+    from prefect.plugins import HookContext
 
 FLOW = "preprocess-ucf101"
 DEPLOYMENT = f"{FLOW}/local"
 WITHOUT_VALUE = {"--watch", "--no-watch"}  # the options of `deployment run` that take no value
 
 
-def setup_environment(*, ctx: object) -> None:
-    """Prefect's hook: complete the bare name in the command line of this process, if it has one."""
+def setup_environment(*, ctx: HookContext) -> None:
+    """Prefect's hook: complete the bare name in this process's command line, and let it into our own server."""
     sys.argv[:] = completed(sys.argv)
+    if ctx.api_url:
+        from prefect.settings import get_current_settings
+
+        set_environment(access(ctx.api_url, get_current_settings().home))
+
+
+def access(api_url: str, home: Path) -> dict[str, str | None]:
+    """The environment variables with which this user's clients get into the server at an address."""
+    variables: dict[str, str | None] = {}
+    if server.on_loopback(api_url):
+        variables |= proxies.around_loopback()
+    if secret := server.secret_of(api_url, home):
+        variables["PREFECT_API_AUTH_STRING"] = secret
+    return variables
 
 
 def completed(argv: list[str]) -> list[str]:

@@ -334,9 +334,18 @@ def _print_summary(summary: Any, as_json: bool, more: dict[str, Any] | None = No
 @app.command(
     epilog="Example: mocrop serve, then in another terminal: prefect deployment run preprocess-ucf101/local -p …"
 )
-def serve() -> None:
+def serve(
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="An address that runs may open: a Dask scheduler (tcp://host:8786), a bucket (s3://bucket), or what "
+            "is below it. Again for more.",
+            metavar="ADDRESS",
+        ),
+    ] = None,
+) -> None:
     """Serve the deployment preprocess-ucf101/local; starts a Prefect server on loopback where none answers."""
-    _flow().serve()
+    _flow().serve(allow=allow or ())
 
 
 @app.command(epilog="Example: mocrop status ucf101.zarr --json")

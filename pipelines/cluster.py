@@ -47,6 +47,8 @@ _DASK = {
     "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 64 * 2**20,
     "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 4 * 2**20,
     "distributed.deploy.lost-worker-timeout": "10 minutes",  # or a slow restart is taken for a loss
+    "distributed.scheduler.http.routes": [],  # nobody looks there either
+    "distributed.worker.http.routes": [],
     "distributed.scheduler.allowed-failures": 0,  # map_shards says what becomes of a shard that a worker died on
 }
 

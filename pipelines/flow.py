@@ -12,11 +12,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 import tempfile
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
 from functools import partial
@@ -51,6 +52,7 @@ from data_specs.recipes import Recipe
 from data_specs.resources import lack_of_memory, usable_cores
 from data_specs.stored import StoreError, open_store, shown
 from pipelines import outcome, proxies, server
+from pipelines.addresses import ALLOWED, check_addresses
 from pipelines.attempts import attempt, one_line
 from pipelines.bare_name import DEPLOYMENT, FLOW
 from pipelines.clips import ClipReader
@@ -98,13 +100,14 @@ class _Progress:
             self.tell()
 
     def tell(self) -> None:
-        """Make the artifact, or bring it up to date."""
-        percent, words = 100 * self.done / max(1, self.total), f"{DOES[self.stage]}: {self.done} of {self.total} clips"
-        if self.artifact is None:
-            self.artifact = cast(uuid.UUID, create_progress_artifact(percent, f"{FLOW}-{self.stage}", words))
-        else:
-            update_progress_artifact(self.artifact, percent, words)
+        """Make the artifact, or bring it up to date; a server that does not answer just now is not told."""
         self.told = time.monotonic()
+        percent, words = 100 * self.done / max(1, self.total), f"{DOES[self.stage]}: {self.done} of {self.total} clips"
+        with contextlib.suppress(httpx.HTTPError, RuntimeError):
+            if self.artifact is None:
+                self.artifact = cast(uuid.UUID, create_progress_artifact(percent, f"{FLOW}-{self.stage}", words))
+            else:
+                update_progress_artifact(self.artifact, percent, words)
 
 
 def run_stage(run: Run, stage: str, client: Client, on_progress: OnProgress) -> None:
@@ -141,6 +144,14 @@ def run_stage(run: Run, stage: str, client: Client, on_progress: OnProgress) -> 
         raise RunError(state.message or f"{stage}: {state.name}")
 
 
+def _await_server() -> None:
+    """Wait until the run's own server answers, which may have been started again."""
+    here = _HERE.get()
+    if here is not None and here.server is not None:
+        with _one_line():
+            here.server.when_ready()
+
+
 def build(run: Run, client: Client, on_progress: OnProgress) -> Summary:
     """All stages of a run, then the store's tables and the artifacts; these of what is there, too, if a stage fails."""
     logger = get_run_logger()
@@ -151,6 +162,7 @@ def build(run: Run, client: Client, on_progress: OnProgress) -> Summary:
     logger.info("%d clips of %s into %s", len(run.dataset.clips), run.folders.source, shown(run.location))
     try:
         for stage in STAGES:
+            _await_server()
             run_stage(run, stage, client, on_progress)
     except (RunError, StoreError):
         with contextlib.suppress(OSError, StoreError):  # what stopped the stage may stop this too, and is told already
@@ -159,6 +171,7 @@ def build(run: Run, client: Client, on_progress: OnProgress) -> Summary:
             show_boxes(run)
         raise
     summary = run.publish()
+    _await_server()
     show_result(run, summary)
     show_boxes(run)
     return summary
@@ -205,6 +218,7 @@ class _Here:
     run: Run
     client: Client
     on_progress: OnProgress
+    server: server.Server | None
     summary: Summary | None = None
 
 
@@ -237,7 +251,8 @@ def preprocess_ucf101(
         recipe: what to build: a recipe's name (ucf101, smoke), a TOML file, or the values themselves.
         work_dir: folder for the H.264 files; beside the store by default.
         workers: processes of the local Dask cluster; one a core by default.
-        dask_address: a Dask scheduler to send the work to (tcp://host:8786), in place of a local cluster.
+        dask_address: a Dask scheduler to send the work to (tcp://host:8786), in place of a local cluster. Addresses,
+            of stores too, must be among those that `mocrop serve --allow` names.
         limit: only so many clips, spread evenly over the ids.
         strict: refuse split lists that name clips which are not there.
         retry_quarantined: try clips again that were quarantined before.
@@ -253,6 +268,7 @@ def preprocess_ucf101(
         if here is not None:
             summary = here.summary = build(here.run, here.client, here.on_progress)
         else:
+            check_addresses(options)
             with opened(options) as (run, client):
                 summary = build(run, client, no_progress)
     except (RunError, RunStopped, StoreError, OSError) as error:
@@ -288,18 +304,23 @@ def run_here(options: Options, on_progress: OnProgress = no_progress, *, verbose
         url = get_current_settings().api.url
         child = None if server.usable(url) else stack.enter_context(server.throwaway())
         run, client = stack.enter_context(opened(options))
-        ours = {"PREFECT_API_AUTH_STRING": child.secret} if child else {}
-        stack.enter_context(_prefect_at(_ready(child) if child else str(url), **ours))
+        with _one_line():
+            api_url = child.when_ready() if child else str(url)
+        stack.enter_context(_prefect_at(api_url, child.secret if child else None))
+        if child:
+            stack.enter_context(child.started_again(partial(print, file=sys.stderr, flush=True)))
         if not verbose:
-            stack.enter_context(off_the_terminal("prefect"))
-        here = _Here(run, client, on_progress)
+            stack.enter_context(off_the_terminal("prefect", silent="prefect._internal.concurrency"))
+        here = _Here(run, client, on_progress, child)
         stack.callback(_HERE.reset, _HERE.set(here))
         stack.enter_context(temporary_settings({"flows.heartbeat_frequency": None}))  # it costs 1 s at the end
         parameters = {option.name: getattr(options, option.name) for option in fields(options)}
         try:
             state = preprocess_ucf101(**parameters, return_state=True)
         except (RuntimeError, httpx.HTTPError) as error:  # Prefect's own: what goes wrong in the flow is in its state
-            raise RunError(f"{_why_unrecorded(error)}; correct or unset PREFECT_API_URL {shown(str(url))!r}") from None
+            ours = "it is the run's own; what is done is kept, start the same command again"
+            remedy = ours if child else f"correct or unset PREFECT_API_URL {shown(str(url))!r}"
+            raise RunError(f"{_why_unrecorded(error)}; {remedy}") from None
         if here.summary is not None and state.is_completed():
             return here.summary
         problem = state.message or f"the run ended as {state.name}"
@@ -313,9 +334,14 @@ def _why_unrecorded(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _prefect_at(url: str, **settings: str | None) -> Iterator[None]:
-    """Prefect's settings, in every thread and child process, with a server's address; sent off at exit."""
+def _prefect_at(url: str, secret: str | None = None, **settings: str | None) -> Iterator[None]:
+    """Prefect's settings, in every thread and child process, with a server's address; sent off at exit.
+
+    The password is ``secret``, or what a server of this user's at the address has left for us, or the user's own.
+    """
     ours = {"PREFECT_API_URL": url, "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    if secret or (secret := server.secret_of(url, get_current_settings().home)):
+        ours |= {"PREFECT_API_AUTH_STRING": secret, "PREFECT_CLIENT_CSRF_SUPPORT_ENABLED": "true"}
     with environment(**ours, **proxies.around_loopback(), **settings):
         refresh_global_settings_context()
         try:
@@ -326,27 +352,28 @@ def _prefect_at(url: str, **settings: str | None) -> Iterator[None]:
     refresh_global_settings_context()
 
 
-def _ready(child: server.Server) -> str:
+@contextlib.contextmanager
+def _one_line() -> Iterator[None]:
     try:
-        return child.when_ready()
+        yield
     except server.ServerError as error:
         raise RunError(str(error)) from None
 
 
-def _lasting(stack: contextlib.ExitStack, port: int) -> str:
+def _have_server(stack: contextlib.ExitStack, port: int) -> str:
+    """The address of the lasting server at a port, which is started if there is none."""
     settings = get_current_settings()
-    default = f"sqlite+aiosqlite:///{settings.home}/prefect.db"
-    database = settings.server.database.connection_url
-    own = database is None or database.get_secret_value() == default
-    try:
-        return stack.enter_context(server.lasting(port, settings.home, own_database=own)).api_url
-    except server.ServerError as error:
-        raise RunError(str(error)) from None
+    database, auth = settings.server.database.connection_url, settings.server.api.auth_string
+    own = database is None or database.get_secret_value() == f"sqlite+aiosqlite:///{settings.home}/prefect.db"
+    secret = auth.get_secret_value() if auth else None
+    with _one_line():
+        return stack.enter_context(server.lasting(port, settings.home, own_database=own, secret=secret))
 
 
-def serve(say: Callable[[str], None] = print) -> None:
+def serve(say: Callable[[str], None] = print, allow: Sequence[str] = ()) -> None:
     """Serve the deployment until SIGINT or SIGTERM, with a Prefect server on loopback if none answers.
 
+    Runs may open local paths and the addresses in ``allow``: object stores, and schedulers of Dask clusters.
     ``RunError`` if the server cannot be started. The server is a child of this process and ends with it.
     """
     url = get_current_settings().api.url or server.DEFAULT_URL
@@ -355,14 +382,15 @@ def serve(say: Callable[[str], None] = print) -> None:
         _check_limits()
         if not server.usable(url):
             say(f"starting a Prefect server at {shown(url)}; its first start on a machine takes some 15 s")
-            url = _lasting(stack, server.port_of(url))
+            url = _have_server(stack, server.port_of(url))
         polling = os.environ.get("PREFECT_RUNNER_POLL_FREQUENCY", "2")
-        home = str(get_current_settings().home.absolute())
-        ours = {"PREFECT_RUNNER_POLL_FREQUENCY": polling, "PREFECT_HOME": home, FOLDER: os.getcwd()} | SAFE_PATH
-        stack.enter_context(_prefect_at(url, **ours))
+        home = get_current_settings().home.absolute()
+        allowed = " ".join([*os.environ.get(ALLOWED, "").split(), *allow])
+        ours = {"PREFECT_RUNNER_POLL_FREQUENCY": polling, "PREFECT_HOME": str(home)}
+        stack.enter_context(_prefect_at(url, **ours, **SAFE_PATH, **{FOLDER: os.getcwd(), ALLOWED: allowed}))
         logging.getLogger("prefect").setLevel(logging.WARNING)
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # what SIGTERM interrupts in it
-        say(server.how_to_start_runs(DEPLOYMENT, url))
+        say(server.how_to_start_runs(DEPLOYMENT, url, server.page_of(url, home)))
         # Prefect imports the flow with the current folder first on the path: an empty one, which the flow leaves
         stack.enter_context(contextlib.chdir(stack.enter_context(tempfile.TemporaryDirectory(prefix="mocrop-serve-"))))
         warnings.filterwarnings("ignore", "coroutine 'Runner.astop'", RuntimeWarning)  # its SIGTERM handler's

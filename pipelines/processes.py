@@ -81,15 +81,21 @@ def stderr_held_back() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def off_the_terminal(name: str) -> Iterator[None]:
-    """Give a logger's lines to its own and its children's handlers only, not to the root's, which print."""
-    logger = logging.getLogger(name)
-    before = logger.propagate
-    logger.propagate = False
+def off_the_terminal(name: str, *, silent: str) -> Iterator[None]:
+    """Give a logger's lines to its own and its children's handlers only, and those of ``silent`` to nobody.
+
+    Not to the root's handlers, nor to those that logging has in reserve, which print. What handlers cannot deliver
+    is not told either.
+    """
+    logger, other, nobody = logging.getLogger(name), logging.getLogger(silent), logging.NullHandler()
+    before = logger.propagate, other.disabled, logging.raiseExceptions
+    logger.addHandler(nobody)
+    logger.propagate, other.disabled, logging.raiseExceptions = False, True, False
     try:
         yield
     finally:
-        logger.propagate = before
+        logger.removeHandler(nobody)
+        logger.propagate, other.disabled, logging.raiseExceptions = before
 
 
 @contextlib.contextmanager

@@ -6,25 +6,21 @@ one (`mocrop serve`) has the user's settings and a database of its own in Prefec
 
 from __future__ import annotations
 
-import atexit
 import contextlib
+import errno
 import fcntl
-import gc
 import json
 import os
-import runpy
-import secrets
-import shutil
-import signal
 import socket
 import sqlite3
 import subprocess
+import sys
 import tempfile
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.client import HTTPException
 from importlib.metadata import version
@@ -36,10 +32,21 @@ from data_specs.locations import shown
 from pipelines import proxies
 from pipelines.parts import beside
 from pipelines.processes import SAFE_PATH, own_python
+from pipelines.server_secret import (
+    SECRET_FILE,
+    enable_hook,
+    keep_secret,
+    login_link,
+    new_secret,
+    read_secret,
+    secret_path,
+    seen_by_the_user_alone,
+)
 
 LOOPBACK = "127.0.0.1"
 START_SECONDS = 120.0  # a fresh home runs Prefect's migrations first: 12 s on two cores
 END_SECONDS = 10.0
+RESTARTS = 3
 
 DEFAULT_URL = f"http://{LOOPBACK}:4200/api"
 
@@ -57,12 +64,11 @@ _SHORT_LIVED = {  # what is only of use while no run is going on
     "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",
     "PREFECT_SERVER_UI_ENABLED": "false",
 }
-_REMOVE = "_MOCROP_REMOVE"  # a folder that the child removes at its end, also where we were killed
 
 
 _SERVING = """serving {deployment}; the page is {page}; stop with Ctrl-C
 In another terminal (relative paths are taken from {folder}):
-    export PREFECT_API_URL={url}    # not needed inside the repository
+    export PREFECT_API_URL={url} PREFECT_PLUGINS_ENABLED=true    # not needed inside the repository
     prefect deployment run {deployment} -p source=UCF-101 -p store=ucf101.zarr --watch
 """
 
@@ -117,25 +123,42 @@ def held_port() -> Iterator[int]:
         yield int(holder.getsockname()[1])
 
 
-def how_to_start_runs(deployment: str, api_url: str) -> str:
-    """What `mocrop serve` says once it serves a deployment, with the server's address but no password in it."""
-    url = shown(api_url)
-    return _SERVING.format(deployment=deployment, url=url, page=url.removesuffix("/api"), folder=Path.cwd())
+def how_to_start_runs(deployment: str, api_url: str, page: str) -> str:
+    """What `mocrop serve` says once it serves a deployment; ``api_url`` is shown without a password in it."""
+    return _SERVING.format(deployment=deployment, url=shown(api_url), page=page, folder=Path.cwd())
 
 
-@dataclass(frozen=True, slots=True)
+def secret_of(api_url: str, home: Path) -> str | None:
+    """The password that ``SECRET_FILE`` names, or that of a server which this user has started with `mocrop serve`."""
+    if file := os.environ.get(SECRET_FILE):
+        return Path(file).read_text(encoding="utf-8").strip()
+    return read_secret(secret_path(home, port_of(api_url))) if on_loopback(api_url) else None
+
+
+def page_of(api_url: str, home: Path) -> str:
+    """The address of a server's page, as to be shown: with its password where only the user sees it."""
+    page = shown(api_url).removesuffix("/api")
+    path = secret_path(home, port_of(api_url))
+    secret = secret_of(api_url, home) if on_loopback(api_url) else None
+    if secret is None:
+        return page
+    return login_link(page, secret) if seen_by_the_user_alone() else f"{page} (its password is in {path})"
+
+
+@dataclass(slots=True)
 class Server:
     """A server that was started here: its API's address, its database, its process, and what it has written so far.
 
-    ``secret`` is what its API asks for ("user:password"), if anything; ``template`` where its new database is to be
-    copied to, so that the next server need not make one (4 s).
+    ``secret`` is what its API asks for ("user:password"); ``template`` where its new database is to be copied to, so
+    that the next server need not make one (4 s).
     """
 
     api_url: str
+    secret: str
     database: Path
-    process: subprocess.Popen[bytes]
     output: IO[bytes]
-    secret: str | None = None
+    start: Callable[[], subprocess.Popen[bytes]]
+    process: subprocess.Popen[bytes]
     template: Path | None = None
 
     def when_ready(self) -> str:
@@ -154,10 +177,50 @@ class Server:
                     _copy(self.database, part)
         return self.api_url
 
+    @contextlib.contextmanager
+    def started_again(self, say: Callable[[str], None]) -> Iterator[None]:
+        """Start the server again, with its records, whenever it ends (killed from outside, or out of memory).
+
+        After ``RESTARTS`` times, this process ends at once, as if it were killed: without its server, Prefect would
+        stand still for minutes first.
+        """
+        over = threading.Event()
+        watcher = threading.Thread(target=self._watch, args=(over, say), daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            over.set()
+            watcher.join()
+
+    def _watch(self, over: threading.Event, say: Callable[[str], None]) -> None:
+        for restart in range(RESTARTS + 1):
+            while self.process.poll() is None:
+                if over.wait(0.1):
+                    return
+            ended = f"the run's own Prefect server ended (status {self.process.returncode})"
+            if restart < RESTARTS:
+                say(f"{ended}; it is started again, and the run goes on")
+                self.process = self.start()
+        say(f"{ended} once too often; what is done is kept, start the same command again")
+        sys.stderr.flush()
+        os._exit(1)
+
+    def stop(self) -> None:
+        """End the process, if it still runs."""
+        self.process.terminate()
+        try:
+            self.process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+
     def _why(self) -> str:
         self.output.seek(0)
         said = self.output.read().decode(errors="replace")
-        if f"Port {port_of(self.api_url)} is already in use" in said:
+        if f"{LOOPBACK}:{port_of(self.api_url)}: {os.strerror(errno.EADDRINUSE)}" in said:
             other = f"PREFECT_API_URL=http://{LOOPBACK}:{free_port()}/api"
             return f"another program uses port {port_of(self.api_url)}; give the server another one with {other}"
         if "Can't locate revision" in said:
@@ -177,11 +240,11 @@ def throwaway() -> Iterator[Server]:
     with tempfile.TemporaryDirectory(prefix="mocrop-prefect-") as folder:
         home = Path(folder)
         database = home / "prefect.db"
-        secret = f"mocrop:{secrets.token_urlsafe(32)}"
         kept = {name: os.environ[name] for name in os.environ if not name.startswith(("PREFECT_", "PYTHONWARNINGS"))}
-        ours = {"PREFECT_HOME": folder, "PREFECT_SERVER_API_AUTH_STRING": secret} | _SHORT_LIVED
         template = None if _copied(_template(), database) else _template()
-        with held_port() as port, _child(port, kept | ours, database, home, secret, template) as server:
+        ours = kept | {"PREFECT_HOME": folder} | _SHORT_LIVED
+        with held_port() as port, _child(port, new_secret(), database, ours, "--throw-away") as server:
+            server.template = template
             yield server
 
 
@@ -191,22 +254,28 @@ def database_of(home: Path, port: int) -> Path:
 
 
 @contextlib.contextmanager
-def lasting(port: int, home: Path, *, own_database: bool = True) -> Iterator[Server]:
-    """Start the server of `mocrop serve`, with page and all services, and wait for it; ended at exit.
+def lasting(port: int, home: Path, *, own_database: bool = True, secret: str | None = None) -> Iterator[str]:
+    """Have the server of `mocrop serve` at a port, with page and all services; ended at exit if it was started here.
 
     Its database is ``database_of(home, port)``, unless the user's settings name one (``own_database`` false). No two
-    servers make or migrate it at the same time. ``ServerError`` if it cannot be started.
+    servers make or migrate it at the same time. Its password is new, unless the user's settings have one, and kept
+    where Prefect's commands find it. ``ServerError`` if it cannot be started.
     """
     database = database_of(home.absolute(), port)
     environment = dict(os.environ)
     if own_database:
         environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = f"sqlite+aiosqlite:///{database}"
         environment.pop("PREFECT_API_DATABASE_CONNECTION_URL", None)
+    secret = secret or new_secret()
+    api_url = f"http://{LOOPBACK}:{port}/api"
     with contextlib.ExitStack() as stack:
         with _locked(database.with_suffix(".lock")):
-            server = stack.enter_context(_child(port, environment, database))
-            server.when_ready()
-        yield server
+            if not answers(api_url):
+                server = stack.enter_context(_child(port, secret, database, environment))
+                server.when_ready()
+                stack.enter_context(keep_secret(secret_path(home, port), secret))
+                enable_hook(home)
+        yield api_url
 
 
 def _template() -> Path:
@@ -252,60 +321,34 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _child(
-    port: int,
-    environment: dict[str, str],
-    database: Path,
-    folder: Path | None = None,
-    secret: str | None = None,
-    template: Path | None = None,
-) -> Iterator[Server]:
-    """A server's process; ``folder`` is its current one, and removed at its end.
+def _child(port: int, secret: str, database: Path, environment: dict[str, str], *flags: str) -> Iterator[Server]:
+    """A server's process, with the folder of its database as its current one.
 
     It is in a session of its own, so that Ctrl-C reaches only us, and ends when its standard input closes: the
-    system sees to that even where we are killed.
+    system sees to that even where we are killed. Web pages other than its own cannot use it.
     """
-    words = ["-m", "pipelines.server", "server", "start", "--host", LOOPBACK, "--port", f"{port}"]
+    address = f"http://{LOOPBACK}:{port}"
+    guarded = {
+        "PREFECT_SERVER_API_AUTH_STRING": secret,
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"{address},http://localhost:{port}",
+        "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
+        "PREFECT_SERVER_UI_API_URL": f"{address}/api",
+    }
     with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(
-            own_python(*words),
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            cwd=folder,
-            env=environment | _QUIET | SAFE_PATH | ({_REMOVE: str(folder)} if folder else {}),
-            start_new_session=True,
-        )
+
+        def start() -> subprocess.Popen[bytes]:
+            return subprocess.Popen(
+                own_python("-m", "pipelines.server_process", LOOPBACK, f"{port}", "--child", *flags),
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=database.parent if flags else None,
+                env=environment | guarded | _QUIET | SAFE_PATH,
+                start_new_session=True,
+            )
+
+        server = Server(f"{address}/api", secret, database, output, start, start())
         try:
-            yield Server(f"http://{LOOPBACK}:{port}/api", database, process, output, secret, template)
+            yield server
         finally:
-            process.terminate()
-            try:
-                process.wait(END_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            if process.stdin is not None:
-                process.stdin.close()
-
-
-def _remove_folder() -> None:
-    if folder := os.environ.get(_REMOVE):
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _end_with_parent() -> None:
-    """Wait until the parent is gone (our standard input closes), then end this process."""
-    while os.read(0, 1024):  # not sys.stdin, whose lock this thread would hold at the end
-        pass
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(END_SECONDS)
-    _remove_folder()
-    os._exit(1)
-
-
-if __name__ == "__main__":  # the child: Prefect's own command line, and a thread that watches for the parent
-    atexit.register(_remove_folder)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    gc.set_threshold(100_000, 20, 20)  # while it imports, collections cost a quarter of the time and find nothing
-    runpy.run_module("prefect", run_name="__main__", alter_sys=True)
+            server.stop()

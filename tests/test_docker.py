@@ -125,9 +125,18 @@ def test_no_secret_is_in_the_file_or_would_get_into_git_or_an_image() -> None:
             secret = re.search("PASSWORD|SECRET|TOKEN|KEY", variable)
             assert not secret or value.startswith("/run/secrets/"), (name, variable)
     assert not re.search(r"://[^/\s]*:[^/\s]*@", FILE.read_text() + (DOCKER / "example.env").read_text())
-    (secret_file,) = [entry["file"] for entry in read_compose()["secrets"].values()]
-    assert secret_file == "./secrets/postgres_password"
+    files = {entry["file"] for entry in read_compose()["secrets"].values()}
+    assert files == {"./secrets/postgres_password", "./secrets/prefect_password"}
     assert {"/docker/secrets/", "/docker/.env"} <= set((REPOSITORY / ".gitignore").read_text().splitlines())
+
+
+def test_web_pages_cannot_use_the_prefect_server() -> None:
+    settings = SERVICES["prefect"]["environment"]
+    assert settings["MOCROP_PREFECT_SECRET"] == SERVICES["serve"]["environment"]["MOCROP_PREFECT_SECRET"]
+    assert settings["PREFECT_SERVER_CSRF_PROTECTION_ENABLED"] == "true"
+    (port,) = SERVICES["prefect"]["ports"]
+    own = {f"http://{host}:{port.split(':')[1]}" for host in ("127.0.0.1", "localhost")}
+    assert set(settings["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"].split(",")) == own
 
 
 def test_every_service_is_pinned_checked_and_without_rights_it_does_not_need() -> None:
@@ -177,13 +186,15 @@ def test_the_health_check_fails_where_nothing_answers() -> None:
 def test_who_follows_the_head_of_the_compose_file_runs_services_that_can_read_the_password(tmp_path: Path) -> None:
     head = [line[6:] for line in FILE.read_text().splitlines() if line.startswith("#     ")]
     first = next(i for i, line in enumerate(head) if line.startswith("docker compose"))
-    assert first == 2
+    assert first == 3
     (tmp_path / "docker").mkdir()
     subprocess.run(["sh", "-euc", "\n".join(head[:first])], cwd=tmp_path, check=True, timeout=600)
-    password = tmp_path / "docker" / "secrets" / "postgres_password"
-    assert len(password.read_text().strip()) == 48
-    owner = password.stat()
-    assert owner.st_mode & 0o777 == 0o600
+    passwords = [tmp_path / "docker" / "secrets" / f"{name}_password" for name in ("postgres", "prefect")]
+    assert len({password.read_text() for password in passwords}) == 2
+    for password in passwords:
+        assert len(password.read_text().strip()) == 48
+        owner = password.stat()
+        assert owner.st_mode & 0o777 == 0o600
     written = dict(line.split("=") for line in (tmp_path / "docker" / ".env").read_text().splitlines())
     services = read_compose(written)["services"]
     assert services["prefect"]["user"] == f"{owner.st_uid}:{owner.st_gid}"

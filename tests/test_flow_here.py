@@ -10,9 +10,11 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pipelines import outcome, server
@@ -20,7 +22,7 @@ from pipelines.bare_name import DEPLOYMENT
 from pipelines.progress import Summary
 from pipelines.server import held_port
 from tests.environments import proxied, recording_proxy
-from tests.saboteurs import wait_until
+from tests.saboteurs import descendants, wait_until
 
 RUN = """
 import os, sys
@@ -117,6 +119,43 @@ def test_a_run_needs_no_server_leaves_none_and_goes_on_after_being_stopped(
     assert re.fullmatch(r"transcode \d+ 12 False", lines[1])
     assert [f"{stage} 12 12 True" in lines for stage in ("motion", "boxes", "clips")] == [True] * 3
     assert lines[-1] == "12 done"
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("times", [1, server.RESTARTS + 1])
+def test_a_run_whose_server_is_killed_goes_on_or_ends_at_once_and_nothing_is_lost(
+    environment: dict[str, str], synth_data: Path, tmp_path: Path, times: int
+) -> None:
+    command = [sys.executable, "-c", RUN, str(synth_data / "UCF-101"), "a.zarr"]
+    child = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline().startswith("http://127.0.0.1:"), "the first stage has begun"
+    killed = 0
+    while killed < times:
+        assert child.poll() is None
+        for process in descendants(child.pid, "pipelines.server_process"):
+            process.kill()
+            killed += 1
+            assert wait_until(lambda gone=process: not gone.is_running() or gone.status() == psutil.STATUS_ZOMBIE, 60)
+    end = time.monotonic()
+    out, err = child.communicate(timeout=600)
+    lines = [line for line in err.splitlines() if "resource_tracker" not in line and "warnings.warn(" not in line]
+    again = "the run's own Prefect server ended (status -9); it is started again, and the run goes on"
+    if times == 1:
+        assert (child.returncode, lines) == (0, [again]), err
+        assert out.splitlines()[-1] == "12 done"
+    else:
+        assert time.monotonic() - end < 60, "it stood still"
+        assert child.returncode == 1
+        assert lines == [again] * server.RESTARTS + [
+            "the run's own Prefect server ended (status -9) once too often; what is done is kept, "
+            "start the same command again"
+        ]
+        found = run(environment, tmp_path, synth_data / "UCF-101", "a.zarr")
+        assert found.returncode == 0, found.stderr
+        assert found.stdout.splitlines()[-1] == "12 done"
 
 
 def test_a_wrong_call_is_refused_in_one_line_before_any_server_is_up(

@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import io
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from PIL import Image
+from selenium.common.exceptions import WebDriverException
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
 
 from pipelines import server
 from pipelines.bare_name import DEPLOYMENT, FLOW
 from pipelines.flow import preprocess_ucf101
 from pipelines.preprocess import Options, open_run
 from pipelines.server import held_port
+from pipelines.server_secret import secret_path
 from pipelines.stages import DOES
+from tests.browser import Browser, open_chromium, website
 from tests.environments import proxied, recording_proxy, write_hostile_modules
-from tests.listening import is_loopback, listening
+from tests.listening import is_loopback, listening, tree
 from tests.saboteurs import wait_until
 
 REPOSITORY = Path(__file__).parents[1]
@@ -47,15 +56,27 @@ class Served:
             [*PREFECT, *words], cwd=folder, env=self.environment, text=True, capture_output=True, timeout=600
         )
 
-    def read(self, kind: str, **filters: Any) -> list[dict[str, Any]]:
-        """Records of the server, newest first."""
+    @property
+    def secret(self) -> str:
+        """The password that the server has left for its user."""
+        port = server.port_of(self.environment["PREFECT_API_URL"])
+        return secret_path(Path(self.environment["PREFECT_HOME"]), port).read_text()
+
+    def ask(self, path: str, body: Any = None, **headers: str) -> Any:
+        """What the API answers to somebody who has the password."""
         request = urllib.request.Request(
-            f"{self.environment['PREFECT_API_URL']}/{kind}/filter",
-            json.dumps(filters).encode(),
-            {"Content-Type": "application/json"},
+            f"{self.environment['PREFECT_API_URL']}/{path}",
+            None if body is None else json.dumps(body).encode(),
+            {"Authorization": f"Basic {base64.b64encode(self.secret.encode()).decode()}", **headers},
         )
         with urllib.request.urlopen(request, timeout=60) as response:
-            found: list[dict[str, Any]] = json.load(response)
+            return json.load(response)
+
+    def read(self, kind: str, **filters: Any) -> list[dict[str, Any]]:
+        """Records of the server, newest first."""
+        token = self.ask("csrf-token?client=tests")["token"]
+        known = {"Prefect-Csrf-Client": "tests", "Prefect-Csrf-Token": token}
+        found = self.ask(f"{kind}/filter", filters, **known, **{"Content-Type": "application/json"})
         return sorted(found, key=lambda record: record["created"], reverse=True)
 
 
@@ -73,6 +94,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     home = tmp_path_factory.mktemp("prefect")
     executed = write_hostile_modules(home / "here")
     output = home / "serve.log"
+    output.touch(0o600)
     with recording_proxy() as (address, asked), output.open("wb") as log, held_port() as port:
         environment = {
             **os.environ,
@@ -94,6 +116,12 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     assert asked == []
     assert not executed.exists(), executed.read_text()
     assert not server.answers(environment["PREFECT_API_URL"]), "the server outlived the process that started it"
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with open_chromium(tmp_path_factory.mktemp("chromium")) as browser:
+        yield browser
 
 
 def run_arguments(source: Path, store: Path, **more: Any) -> list[str]:
@@ -135,10 +163,67 @@ def test_a_run_started_from_a_second_process_completes_and_leaves_its_artifacts(
     assert Image.open(io.BytesIO(base64.b64decode(picture))).width > 400, "two clips side by side"
 
 
-def test_the_bare_name_is_refused_as_ever_where_the_hook_is_off(served: Served, tmp_path: Path) -> None:
-    found = served.prefect("deployment", "run", FLOW, folder=tmp_path)
+def test_where_the_hook_is_off_the_bare_name_and_clients_without_the_password_are_refused(
+    served: Served, tmp_path: Path
+) -> None:
+    off = replace(served, environment=served.environment | {"PREFECT_PLUGINS_ENABLED": "false"})
+    found = off.prefect("deployment", "run", FLOW, folder=tmp_path)
     assert found.returncode == 1
     assert "Invalid deployment name" in found.stdout + found.stderr
+    found = off.prefect("deployment", "ls", folder=tmp_path)
+    assert found.returncode == 1
+    assert "401" in found.stdout + found.stderr
+
+
+def test_the_password_is_new_and_for_its_user_alone_and_nothing_else_shows_it(served: Served) -> None:
+    home = Path(served.environment["PREFECT_HOME"])
+    port = server.port_of(served.environment["PREFECT_API_URL"])
+    assert re.fullmatch(r"mocrop:[\w-]{43}", served.secret)
+    assert secret_path(home, port).stat().st_mode & 0o777 == 0o600
+    processes = [Path(f"/proc/{process}/cmdline") for process in tree(served.process.pid)]
+    assert len(processes) > 1
+    assert not any(served.secret.encode() in process.read_bytes() for process in processes)
+
+
+def test_the_page_works_in_a_browser_from_the_printed_link(served: Served, chromium: Browser) -> None:
+    (link,) = re.findall(r"the page is (http\S+);", served.output.read_text())
+    assert link.endswith(f"#{quote(served.secret)}")
+    chromium.get(link)
+    page = WebDriverWait(chromium, 120, poll_frequency=0.2, ignored_exceptions=[WebDriverException])
+    page.until(lambda browser: "login" not in browser.current_url)
+    chromium.get(f"{link.partition('/login')[0]}/deployments")
+    page.until(lambda browser: FLOW in browser.find_element(By.TAG_NAME, "body").text)
+    assert served.secret not in chromium.current_url
+    chromium.execute_script("localStorage.clear()")
+    chromium.get(f"{link.partition('/login')[0]}/deployments")
+    page.until(lambda browser: "/login" in browser.current_url)
+
+
+def test_a_page_of_another_origin_gets_nothing_done_and_reads_nothing(
+    served: Served, chromium: Browser, tmp_path: Path
+) -> None:
+    kinds = ("variables", "flows", "work_pools", "deployments", "flow_runs")
+    before = {kind: len(served.read(kind)) for kind in kinds}
+    shutil.copy(Path(__file__).with_name("hostile_page.html"), tmp_path / "page.html")
+    with website(tmp_path) as port:
+        for host in ("localhost", "127.0.0.1"):
+            chromium.get(f"http://{host}:{port}/page.html#{served.environment['PREFECT_API_URL']}")
+            WebDriverWait(chromium, 120).until(lambda browser: browser.title.startswith("{"))
+            found = json.loads(chromium.title)
+            assert len(found) == 26
+            assert {what for name, what in found.items() if "socket" in name} == {"closed"}
+            assert {what for name, what in found.items() if name.endswith("unread")} == {"opaque"}
+            rest = {name: what for name, what in found.items() if "socket" not in name and not name.endswith("unread")}
+            assert set(rest.values()) == {"blocked"}, rest
+    assert {kind: len(served.read(kind)) for kind in kinds} == before
+
+
+@pytest.mark.parametrize("host", ["rebound.example", "rebound.example:4200", "127.0.0.1.rebound.example", ""])
+@pytest.mark.parametrize("path", ["/", "/api/health", "/api/admin/version", "/login-link"])
+def test_a_request_to_a_host_that_is_not_loopback_is_refused(served: Served, host: str, path: str) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port_of(served.environment["PREFECT_API_URL"]))
+    connection.request("GET", path, headers={"Host": host})
+    assert connection.getresponse().status == 400
 
 
 def test_a_run_by_the_bare_name_with_too_many_quarantined_clips_fails_and_says_why(
@@ -189,6 +274,19 @@ def test_a_wrong_source_ends_a_served_run_with_the_one_line(served: Served, tmp_
     assert "nowhere" in message
     assert "\n" not in message
     assert not (tmp_path / "none.zarr").exists()
+
+
+def test_a_caller_cannot_have_the_server_open_an_address_of_its_choice(
+    served: Served, synth_data: Path, tmp_path: Path
+) -> None:
+    with recording_proxy() as (address, asked):
+        words = run_arguments(synth_data / "UCF-101", tmp_path / "a.zarr", dask_address=f"tcp://{address}")
+        found = served.prefect("deployment", "run", DEPLOYMENT, "--watch", *words, folder=tmp_path)
+        assert found.returncode == 1
+        assert asked == []
+    message = served.read("flow_runs")[0]["state"]["message"]
+    assert message.startswith(f"dask_address 'tcp://{address}': this server opens no such address; ")
+    assert not (tmp_path / "a.zarr").exists()
 
 
 def test_the_page_draws_the_form_from_the_recipe_and_the_docstring(served: Served) -> None:

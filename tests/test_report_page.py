@@ -12,8 +12,8 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import zarr
-from selenium import webdriver
 from selenium.common.exceptions import StaleElementReferenceException
+from selenium.webdriver import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
@@ -22,36 +22,17 @@ from data_specs.stored import open_store
 from pipelines.ffmpeg import write_video
 from pipelines.preprocess import Options
 from pipelines.report import render, write_report
-from tests.system_packages import needed
+from tests.browser import Browser, open_chromium
 from tests.test_report_file import document_of, report_of, stopped_after
 
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-dev-shm-usage",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 DETAILED = ["ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01", "Basketball/v_Basketball_g01_c01"]
 WIDE, NARROW = (1280, 900), (390, 844)
-Browser = webdriver.Chrome
 
 
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    needed("chromium", "chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = "/usr/bin/chromium"
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService("/usr/bin/chromedriver"))
-    yield driver
-    driver.quit()
+    with open_chromium(tmp_path_factory.mktemp("chromium")) as browser:
+        yield browser
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +83,7 @@ def names(chromium: Browser) -> list[str]:
 
 def press(chromium: Browser, *keys: str) -> None:
     for key in keys:
-        webdriver.ActionChains(chromium).send_keys(key).perform()
+        ActionChains(chromium).send_keys(key).perform()
 
 
 @pytest.mark.parametrize("size", [WIDE, NARROW])

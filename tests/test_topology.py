@@ -16,11 +16,13 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -183,13 +185,14 @@ def start_postgres(topology: Topology, folder: Path, password: Path) -> None:
 @pytest.fixture
 def topology(tmp_path: Path, database_folder: Path) -> Iterator[Topology]:
     services = read_compose()["services"]
-    secret = tmp_path / "postgres_password"
-    secret.write_text(secrets.token_hex(24) + "/@: %")
+    passwords = {name: tmp_path / f"{name}_password" for name in ("postgres", "prefect")}
+    for password in passwords.values():
+        password.write_text(secrets.token_hex(24) + "/@: %")
     held = contextlib.ExitStack()
     ports = [str(held.enter_context(held_port())) for _ in range(5)]
     database, api, dask, page, worker = ports
     places = {
-        "/run/secrets/postgres_password": str(secret),
+        **{f"/run/secrets/{name}_password": str(password) for name, password in passwords.items()},
         "/opt/mocrop/health.py": str(DOCKER / "health.py"),
         "/tmp/": f"{tmp_path}/",
         "0.0.0.0:8787": f"{LOOPBACK}:{page}",
@@ -260,5 +263,10 @@ def test_the_composed_services_make_the_same_store_as_one_process(
     assert [name for name in composed.keys() | alone.keys() if composed.get(name) != alone.get(name)] == []
 
     api = topology.environment("serve")["PREFECT_API_URL"]
+    for host, status in (("evil.example", 400), (urlsplit(api).netloc, 401)):
+        request = urllib.request.Request(f"{api}/admin/version", headers={"Host": host})
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(request, timeout=60)
+        assert refused.value.code == status
     with urllib.request.urlopen(api.removesuffix("/api"), timeout=60) as page:
         assert b"<html" in page.read().lower(), "the image's folder for Prefect's page cannot be used"
