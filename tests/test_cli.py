@@ -152,6 +152,7 @@ def test_a_new_view_is_announced_with_what_it_takes(data: Path, tmp_path: Path, 
     assert sorted(tmp_path.glob("s.zarr.work/h264/Archery/*.mp4")) == made
 
 
+@pytest.mark.soak
 def test_too_many_quarantined_clips_end_a_run_with_status_1(
     data: Path, tmp_path: Path, prefect_server: dict[str, str]
 ) -> None:

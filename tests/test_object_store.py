@@ -291,7 +291,7 @@ def test_requests_that_fail_now_and_then_are_sent_again(
     assert contents(s3, options.store) == local
 
 
-@pytest.mark.parametrize("kind", ["error", "reset"])
+@pytest.mark.parametrize("kind", [pytest.param("error", marks=pytest.mark.soak), "reset"])
 def test_a_run_whose_object_store_fails_for_good_ends_in_one_line_and_is_completed_later(
     s3: str, options: Options, local: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, kind: Fault
 ) -> None:
@@ -315,6 +315,7 @@ def test_a_run_whose_object_store_fails_for_good_ends_in_one_line_and_is_complet
     assert contents(s3, options.store) == local
 
 
+@pytest.mark.soak
 def test_the_command_ends_in_one_line_when_its_object_store_fails_for_good_in_mid_run(
     s3: str, options: Options, prefect_server: dict[str, str]
 ) -> None:
@@ -498,6 +499,7 @@ def test_of_many_exchanges_of_the_same_object_one_succeeds(options: Options) -> 
         expected = group_document(values[won.index(True)])
 
 
+@pytest.mark.soak
 def test_a_recipe_may_not_differ_on_s3_either(s3: str, options: Options) -> None:
     assert isinstance(options.recipe, Recipe)
     run_stages(replace(options, limit=1))

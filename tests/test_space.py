@@ -135,6 +135,7 @@ until mount -o remount,ro {DISK}; do kill -0 $first; sleep 0.01; done
 """  # the kernel refuses while a file is being written
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("trouble", "given"),
     [

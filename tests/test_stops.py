@@ -45,6 +45,7 @@ def expected(ucf_clips: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return contents(folder / "s.zarr")
 
 
+@pytest.mark.soak
 def test_a_run_begun_goes_on_once_there_is_a_usable_ffmpeg_again(
     options: Options, expected: dict[str, bytes], tmp_path: Path, prefect_server: dict[str, str]
 ) -> None:
@@ -86,7 +87,10 @@ def test_an_ffmpeg_that_goes_away_stops_the_run(
 
 
 @pytest.mark.parametrize("emptied", [False, True])
-@pytest.mark.parametrize("stage", ["transcode", "motion", "clips"])
+@pytest.mark.parametrize(
+    "stage",
+    ["transcode", pytest.param("motion", marks=pytest.mark.soak), pytest.param("clips", marks=pytest.mark.soak)],
+)
 def test_a_source_folder_that_goes_away_stops_the_run(
     options: Options, expected: dict[str, bytes], tmp_path: Path, stage: str, emptied: bool
 ) -> None:
@@ -121,7 +125,7 @@ def test_a_single_file_that_goes_away_is_quarantined(options: Options) -> None:
     assert summarise(options.store).quarantined == {plans[0].clips[0].id: "transcode: the source file is gone"}
 
 
-@pytest.mark.parametrize("stage", ["motion", "clips"])
+@pytest.mark.parametrize("stage", [pytest.param("motion", marks=pytest.mark.soak), "clips"])
 def test_a_source_file_that_changes_meanwhile_is_done_again_from_its_start(
     options: Options, tmp_path: Path, stage: str
 ) -> None:
