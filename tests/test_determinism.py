@@ -143,6 +143,7 @@ def test_two_dask_workers_reached_by_address_give_the_same_bytes(
     assert contents(Path(options.store)) == expected
 
 
+@pytest.mark.soak
 def test_a_run_whose_last_worker_is_gone_ends_in_one_line_and_goes_on_elsewhere(
     asked: tuple[Options, dict[str, bytes]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -168,6 +168,7 @@ def test_a_wrong_call_is_refused_in_one_line_before_any_server_is_up(
     assert "nowhere" in found.stderr
 
 
+@pytest.mark.soak
 def test_a_server_elsewhere_that_does_not_answer_is_one_line(
     environment: dict[str, str], silent_port: int, synth_data: Path, tmp_path: Path
 ) -> None:

@@ -245,6 +245,7 @@ def test_a_run_by_the_bare_name_with_too_many_quarantined_clips_fails_and_says_w
     assert any("transcode: " in row["detail"] for row in json.loads(table["data"]))
 
 
+@pytest.mark.soak
 def test_a_stage_that_fails_for_good_leaves_the_table_and_the_boxes_of_what_is_there(
     served: Served, synth_data: Path, tmp_path: Path
 ) -> None:

@@ -441,6 +441,7 @@ def test_a_local_work_folder_has_to_be_named(options: Options) -> None:
         run_stages(replace(options, work_dir=None))
 
 
+@pytest.mark.soak
 def test_verify_finds_damage_on_s3_and_the_next_run_mends_it(
     s3: str, options: Options, local: dict[str, bytes]
 ) -> None:
