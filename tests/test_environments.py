@@ -29,7 +29,11 @@ def loopback_server() -> Iterator[str]:
         server.shutdown()
 
 
-def test_loopback_is_reached_directly_whatever_proxies_are_named(loopback_server: str) -> None:
+def test_loopback_is_reached_directly_whatever_proxies_are_named(
+    loopback_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("NO_PROXY", "no_proxy"):  # a command that ran in this process has set them for good
+        monkeypatch.delenv(name, raising=False)
     with recording_proxy() as (address, asked):
         with environment(HTTP_PROXY=f"http://{address}"):
             with pytest.raises(httpx.HTTPError):
