@@ -229,8 +229,9 @@ def test_only_servers_on_this_machine_are_asked_whether_they_answer(silent_port:
     assert server.usable("https://api.prefect.cloud/api/accounts/a/workspaces/b")
 
 
-def test_a_password_in_a_prefect_servers_address_is_not_shown() -> None:
-    said = server.how_to_start_runs(DEPLOYMENT, "http://me:hidden@127.0.0.1:4200/api")
+def test_a_password_in_a_prefect_servers_address_is_not_shown(tmp_path: Path) -> None:
+    url = "http://me:hidden@127.0.0.1:4200/api"
+    said = server.how_to_start_runs(DEPLOYMENT, url, server.page_of(url, tmp_path))
     assert "export PREFECT_API_URL=http://127.0.0.1:4200/api" in said
     assert "hidden" not in said
 
