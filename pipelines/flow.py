@@ -1,4 +1,4 @@
-"""The flow ``preprocess-ucf101``: Prefect keeps the record, Dask (`cluster`) does the work. Only this imports Prefect.
+"""The flow ``preprocess-ucf101``: Prefect keeps the record, Dask does the work. Only this imports Prefect.
 
     stage ── one Prefect task ──▶ its pending shards ── Dask, one single-threaded process a core ──▶ reports
 
@@ -51,20 +51,21 @@ from data_specs.locations import SAFE, without_passwords
 from data_specs.recipes import Recipe
 from data_specs.resources import lack_of_memory, usable_cores
 from data_specs.stored import StoreError, open_store, shown
-from pipelines import outcome, proxies, server
-from pipelines.addresses import ALLOWED, check_addresses
-from pipelines.attempts import attempt, one_line
-from pipelines.bare_name import DEPLOYMENT, FLOW
-from pipelines.clips import ClipReader
-from pipelines.cluster import ATTEMPTS, Client, check_workers, dask_client, map_shards
-from pipelines.contact_sheet import about_sheet, contact_sheet, data_url
-from pipelines.h264 import RunStopped
+from pipelines.errors import RunError, RunStopped
+from pipelines.execution import prefect_server, proxies
+from pipelines.execution.dask_cluster import ATTEMPTS, Client, check_workers, dask_client, map_shards
+from pipelines.execution.deployment_alias import DEPLOYMENT, FLOW
+from pipelines.execution.process_setup import SAFE_PATH, environment, off_the_terminal, sigterm_exits
+from pipelines.execution.worker import attempt, one_line
 from pipelines.internal_errors import internal_error, record
-from pipelines.limits import too_little_for
-from pipelines.preprocess import Options, Run, RunError, open_run
-from pipelines.processes import SAFE_PATH, environment, off_the_terminal, sigterm_exits
-from pipelines.progress import Summary
-from pipelines.stages import DOES, STAGES, ShardReport
+from pipelines.media.limits import too_little_for
+from pipelines.report.clip_reader import ClipReader
+from pipelines.report.contact_sheet import about_sheet, contact_sheet, data_url
+from pipelines.runs import outcome
+from pipelines.runs.addresses import ALLOWED, check_addresses
+from pipelines.runs.run import Options, Run, open_run
+from pipelines.stages.shard_task import DOES, STAGES, ShardReport
+from pipelines.store.records import Summary
 
 Location = Annotated[str, Field(pattern=SAFE)]
 """A path or an address that holds no secret: a server keeps parameters and shows them."""
@@ -218,7 +219,7 @@ class _Here:
     run: Run
     client: Client
     on_progress: OnProgress
-    server: server.Server | None
+    server: prefect_server.Server | None
     summary: Summary | None = None
 
 
@@ -302,7 +303,7 @@ def run_here(options: Options, on_progress: OnProgress = no_progress, *, verbose
         stack.enter_context(sigterm_exits())
         _check_limits(options)  # before a server is started
         url = get_current_settings().api.url
-        child = None if server.usable(url) else stack.enter_context(server.throwaway())
+        child = None if prefect_server.usable(url) else stack.enter_context(prefect_server.throwaway())
         run, client = stack.enter_context(opened(options))
         with _one_line():
             api_url = child.when_ready() if child else str(url)
@@ -340,7 +341,7 @@ def _prefect_at(url: str, secret: str | None = None, **settings: str | None) -> 
     The password is ``secret``, or what a server of this user's at the address has left for us, or the user's own.
     """
     ours = {"PREFECT_API_URL": url, "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-    if secret or (secret := server.secret_of(url, get_current_settings().home)):
+    if secret or (secret := prefect_server.secret_of(url, get_current_settings().home)):
         ours |= {"PREFECT_API_AUTH_STRING": secret, "PREFECT_CLIENT_CSRF_SUPPORT_ENABLED": "true"}
     with environment(**ours, **proxies.around_loopback(), **settings):
         refresh_global_settings_context()
@@ -356,7 +357,7 @@ def _prefect_at(url: str, secret: str | None = None, **settings: str | None) -> 
 def _one_line() -> Iterator[None]:
     try:
         yield
-    except server.ServerError as error:
+    except prefect_server.ServerError as error:
         raise RunError(str(error)) from None
 
 
@@ -367,7 +368,7 @@ def _have_server(stack: contextlib.ExitStack, port: int) -> str:
     own = database is None or database.get_secret_value() == f"sqlite+aiosqlite:///{settings.home}/prefect.db"
     secret = auth.get_secret_value() if auth else None
     with _one_line():
-        return stack.enter_context(server.lasting(port, settings.home, own_database=own, secret=secret))
+        return stack.enter_context(prefect_server.lasting(port, settings.home, own_database=own, secret=secret))
 
 
 def serve(say: Callable[[str], None] = print, allow: Sequence[str] = ()) -> None:
@@ -376,13 +377,13 @@ def serve(say: Callable[[str], None] = print, allow: Sequence[str] = ()) -> None
     Runs may open local paths and the addresses in ``allow``: object stores, and schedulers of Dask clusters.
     ``RunError`` if the server cannot be started. The server is a child of this process and ends with it.
     """
-    url = get_current_settings().api.url or server.DEFAULT_URL
+    url = get_current_settings().api.url or prefect_server.DEFAULT_URL
     with contextlib.ExitStack() as stack:
         stack.enter_context(sigterm_exits())
         _check_limits()
-        if not server.usable(url):
+        if not prefect_server.usable(url):
             say(f"starting a Prefect server at {shown(url)}; its first start on a machine takes some 15 s")
-            url = _have_server(stack, server.port_of(url))
+            url = _have_server(stack, prefect_server.port_of(url))
         polling = os.environ.get("PREFECT_RUNNER_POLL_FREQUENCY", "2")
         home = get_current_settings().home.absolute()
         allowed = " ".join([*os.environ.get(ALLOWED, "").split(), *allow])
@@ -390,7 +391,7 @@ def serve(say: Callable[[str], None] = print, allow: Sequence[str] = ()) -> None
         stack.enter_context(_prefect_at(url, **ours, **SAFE_PATH, **{FOLDER: os.getcwd(), ALLOWED: allowed}))
         logging.getLogger("prefect").setLevel(logging.WARNING)
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # what SIGTERM interrupts in it
-        say(server.how_to_start_runs(DEPLOYMENT, url, server.page_of(url, home)))
+        say(prefect_server.how_to_start_runs(DEPLOYMENT, url, prefect_server.page_of(url, home)))
         # Prefect imports the flow with the current folder first on the path: an empty one, which the flow leaves
         stack.enter_context(contextlib.chdir(stack.enter_context(tempfile.TemporaryDirectory(prefix="mocrop-serve-"))))
         warnings.filterwarnings("ignore", "coroutine 'Runner.astop'", RuntimeWarning)  # its SIGTERM handler's

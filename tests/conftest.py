@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from pipelines import cli, server
-from pipelines.preprocess import Options, open_run
-from pipelines.progress import Summary
-from pipelines.stages import STAGES, process_shard
-from pipelines.synth import write_dataset
+from pipelines.acquire.synthetic import write_dataset
+from pipelines.cli import app
+from pipelines.execution.prefect_server import throwaway
+from pipelines.runs.run import Options, open_run
+from pipelines.stages.shard_task import STAGES, process_shard
+from pipelines.store.records import Summary
 
 # a shell's background jobs ignore it, and so would every command that a test interrupts
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -139,7 +140,7 @@ def mocrop_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
         monkeypatch.setattr(sys, "stdin", io.StringIO())
         capsys.readouterr()
         try:
-            cli.main()
+            app.main()
             status: object = 0
         except SystemExit as end:
             status = end.code
@@ -154,7 +155,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[st
     """The environment of commands that record their runs on a server for all tests, as each would start one (6 s)."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     home = {"PREFECT_HOME": str(tmp_path_factory.mktemp("prefect")), "DO_NOT_TRACK": "1"}
-    with server.throwaway() as child:
+    with throwaway() as child:
         url = child.when_ready()
         yield {**kept, **home, "PREFECT_API_URL": url, "PREFECT_API_AUTH_STRING": str(child.secret)}
 

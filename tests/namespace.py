@@ -14,9 +14,9 @@ REPOSITORY = Path(__file__).parents[1]
 STAGES_ONLY = """
 import os, subprocess, sys
 from dataclasses import replace
-from pipelines.preprocess import Options, RunError, open_run
-from pipelines.h264 import RunStopped
-from pipelines.stages import STAGES, process_shard
+from pipelines.runs.run import Options, RunError, open_run
+from pipelines.stages.h264_cache import RunStopped
+from pipelines.stages.shard_task import STAGES, process_shard
 from data_specs.stored import StoreError
 
 source, store, work, before = sys.argv[1:5]  # `before`: a stage, and a shell command to run before it

@@ -21,7 +21,7 @@ from pydantic import BaseModel
 
 from data_specs import recipes, schema
 from mocrop_core.method import PRESETS, Method
-from pipelines.cli import app
+from pipelines.cli.app import app
 from tests import soak
 from tests.benchmarks.__main__ import NAMES, RESULTS
 

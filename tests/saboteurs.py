@@ -19,9 +19,9 @@ import distributed
 import psutil
 
 from data_specs.recipes import parse_recipe
-from pipelines.attempts import attempt
-from pipelines.preprocess import Options, open_run
-from pipelines.stages import STAGES, ShardReport, process_shard
+from pipelines.execution.worker import attempt
+from pipelines.runs.run import Options, open_run
+from pipelines.stages.shard_task import STAGES, ShardReport, process_shard
 
 SMALL = parse_recipe(
     {"name": "small", "shard_clips": 2, "transcode": {"preset": "ultrafast"}, "frames": {"slots": 4, "size": 32}},
@@ -69,7 +69,7 @@ def do_on_dask(
     options: Options, client: distributed.Client, seen: Callable[[ShardReport], object] = lambda report: None
 ) -> list[ShardReport]:
     """Do a run on a Dask cluster, without Prefect; what it reported, each report shown to ``seen`` when it comes."""
-    from pipelines.cluster import map_shards
+    from pipelines.execution.dask_cluster import map_shards
 
     reports: list[ShardReport] = []
 

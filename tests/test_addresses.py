@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from pipelines.addresses import ALLOWED, check_addresses
-from pipelines.preprocess import Options, RunError
+from pipelines.errors import RunError
+from pipelines.runs.addresses import ALLOWED, check_addresses
+from pipelines.runs.run import Options
 
 OPTIONS: dict[str, Any] = {"source": "videos", "store": "a.zarr"}
 

@@ -14,7 +14,7 @@ from data_specs.annotations import Annotation, AnnotationError, actor_boxes, mat
 from data_specs.recipes import FixedView, FullView, MotionView, Recipe
 from mocrop_core import Box, candidate_sizes, centre_box, clip_rng, pixel_box, random_box
 from mocrop_core.search import Rectangle
-from pipelines.actors import as_json, best_box, kept, mismatches, shares_kept
+from pipelines.report.actor_coverage import as_json, best_box, kept, mismatches, shares_kept
 
 SIZE = (240, 320)
 

@@ -17,15 +17,15 @@ from typer.testing import CliRunner
 
 from data_specs.recipes import Recipe, parse_recipe
 from data_specs.stored import StoreError, open_store
-from pipelines import source_index
-from pipelines.cli import app
-from pipelines.clips import ClipReader
-from pipelines.ffmpeg import write_video
-from pipelines.h264 import RunStopped
-from pipelines.plan import _shards_left
-from pipelines.preprocess import Options, RunError, read_request
-from pipelines.stages import STAGES
-from pipelines.verify import verify
+from pipelines.cli.app import app
+from pipelines.errors import RunError, RunStopped
+from pipelines.media.encoder import write_video
+from pipelines.report.clip_reader import ClipReader
+from pipelines.runs import source_index
+from pipelines.runs.estimate import _shards_left
+from pipelines.runs.run import Options, read_request
+from pipelines.stages.shard_task import STAGES
+from pipelines.store.verify import verify
 from tests.conftest import run_stages
 from tests.test_store import contents
 

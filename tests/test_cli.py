@@ -24,11 +24,11 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import data_specs
-from pipelines import demo, screen
-from pipelines.cli import app
-from pipelines.ffmpeg import find_ffmpeg
-from pipelines.preprocess import Options
-from pipelines.report import LARGEST
+from pipelines.cli import demo, progress_bars
+from pipelines.cli.app import app
+from pipelines.media.encoder import find_ffmpeg
+from pipelines.report.page import LARGEST
+from pipelines.runs.run import Options
 from tests.conftest import Said, run_stages
 from tests.rewriting import rewrite
 from tests.test_report_file import document_of
@@ -336,17 +336,17 @@ def test_what_is_counted_shows_rate_and_time_left_on_a_terminal_and_plain_lines_
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     terminal = io.StringIO()
-    monkeypatch.setattr(screen, "console", Console(file=terminal, force_terminal=True, width=120))
-    with screen.count_progress("verify", "records") as show:
+    monkeypatch.setattr(progress_bars, "console", Console(file=terminal, force_terminal=True, width=120))
+    with progress_bars.count_progress("verify", "records") as show:
         for done in range(1, 4):
             show(done, 10)
             time.sleep(0.02)
     assert "3/10" in terminal.getvalue()
     assert re.search(r"\d+\.\d records/s", terminal.getvalue())
 
-    monkeypatch.setattr(screen, "console", Console(file=io.StringIO()))
-    monkeypatch.setattr(screen, "PLAIN_SECONDS", 0.0)
-    with screen.count_progress("verify", "records") as show:
+    monkeypatch.setattr(progress_bars, "console", Console(file=io.StringIO()))
+    monkeypatch.setattr(progress_bars, "PLAIN_SECONDS", 0.0)
+    with progress_bars.count_progress("verify", "records") as show:
         for done in range(1, 4):
             show(done, 3)
     lines = capsys.readouterr().err.splitlines()

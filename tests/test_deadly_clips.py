@@ -9,10 +9,10 @@ import pytest
 
 from data_specs.recipes import parse_recipe
 from data_specs.stored import open_store
-from pipelines.cluster import dask_client
-from pipelines.preprocess import Options
-from pipelines.progress import summarise
-from pipelines.stages import STAGES
+from pipelines.execution.dask_cluster import dask_client
+from pipelines.runs.run import Options
+from pipelines.stages.shard_task import STAGES
+from pipelines.store.records import summarise
 from tests.saboteurs import CLIPS, SMALL, contents, copy_clips, do_on_dask
 from tests.soak import record
 

@@ -19,9 +19,10 @@ import distributed
 import psutil
 import pytest
 
-from pipelines.cluster import dask_client
-from pipelines.preprocess import Options, Run, RunError, open_run
-from pipelines.stages import STAGES, ShardPlan, process_shard
+from pipelines.errors import RunError
+from pipelines.execution.dask_cluster import dask_client
+from pipelines.runs.run import Options, Run, open_run
+from pipelines.stages.shard_task import STAGES, ShardPlan, process_shard
 from tests.conftest import run_stages
 from tests.saboteurs import SMALL, contents, copy_clips, do_on_dask
 from tests.soak import record
@@ -150,7 +151,7 @@ def test_a_run_whose_last_worker_is_gone_ends_in_one_line_and_goes_on_elsewhere(
     options, expected = asked
     with cluster(tmp_path, 1, "--no-nanny") as (address, (worker,)), dask_client(address=address) as client:
         client.wait_for_workers(1, timeout=600)
-        monkeypatch.setattr("pipelines.cluster.JOIN_SECONDS", 4.0)
+        monkeypatch.setattr("pipelines.execution.dask_cluster.JOIN_SECONDS", 4.0)
         with pytest.raises(RunError, match="no Dask worker is left; what is done is kept"):
             do_on_dask(options, client, lambda report: worker.kill())
     assert run_stages(options)[1], "it was stopped before its end"

@@ -12,8 +12,8 @@ import pytest
 from data_specs.datasets import DatasetError, read_dataset
 from data_specs.discovery import VIDEO_SUFFIXES
 from data_specs.recipes import parse_recipe
-from pipelines.preprocess import Options
-from pipelines.progress import Summary
+from pipelines.runs.run import Options
+from pipelines.store.records import Summary
 from tests.saboteurs import SMALL
 from tests.test_datasets import make
 from tests.test_run import ffmpeg

@@ -13,7 +13,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from pipelines.server import held_port
+from pipelines.execution.prefect_server import held_port
 from tests.compose import DOCKER, FILE, read_compose
 
 BIN = Path(sys.executable).parent

@@ -36,8 +36,8 @@ from nbclient import NotebookClient
 
 from data_specs.recipes import load_recipe
 from data_specs.schema import STAGES
-from pipelines.cli import app
-from pipelines.server import held_port
+from pipelines.cli.app import app
+from pipelines.execution.prefect_server import held_port
 from tests import reference_tables
 from tests.object_store import environment, make_bucket, s3_server
 

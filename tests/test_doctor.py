@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from pipelines import doctor
-from pipelines.doctor import Check
+from pipelines.cli import doctor
+from pipelines.cli.doctor import Check
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from data_specs.stored import StoreError, open_store
-from pipelines.cli import app
-from pipelines.clips import ClipReader
-from pipelines.contact_sheet import contact_sheet
-from pipelines.drawing import clip_figure, draw_density, draw_vectors, fitting, h264_path, webp, write_clip_video
-from pipelines.preprocess import Options
-from pipelines.video import decode_all, rgb_frames
+from pipelines.cli.app import app
+from pipelines.media.decoder import decode_all, rgb_frames
+from pipelines.report.clip_reader import ClipReader
+from pipelines.report.contact_sheet import contact_sheet
+from pipelines.report.drawing import clip_figure, draw_density, draw_vectors, fitting, h264_path, webp, write_clip_video
+from pipelines.runs.run import Options
 from tests.rewriting import rewrite
 from tests.test_report_file import stopped_after
 

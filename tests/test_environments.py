@@ -13,11 +13,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from pipelines import proxies
-from pipelines.attempts import attempt_apart
-from pipelines.download import DownloadError, Wanted, download
-from pipelines.preprocess import Options, open_run
-from pipelines.processes import environment
+from pipelines.acquire.download import DownloadError, Wanted, download
+from pipelines.execution import proxies
+from pipelines.execution.process_setup import environment
+from pipelines.execution.worker import attempt_apart
+from pipelines.runs.run import Options, open_run
 from tests.environments import proxied, recording_proxy, write_hostile_modules
 
 
@@ -73,7 +73,7 @@ def test_a_download_through_what_is_no_proxy_is_one_line(loopback_server: str, t
 def test_warnings_that_the_environment_makes_errors_are_warnings_again_here_and_in_children() -> None:
     code = """
 import os, subprocess, sys, warnings
-from pipelines.processes import warn_only
+from pipelines.execution.process_setup import warn_only
 warn_only()
 warnings.warn("one", UserWarning)
 warnings.warn("two", DeprecationWarning)

@@ -27,8 +27,8 @@ from hypothesis import strategies as st
 from data_specs import ucf101
 from data_specs.datasets import read_dataset
 from data_specs.sources import SOURCES, Archive, Source
-from pipelines import archives, fetch
-from pipelines.download import FURTHER, TRIES, DownloadError, Wanted, _Refusal, download, part_of, redirected
+from pipelines.acquire import archives, fetch
+from pipelines.acquire.download import FURTHER, TRIES, DownloadError, Wanted, _Refusal, download, part_of, redirected
 from tests.conftest import Said
 from tests.saboteurs import wait_until
 from tests.system_packages import needed
@@ -136,7 +136,7 @@ def mirror() -> Iterator[Mirror]:
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.download.WAITS", (0.0,))
+    monkeypatch.setattr("pipelines.acquire.download.WAITS", (0.0,))
 
 
 def sha256(body: bytes) -> str:
@@ -203,7 +203,7 @@ def small(mirror: Mirror, real: dict[str, bytes], monkeypatch: pytest.MonkeyPatc
         lists=row(LISTS),
         clips=15,
     )
-    monkeypatch.setattr("pipelines.fetch.SOURCES", {"ucf101": source})
+    monkeypatch.setattr("pipelines.acquire.fetch.SOURCES", {"ucf101": source})
     return source
 
 
@@ -419,7 +419,7 @@ def test_a_later_call_goes_on_with_what_an_earlier_one_left(mirror: Mirror, tmp_
 def test_a_killed_download_is_resumed(mirror: Mirror, tmp_path: Path) -> None:
     body = os.urandom(4 * FURTHER)
     mirror.files["f.bin"], mirror.faults["f.bin"] = body, ["stall"]
-    code = "import sys; from pathlib import Path; from pipelines.download import *;"
+    code = "import sys; from pathlib import Path; from pipelines.acquire.download import *;"
     code += f"download(Wanted(Path(sys.argv[1]), (sys.argv[2],), {len(body)}, False))"
     child = subprocess.Popen([sys.executable, "-c", code, tmp_path / "f.bin", mirror.url("f.bin")])
     part = part_of(tmp_path / "f.bin")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.server import LOOPBACK, held_port
+from pipelines.execution.prefect_server import LOOPBACK, held_port
 from tests.test_flow_server import SERVE, Served, wait_until_served
 
 pytestmark = pytest.mark.soak

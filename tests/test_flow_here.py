@@ -17,17 +17,18 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipelines import outcome, server
-from pipelines.bare_name import DEPLOYMENT
-from pipelines.progress import Summary
-from pipelines.server import held_port
+from pipelines.execution import prefect_server
+from pipelines.execution.deployment_alias import DEPLOYMENT
+from pipelines.execution.prefect_server import held_port
+from pipelines.runs import outcome
+from pipelines.store.records import Summary
 from tests.environments import proxied, recording_proxy
 from tests.saboteurs import descendants, wait_until
 
 RUN = """
 import os, sys
 from pipelines.flow import run_here
-from pipelines.preprocess import Options, RunError
+from pipelines.runs.run import Options, RunError
 def show(stage, done, total, report):
     if stage == "transcode" and report is None:
         print(os.environ["PREFECT_API_URL"])
@@ -93,7 +94,7 @@ def stop_early(number: signal.Signals, environment: dict[str, str], folder: Path
     )  # fmt: skip
     assert child.stdout is not None
     url = child.stdout.readline().decode().strip()
-    assert server.answers(url, timeout=600)
+    assert prefect_server.answers(url, timeout=600)
     if number is signal.SIGINT:
         os.killpg(child.pid, number)
     else:
@@ -109,20 +110,20 @@ def test_a_run_needs_no_server_leaves_none_and_goes_on_after_being_stopped(
     (tmp_path / "prefect.toml").write_text(f'[api]\nurl = "http://127.0.0.1:{silent_port}/api"\n')
     for number in (signal.SIGINT, signal.SIGKILL):
         url = stop_early(number, environment, tmp_path, synth_data / "UCF-101", "a.zarr")
-        assert wait_until(lambda url=url: not server.answers(url)), f"the server outlived {number.name}"
+        assert wait_until(lambda url=url: not prefect_server.answers(url)), f"the server outlived {number.name}"
 
     found = run(environment, tmp_path, synth_data / "UCF-101", "a.zarr")
     assert found.returncode == 0, found.stdout + found.stderr
     assert found.stderr == ""
     lines = found.stdout.splitlines()
-    assert not server.answers(lines[0])
+    assert not prefect_server.answers(lines[0])
     assert re.fullmatch(r"transcode \d+ 12 False", lines[1])
     assert [f"{stage} 12 12 True" in lines for stage in ("motion", "boxes", "clips")] == [True] * 3
     assert lines[-1] == "12 done"
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("times", [1, server.RESTARTS + 1])
+@pytest.mark.parametrize("times", [1, prefect_server.RESTARTS + 1])
 def test_a_run_whose_server_is_killed_goes_on_or_ends_at_once_and_nothing_is_lost(
     environment: dict[str, str], synth_data: Path, tmp_path: Path, times: int
 ) -> None:
@@ -135,7 +136,7 @@ def test_a_run_whose_server_is_killed_goes_on_or_ends_at_once_and_nothing_is_los
     killed = 0
     while killed < times:
         assert child.poll() is None
-        for process in descendants(child.pid, "pipelines.server_process"):
+        for process in descendants(child.pid, "pipelines.execution.server_process"):
             process.kill()
             killed += 1
             assert wait_until(lambda gone=process: not gone.is_running() or gone.status() == psutil.STATUS_ZOMBIE, 60)
@@ -149,7 +150,7 @@ def test_a_run_whose_server_is_killed_goes_on_or_ends_at_once_and_nothing_is_los
     else:
         assert time.monotonic() - end < 60, "it stood still"
         assert child.returncode == 1
-        assert lines == [again] * server.RESTARTS + [
+        assert lines == [again] * prefect_server.RESTARTS + [
             "the run's own Prefect server ended (status -9) once too often; what is done is kept, "
             "start the same command again"
         ]
@@ -184,9 +185,9 @@ def test_a_server_elsewhere_that_does_not_answer_is_one_line(
 
 
 def test_a_port_that_another_program_uses_is_one_line_with_the_variable_that_names_another(tmp_path: Path) -> None:
-    with socket.create_server((server.LOOPBACK, 0)) as taken:
+    with socket.create_server((prefect_server.LOOPBACK, 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(server.ServerError) as error, server.lasting(port, tmp_path):
+        with pytest.raises(prefect_server.ServerError) as error, prefect_server.lasting(port, tmp_path):
             pass
     assert re.fullmatch(
         rf"the Prefect server ended while starting: another program uses port {port}; "
@@ -198,7 +199,7 @@ def test_a_port_that_another_program_uses_is_one_line_with_the_variable_that_nam
 def test_a_home_that_cannot_be_written_is_named(silent_port: int, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     home = tmp_path / "file" / "home"
-    with pytest.raises(server.ServerError) as error, server.lasting(silent_port, home):
+    with pytest.raises(prefect_server.ServerError) as error, prefect_server.lasting(silent_port, home):
         pass
     assert str(error.value) == (
         f"the Prefect server's folder {home} cannot be written (Not a directory); name another in PREFECT_HOME"
@@ -210,28 +211,28 @@ def test_a_home_that_cannot_be_written_is_named(silent_port: int, tmp_path: Path
 def test_a_database_that_cannot_be_used_is_one_line_with_what_to_do(
     state: str, silent_port: int, tmp_path: Path
 ) -> None:
-    database = server.database_of(tmp_path, silent_port)
+    database = prefect_server.database_of(tmp_path, silent_port)
     if state == "damaged":
         database.write_text(DAMAGED)
     else:
         with contextlib.closing(sqlite3.connect(database)) as made, made:
             made.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
             made.execute("INSERT INTO alembic_version VALUES ('fedcba987654')")
-    with pytest.raises(server.ServerError) as error, server.lasting(silent_port, tmp_path):
+    with pytest.raises(prefect_server.ServerError) as error, prefect_server.lasting(silent_port, tmp_path):
         pass
     expected = {"damaged": "is damaged; move the file away", "newer": "is of a newer Prefect; install that one, or"}
     assert f"its database {database} {expected[state]}" in str(error.value)
 
 
 def test_only_servers_on_this_machine_are_asked_whether_they_answer(silent_port: int) -> None:
-    assert not server.usable(None)
-    assert not server.usable(f"http://127.0.0.1:{silent_port}/api")
-    assert server.usable("https://api.prefect.cloud/api/accounts/a/workspaces/b")
+    assert not prefect_server.usable(None)
+    assert not prefect_server.usable(f"http://127.0.0.1:{silent_port}/api")
+    assert prefect_server.usable("https://api.prefect.cloud/api/accounts/a/workspaces/b")
 
 
 def test_a_password_in_a_prefect_servers_address_is_not_shown(tmp_path: Path) -> None:
     url = "http://me:hidden@127.0.0.1:4200/api"
-    said = server.how_to_start_runs(DEPLOYMENT, url, server.page_of(url, tmp_path))
+    said = prefect_server.how_to_start_runs(DEPLOYMENT, url, prefect_server.page_of(url, tmp_path))
     assert "export PREFECT_API_URL=http://127.0.0.1:4200/api" in said
     assert "hidden" not in said
 

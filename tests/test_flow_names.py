@@ -8,7 +8,7 @@ from importlib.metadata import entry_points
 
 import pytest
 
-from pipelines import bare_name
+from pipelines.execution import deployment_alias
 
 RUN = ["prefect", "deployment", "run"]
 
@@ -25,8 +25,8 @@ RUN = ["prefect", "deployment", "run"]
     ],
 )
 def test_the_bare_name_is_completed(words: list[str]) -> None:
-    found = bare_name.completed(words)
-    assert found == [bare_name.DEPLOYMENT if word == bare_name.FLOW else word for word in words]
+    found = deployment_alias.completed(words)
+    assert found == [deployment_alias.DEPLOYMENT if word == deployment_alias.FLOW else word for word in words]
     assert found != words
 
 
@@ -45,16 +45,18 @@ def test_the_bare_name_is_completed(words: list[str]) -> None:
     ],
 )
 def test_other_words_stay_as_they_are(words: list[str]) -> None:
-    assert bare_name.completed(words) == words
+    assert deployment_alias.completed(words) == words
 
 
 def test_prefect_finds_the_hook_by_its_entry_point() -> None:
     (found,) = [entry for entry in entry_points(group="prefect.plugins") if entry.name == "mocrop"]
-    assert found.load() is bare_name
+    assert found.load() is deployment_alias
 
 
 def test_without_prefect_the_module_does_nothing() -> None:
-    code = "import sys; sys.modules['prefect.plugins'] = None; import pipelines.bare_name; print('fine')"
+    code = (
+        "import sys; sys.modules['prefect.plugins'] = None; import pipelines.execution.deployment_alias; print('fine')"
+    )
     found = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, timeout=600)
     assert found.stdout == "fine\n"
     assert found.stderr == ""

@@ -15,11 +15,11 @@ import distributed
 import pytest
 
 from data_specs.recipes import Recipe
-from pipelines.attempts import Attempt, attempt, missing_folders, one_line
-from pipelines.cluster import ATTEMPTS, dask_client, map_shards
-from pipelines.h264 import Folders, RunStopped
-from pipelines.preprocess import RunError
-from pipelines.stages import ShardPlan, ShardReport
+from pipelines.errors import RunError, RunStopped
+from pipelines.execution.dask_cluster import ATTEMPTS, dask_client, map_shards
+from pipelines.execution.worker import Attempt, attempt, missing_folders, one_line
+from pipelines.stages.h264_cache import Folders
+from pipelines.stages.shard_task import ShardPlan, ShardReport
 
 PLAN = ShardPlan("motion", 0, "store", Folders("source", "work"), "build", 0, ())
 
@@ -106,7 +106,7 @@ def test_workers_run_without_prefect_in_groups_of_their_own(tmp_path: Path) -> N
     with dask_client(workers=1) as own:
         found = own.submit(attempt, replace(PLAN, store=str(tmp_path / "none")), Recipe()).result()
         assert found.error, "there is no such store"
-        assert list(own.run(eval, "'pipelines.stages' in __import__('sys').modules").values()) == [True]
+        assert list(own.run(eval, "'pipelines.stages.shard_task' in __import__('sys').modules").values()) == [True]
         assert list(own.run(eval, "'prefect' in __import__('sys').modules").values()) == [False]
         assert own.run(os.getpgrp) == own.run(os.getpid)
 
@@ -132,7 +132,7 @@ def test_a_full_disk_stops_the_run_in_one_line_and_the_environment_is_as_it_was(
 
 
 def test_an_address_where_nothing_answers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.cluster.CONNECT_SECONDS", 1.0)
+    monkeypatch.setattr("pipelines.execution.dask_cluster.CONNECT_SECONDS", 1.0)
     with (
         pytest.raises(RunError, match=r"dask_address 'tcp://127\.0\.0\.1:9'"),
         dask_client(address="tcp://127.0.0.1:9"),
@@ -151,6 +151,6 @@ def test_folders_that_a_worker_does_not_see_are_named(tmp_path: Path) -> None:
 
 
 def test_workers_start_without_prefect_and_dask_in_what_they_import() -> None:
-    code = "import sys, pipelines.attempts; print([n for n in ('prefect', 'distributed') if n in sys.modules])"
+    code = "import sys, pipelines.execution.worker; print([n for n in ('prefect', 'distributed') if n in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=True, timeout=600)
     assert found.stdout == "[]\n"

@@ -13,11 +13,12 @@ import pytest
 
 from data_specs.recipes import Recipe, load_recipe
 from data_specs.stored import StoreError, zarr_store
-from pipelines import cli, garbage
-from pipelines.garbage import find_waste, remove, work_folder
-from pipelines.lock import StoreLocked, locked, read_holder
-from pipelines.preprocess import Options, open_run
-from pipelines.stages import process_shard
+from pipelines.cli import app
+from pipelines.runs import cleanup
+from pipelines.runs.cleanup import find_waste, remove, work_folder
+from pipelines.runs.run import Options, open_run
+from pipelines.stages.shard_task import process_shard
+from pipelines.store.lock import StoreLocked, locked, read_holder
 from tests.conftest import run_stages
 from tests.test_run import with_views
 from tests.test_store import contents
@@ -144,7 +145,7 @@ def test_the_command_lists_and_removes_only_when_told(
         command = ["mocrop", "gc", options.store, "--work-dir", str(options.work_dir), *words]
         monkeypatch.setattr(sys, "argv", command)
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            app.main()
         assert not ended.value.code
         return capsys.readouterr().out
 
@@ -153,10 +154,10 @@ def test_the_command_lists_and_removes_only_when_told(
     assert contents(Path(options.store)) == before
     held = []
     monkeypatch.setattr(
-        garbage, "remove", lambda *_: held.append(read_holder(zarr_store(options.store, read_only=True)))
+        cleanup, "remove", lambda *_: held.append(read_holder(zarr_store(options.store, read_only=True)))
     )
     gc("--yes")
     assert [holder.pid for holder in held if holder] == [os.getpid()], "no run can begin while files are removed"
-    monkeypatch.setattr(garbage, "remove", remove)
+    monkeypatch.setattr(cleanup, "remove", remove)
     assert gc("--yes").splitlines()[-1] == "1 files, 0 MiB, removed"
     assert gc().splitlines() == ["0 files, 0 MiB, to remove"]

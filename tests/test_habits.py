@@ -143,7 +143,7 @@ def test_what_contributing_names_is_there() -> None:
     for word in re.findall(r"-m (tests\.[\w.]+)", text):
         assert (ROOT / word.replace(".", "/")).with_suffix(".py").is_file(), word
     named = {
-        "_choose": "pipelines/stages.py",
+        "_choose": "pipelines/stages/shard_task.py",
         "PRESETS": "mocrop_core/method.py",
         "published_box": "tests/test_core_method.py",
         "View = ": "data_specs/recipes.py",

@@ -10,8 +10,9 @@ import pytest
 import typer
 
 from data_specs.locations import expanded
-from pipelines.cli import app
-from pipelines.preprocess import Options, RunError
+from pipelines.cli.app import app
+from pipelines.errors import RunError
+from pipelines.runs.run import Options
 from training import demo, flops, results, test, train
 
 NO_PATHS = {"dataset", "url", "dask_address", "view", "clip", "method"}

@@ -22,17 +22,17 @@ import pytest
 from data_specs.names import printable
 from data_specs.recipes import parse_recipe
 from data_specs.stored import open_store
-from pipelines.cluster import dask_client
-from pipelines.ffmpeg import write_video
-from pipelines.preprocess import Options
-from pipelines.progress import Summary, summarise
+from pipelines.execution.dask_cluster import dask_client
+from pipelines.media.encoder import write_video
+from pipelines.runs.run import Options
+from pipelines.store.records import Summary, summarise
 from tests.mutations import KINDS, NAMES, claims, mutants, references
 from tests.saboteurs import SMALL, contents, do_on_dask
 from tests.soak import record
 from tests.test_run import ffmpeg, noise_frames
 
 QUICK, WHOLE = 50, 550  # mutants in `make test` and in `make soak`
-WORKER_MB, FFMPEG_MB = 512, 768  # far below what pipelines/limits.py lets them have
+WORKER_MB, FFMPEG_MB = 512, 768  # far below what pipelines/media/limits.py lets them have
 RECIPE = parse_recipe({**SMALL.model_dump(mode="json"), "shard_clips": 16, "time_limit": 30.0}, "hostile")
 REASON = re.compile(r"(transcode|motion|boxes|clips): [^\n\r\x00-\x1f]{3,330}")
 

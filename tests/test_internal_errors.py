@@ -17,13 +17,15 @@ from typing import Any
 import pytest
 
 from data_specs.recipes import parse_recipe
-from pipelines import cli, stages
-from pipelines.attempts import attempt
-from pipelines.cluster import dask_client
+from pipelines.cli import app
+from pipelines.errors import RunError
+from pipelines.execution.dask_cluster import dask_client
+from pipelines.execution.worker import attempt
 from pipelines.internal_errors import InternalError, Tail, record
-from pipelines.preprocess import Options, RunError, open_run
-from pipelines.progress import summarise
-from pipelines.stages import process_shard
+from pipelines.runs.run import Options, open_run
+from pipelines.stages import shard_task
+from pipelines.stages.shard_task import process_shard
+from pipelines.store.records import summarise
 from tests.conftest import run_stages
 from tests.saboteurs import SMALL, copy_clips, do_on_dask
 
@@ -78,7 +80,7 @@ def test_an_error_of_any_kind_is_told_from_a_fault_of_the_clip(
     def wrong(*_: Any) -> Any:
         raise kind("two\nlines")
 
-    monkeypatch.setattr(stages, "choose_box_from", wrong)
+    monkeypatch.setattr(shard_task, "choose_box_from", wrong)
     with open_run(replace(options, limit=1)) as run:
         for stage in ("transcode", "motion"):
             for plan in run.pending(stage):
@@ -160,11 +162,11 @@ def test_a_command_that_fails_by_our_fault_prints_one_line_that_names_a_log(
     def wrong(store: str) -> Any:
         raise IndexError("list index out of range")
 
-    monkeypatch.setattr("pipelines.progress.summarise", wrong)
+    monkeypatch.setattr("pipelines.store.records.summarise", wrong)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(sys, "argv", ["mocrop", "status", "x.zarr"])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        app.main()
     assert ended.value.code == 1
     (log,) = tmp_path.glob("internal-error-*.log")
     assert "in wrong" in log.read_text()

@@ -15,8 +15,8 @@ import distributed
 import pytest
 
 from data_specs.stored import open_store
-from pipelines.preprocess import Options
-from pipelines.stages import STAGES
+from pipelines.runs.run import Options
+from pipelines.stages.shard_task import STAGES
 from tests.conftest import run_stages
 from tests.rewriting import rewrite
 from tests.saboteurs import (
@@ -60,7 +60,7 @@ def unbroken(ucf_clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Unbro
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[distributed.Client]:
-    from pipelines.cluster import dask_client
+    from pipelines.execution.dask_cluster import dask_client
 
     with dask_client(workers=2) as client:
         yield client
@@ -154,11 +154,11 @@ def test_workers_and_ffmpegs_killed_at_random_moments_change_no_byte(
 def test_workers_that_dask_has_given_up_are_started_anew(
     unbroken: Unbroken, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipelines import cluster
+    from pipelines.execution import dask_cluster
 
     options = replace(unbroken.options, store=str(tmp_path / "store.zarr"))
-    monkeypatch.setitem(cluster._DASK, "distributed.deploy.lost-worker-timeout", "10ms")
-    with cluster.dask_client(workers=1) as client:
+    monkeypatch.setitem(dask_cluster._DASK, "distributed.deploy.lost-worker-timeout", "10ms")
+    with dask_cluster.dask_client(workers=1) as client:
         first = workers_of(client)
         first[0].kill()
         assert wait_until(lambda: not client.cluster.workers), "Dask drops it for good"

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from data_specs.recipes import load_recipe
-from pipelines.preprocess import Options
+from pipelines.runs.run import Options
 from tests.conftest import run_stages
 from tests.saboteurs import contents, copy_clips, descendants, records, wait_until
 from tests.soak import record
@@ -46,7 +46,7 @@ class Command:
         words = ["--source", "source", "--recipe", "small.toml", "--workers", "2", "--store", str(store)]
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-c", "from pipelines.cli import main; main()", "preprocess", *words],
+                [sys.executable, "-c", "from pipelines.cli.app import main; main()", "preprocess", *words],
                 cwd=self.folder, env=self.environment, stdout=output, stderr=output,
             )  # fmt: skip
         assert wait_until(lambda: "transcode: " in log.read_text() or process.poll() is not None, 120), log.read_text()

@@ -1,4 +1,4 @@
-"""Who imports whom: the layers of CONTRIBUTING.md, and the one module that each large library is behind."""
+"""Which room may import which (CONTRIBUTING.md, "Rooms"), and which one module each large library is behind."""
 
 from __future__ import annotations
 
@@ -9,52 +9,104 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-MAY_IMPORT = {
-    "mocrop_core": set(),
-    "data_specs": {"mocrop_core"},
-    "pipelines": {"mocrop_core", "data_specs"},
-    "training": {"mocrop_core", "data_specs"},
+CORE, SPECS = "mocrop_core", "data_specs"
+FOUNDATION = {"pipelines.errors", "pipelines.atomic_files", "pipelines.disk_space", "pipelines.internal_errors"}
+BASE = {CORE, SPECS, *FOUNDATION}
+MAY_IMPORT: dict[str, set[str]] = {
+    CORE: set(),
+    SPECS: {CORE},
+    "training": {CORE, SPECS},
+    **dict.fromkeys(FOUNDATION, {CORE, SPECS}),
+    "pipelines.media": BASE,
+    "pipelines.acquire": {*BASE, "pipelines.media"},
+    "pipelines.store": {*BASE, "pipelines.media"},
+    "pipelines.stages": {*BASE, "pipelines.media", "pipelines.store"},
+    "pipelines.runs": {*BASE, "pipelines.media", "pipelines.store", "pipelines.stages"},
+    "pipelines.report": {*BASE, "pipelines.media", "pipelines.store", "pipelines.stages"},
+    "pipelines.execution": {*BASE, *(f"pipelines.{room}" for room in ("media", "store", "stages", "runs"))},
+    "pipelines.flow": {
+        *BASE,
+        *(f"pipelines.{room}" for room in ("media", "store", "stages", "runs", "report", "execution")),
+    },
+    "pipelines.cli": {
+        *BASE,
+        *(
+            f"pipelines.{room}"
+            for room in ("media", "acquire", "store", "stages", "runs", "report", "execution", "flow")
+        ),
+    },
 }
+"""By room: the rooms that its modules may import besides their own."""
 BEHIND = {
-    "av": "pipelines/video.py",
-    "ffmpeg": "pipelines/ffmpeg.py",
-    "dask": "pipelines/cluster.py",
-    "distributed": "pipelines/cluster.py",
+    "av": "pipelines/media/decoder.py",
+    "ffmpeg": "pipelines/media/encoder.py",
+    "dask": "pipelines/execution/dask_cluster.py",
+    "distributed": "pipelines/execution/dask_cluster.py",
     "prefect": "pipelines/flow.py",
 }
 
 
-def imports_of(module: Path) -> set[str]:
-    """The top names that a module imports, wherever in it."""
-    found = set()
-    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+def imported(path: Path) -> set[str]:
+    """The dotted names of the modules, or of names in them, that a module imports, wherever in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found |= {alias.name.partition(".")[0] for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module.partition(".")[0])
-    return found
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
 
 
-IMPORTS = {
-    str(path.relative_to(ROOT)): imports_of(path) for name in MAY_IMPORT for path in sorted((ROOT / name).glob("*.py"))
+def room_of(name: str) -> str | None:
+    """The room that a dotted name lies in; None for what is not ours."""
+    package, _, rest = name.partition(".")
+    if package not in {CORE, SPECS, "training", "pipelines"}:
+        return None
+    return f"pipelines.{rest.partition('.')[0]}" if package == "pipelines" and rest else package
+
+
+MODULES = {
+    path.relative_to(ROOT): imported(path)
+    for package in (CORE, SPECS, "pipelines", "training")
+    for path in sorted((ROOT / package).rglob("*.py"))
 }
 
 
-@pytest.mark.parametrize("package", MAY_IMPORT)
-def test_a_package_imports_only_those_below_it(package: str) -> None:
-    modules = {module: found for module, found in IMPORTS.items() if module.startswith(f"{package}/")}
-    assert len(modules) > 3
-    for module, found in modules.items():
-        assert found & MAY_IMPORT.keys() <= MAY_IMPORT[package] | {package}, module
+def dotted(path: Path) -> str:
+    """The dotted name of a module."""
+    return ".".join(path.with_suffix("").parts).removesuffix(".__init__")
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_a_room_imports_only_the_rooms_below_it(room: str) -> None:
+    inside = {path: names for path, names in MODULES.items() if room_of(dotted(path)) == room}
+    assert inside, f"{room} has no module"
+    allowed = MAY_IMPORT[room] | {room}
+    for path, names in inside.items():
+        above = {name for name in names if (other := room_of(name)) and other not in allowed}
+        assert not above, f"{path} imports {sorted(above)}, but {room} may import only {sorted(allowed)}"
+
+
+def test_every_module_is_in_a_room() -> None:
+    assert {room_of(dotted(path)) for path in MODULES} - {"pipelines"} == MAY_IMPORT.keys()
+
+
+def test_the_rooms_have_levels() -> None:
+    placed: set[str] = set()
+    while len(placed) < len(MAY_IMPORT):
+        level = {room for room, below in MAY_IMPORT.items() if room not in placed and below <= placed}
+        assert level, f"{sorted(MAY_IMPORT.keys() - placed)} import each other in a circle"
+        placed |= level
 
 
 @pytest.mark.parametrize("library", BEHIND)
 def test_a_large_library_is_behind_one_module(library: str) -> None:
     # Prefect calls the one; the other is the program of its server's own process
-    others = {"pipelines/bare_name.py", "pipelines/server_process.py"} if library == "prefect" else set()
-    assert {module for module, found in IMPORTS.items() if library in found} - others == {BEHIND[library]}
+    others = {"pipelines/execution/deployment_alias.py", "pipelines/execution/server_process.py"}
+    users = {str(path) for path, names in MODULES.items() if library in {name.partition(".")[0] for name in names}}
+    assert users - (others if library == "prefect" else set()) == {BEHIND[library]}
 
 
 def test_the_algorithm_needs_numpy_alone() -> None:
-    found = set().union(*(found for module, found in IMPORTS.items() if module.startswith("mocrop_core/")))
-    assert found - sys.stdlib_module_names == {"numpy", "mocrop_core"}
+    names = set().union(*(names for path, names in MODULES.items() if path.parts[0] == CORE))
+    assert {name.partition(".")[0] for name in names} - sys.stdlib_module_names == {"numpy", CORE}

@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipelines.commands import run, run_again_if_killed
-from pipelines.parts import beside, sweep
+from pipelines.atomic_files import beside, sweep
+from pipelines.media.subprocess_runner import run, run_again_if_killed
 from tests.saboteurs import descendants, wait_until
 
 
@@ -28,7 +28,10 @@ def first_line(process: subprocess.Popen[str]) -> str:
 
 
 def test_a_program_dies_with_the_process_that_started_it() -> None:
-    starts = "from pipelines.commands import run; print('started', flush=True); run(['sleep', '321'], 300, {})"
+    starts = (
+        "from pipelines.media.subprocess_runner import run; print('started', flush=True); "
+        "run(['sleep', '321'], 300, {})"
+    )
     process = python(starts)
     assert first_line(process) == "started"
     assert wait_until(lambda: descendants(process.pid, "sleep"))
@@ -55,7 +58,7 @@ def test_nothing_outlives_a_program_that_ended_by_itself() -> None:
 def test_a_program_that_is_killed_is_tried_again_but_not_for_ever(
     signal_name: str, tries: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.commands._PAUSE", 0.01)
+    monkeypatch.setattr("pipelines.media.subprocess_runner._PAUSE", 0.01)
     script = f"echo x >> {tmp_path}/tries; kill -{signal_name} $$"
     assert run_again_if_killed(["sh", "-c", script], 20, {}).signal == f"SIG{signal_name}"
     assert (tmp_path / "tries").read_text() == "x\n" * tries
@@ -66,7 +69,7 @@ def test_a_program_that_is_killed_is_tried_again_but_not_for_ever(
 def test_a_process_ends_when_the_first_of_its_deadlines_passes() -> None:
     code = (
         "import threading, time\n"
-        "from pipelines.limits import deadline\n"
+        "from pipelines.media.limits import deadline\n"
         "def wait(limit, seconds):\n"
         "    with deadline(limit): time.sleep(seconds)\n"
         "wait(0.3, 0); time.sleep(0.4)\n"  # one that was kept
@@ -82,7 +85,7 @@ def test_a_process_ends_when_the_first_of_its_deadlines_passes() -> None:
 def test_a_process_cannot_have_more_memory_than_its_bound() -> None:
     code = (
         "import numpy as np\n"
-        "from pipelines.limits import bound_memory\n"
+        "from pipelines.media.limits import bound_memory\n"
         "bound_memory(300 * 2**20)\n"
         "np.ones(100 * 2**20, np.uint8)\n"
         "try: np.ones(400 * 2**20, np.uint8)\n"
@@ -93,7 +96,7 @@ def test_a_process_cannot_have_more_memory_than_its_bound() -> None:
 
 def test_only_the_parts_of_dead_makers_are_swept(tmp_path: Path) -> None:
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom pipelines.parts import beside\n"
+        "import sys, time\nfrom pathlib import Path\nfrom pipelines.atomic_files import beside\n"
         "with beside(Path(sys.argv[1])) as part:\n"
         "    part.write_text('half'); print(part, flush=True); time.sleep(600)"
     )

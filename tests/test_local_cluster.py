@@ -14,7 +14,7 @@ import distributed
 import pytest
 from distributed.security import Security
 
-from pipelines.cluster import Client, dask_client
+from pipelines.execution.dask_cluster import Client, dask_client
 from tests.listening import listening
 
 STRANGER = Security.temporary()

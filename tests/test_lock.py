@@ -18,10 +18,11 @@ from pathlib import Path
 import pytest
 
 from data_specs.stored import zarr_store
-from pipelines import lock
-from pipelines.lock import LOCK, Holder, StoreLocked, locked, read_holder
-from pipelines.preprocess import Options, RunError, open_run
-from pipelines.store import exchange, group_document, put_attributes
+from pipelines.errors import RunError
+from pipelines.runs.run import Options, open_run
+from pipelines.store import lock
+from pipelines.store.lock import LOCK, Holder, StoreLocked, locked, read_holder
+from pipelines.store.writer import exchange, group_document, put_attributes
 from tests.conftest import run_stages
 from tests.saboteurs import wait_until
 
@@ -88,7 +89,7 @@ def test_of_many_exchanges_of_the_same_value_one_succeeds(place: str) -> None:
 
 def test_a_second_command_is_refused_while_the_first_runs(place: str, synth_data: Path) -> None:
     hold = "with locked(sys.argv[1]): print('held', flush=True); sys.stdin.read()"
-    command = [sys.executable, "-c", f"import sys; from pipelines.lock import locked\n{hold}", place]
+    command = [sys.executable, "-c", f"import sys; from pipelines.store.lock import locked\n{hold}", place]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
@@ -106,7 +107,7 @@ def test_a_second_command_is_refused_while_the_first_runs(place: str, synth_data
 def test_a_second_mocrop_preprocess_is_refused_in_one_line_and_the_first_ends_well(
     place: str, synth_data: Path, prefect_server: dict[str, str]
 ) -> None:
-    command = [sys.executable, "-c", "from pipelines.cli import main; main()", "preprocess", "--recipe", "smoke"]
+    command = [sys.executable, "-c", "from pipelines.cli.app import main; main()", "preprocess", "--recipe", "smoke"]
     command += ["--source", str(synth_data / "UCF-101"), "--store", place, "--workers", "1"]
     with subprocess.Popen(
         command, env=prefect_server, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mocrop_core import PACKED
-from pipelines.ffmpeg import EncodeSettings, find_ffmpeg, transcode, write_video
-from pipelines.sps import CropOffsets, crop_offset
-from pipelines.video import Motion, VideoError, extract, rgb_frames
+from pipelines.media.decoder import Motion, VideoError, extract, rgb_frames
+from pipelines.media.encoder import EncodeSettings, find_ffmpeg, transcode, write_video
+from pipelines.media.sps import CropOffsets, crop_offset
 
 FRAMES, HEIGHT, WIDTH = 14, 240, 320
 SPS = bytes.fromhex("6764000dacb20283f831831e0220000003002000000641e2854901")  # crops 96 px at the left and top

@@ -8,9 +8,9 @@ import av
 import numpy as np
 import pytest
 
-from pipelines import video
-from pipelines.ffmpeg import EncodeSettings, find_ffmpeg, transcode, write_video
-from pipelines.video import VideoError, extract, rgb_frames
+from pipelines.media import decoder
+from pipelines.media.decoder import VideoError, extract, rgb_frames
+from pipelines.media.encoder import EncodeSettings, find_ffmpeg, transcode, write_video
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +60,9 @@ def test_key_frames_alone_have_the_pixels_of_a_whole_decode(clips: list[Path], e
 def test_key_frames_alone_decode_nothing_else(encoded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = extract(encoded, len).key_frames
     seen: list[int] = []
-    original = video._frames
+    original = decoder._frames
     monkeypatch.setattr(
-        video,
+        decoder,
         "_frames",
         lambda *args: (seen.append(frame.pts) or frame for frame in original(*args)),  # type: ignore[func-returns-value]
     )

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from data_specs.recipes import parse_recipe
-from pipelines.ffmpeg import EncodeSettings, find_ffmpeg, transcode, write_video
-from pipelines.preprocess import Options
-from pipelines.video import extract, rgb_frames
+from pipelines.media.decoder import extract, rgb_frames
+from pipelines.media.encoder import EncodeSettings, find_ffmpeg, transcode, write_video
+from pipelines.runs.run import Options
 from tests.conftest import run_stages
 
 FRAMES, HEIGHT, WIDTH, SPEED = 8, 96, 160, 6

@@ -8,8 +8,8 @@ import av
 import numpy as np
 import pytest
 
-from pipelines.ffmpeg import EncodeSettings, find_ffmpeg, transcode, write_video
-from pipelines.video import VideoError, extract, rgb_frames
+from pipelines.media.decoder import VideoError, extract, rgb_frames
+from pipelines.media.encoder import EncodeSettings, find_ffmpeg, transcode, write_video
 
 ONE, FRAMES = 1 << 16, 4
 HEIGHT, WIDTH = 96, 160

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines import video
-from pipelines.ffmpeg import EncodeSettings, FfmpegError, find_ffmpeg, transcode, write_video
-from pipelines.video import VideoError
+from pipelines.media import decoder
+from pipelines.media.decoder import VideoError
+from pipelines.media.encoder import EncodeSettings, FfmpegError, find_ffmpeg, transcode, write_video
 
 FAST = EncodeSettings(preset="ultrafast")
 Videos = dict[str, Path]
@@ -69,26 +69,26 @@ def test_the_stream_is_a_players_and_the_same_everywhere(videos: Videos, tmp_pat
     cases = files_with_two(videos, tmp_path)
     assert len(cases) == 5
     for path, index, width, said in cases:
-        survey = video.survey(path)
+        survey = decoder.survey(path)
         assert (survey.stream, survey.choice) == (index, said), path.name
-        assert video.probe(path).width == width
-        assert video.decode_all(path).frames == 20
-        motion = video.extract(path, lambda block: None)
+        assert decoder.probe(path).width == width
+        assert decoder.decode_all(path).frames == 20
+        motion = decoder.extract(path, lambda block: None)
         assert (motion.num_frames, motion.frame_size[1]) == (20, width)
-        assert next(video.rgb_frames(path, [19]))[1].shape[1] == width
+        assert next(decoder.rgb_frames(path, [19]))[1].shape[1] == width
         made = transcode(path, tmp_path / "out.mp4", FAST, find_ffmpeg(), 60)
         assert (made.frames, made.survey.choice) == (20, said)
-        assert video.probe(tmp_path / "out.mp4").width == width
+        assert decoder.probe(tmp_path / "out.mp4").width == width
 
 
 def test_one_frame_alone_is_a_video_and_cover_art_is_none(videos: Videos, tmp_path: Path) -> None:
-    assert video.survey(videos["single"]).choice == ""
+    assert decoder.survey(videos["single"]).choice == ""
     assert transcode(videos["single"], tmp_path / "out.mp4", FAST, find_ffmpeg(), 60).frames == 1
     sound = ("-f", "lavfi", "-i", "sine=d=1")
     cover = mux(tmp_path / "music.mp4", *sound, "-i", videos["cover"], "-map", 0, "-map", 1, "-c:v", "copy",
                 "-disposition:v:0", "attached_pic")  # fmt: skip
     with pytest.raises(VideoError, match=r"^there is no video stream in it, only cover art$"):
-        video.extract(cover, lambda block: None)
+        decoder.extract(cover, lambda block: None)
     with pytest.raises(FfmpegError, match=r"^there is no video stream in it, only cover art$"):
         transcode(cover, tmp_path / "out.mp4", FAST, find_ffmpeg(), 60)
 
@@ -101,7 +101,7 @@ def cut(path: Path, target: Path, share: float) -> Path:
 
 def found_missing(path: Path) -> tuple[int, dict[str, str]]:
     """How many frames are missing in a file, and what is noted."""
-    survey, decoded = video.survey(path), video.decode_all(path)
+    survey, decoded = decoder.survey(path), decoder.decode_all(path)
     return survey.missing(decoded), survey.notes(decoded)
 
 
@@ -119,7 +119,7 @@ def test_frames_missing_from_a_cut_off_file_are_counted_by_count_or_duration(tmp
 def test_what_an_edit_list_leaves_out_is_not_missing(tmp_path: Path) -> None:
     write_video(tmp_path / "whole.mp4", noise(60, 32, 48), 25, "libx264", g=30)
     trimmed = mux(tmp_path / "trimmed.mp4", "-ss", 0.6, "-i", tmp_path / "whole.mp4", "-c", "copy")
-    assert video.decode_all(trimmed).frames == 45
+    assert decoder.decode_all(trimmed).frames == 45
     assert found_missing(trimmed) == (0, {})
 
 
@@ -135,5 +135,5 @@ def test_a_picture_that_is_shown_again_is_not_missing(tmp_path: Path) -> None:
         data[place + 4 : place + 8 + len(not_coded)] = size + not_coded
         data[entry + 12 : entry + 16] = size
     (tmp_path / "still.avi").write_bytes(data)
-    assert video.decode_all(tmp_path / "still.avi").frames < 25
+    assert decoder.decode_all(tmp_path / "still.avi").frames < 25
     assert found_missing(tmp_path / "still.avi") == (0, {})

@@ -15,8 +15,8 @@ import av
 import numpy as np
 import pytest
 
-from pipelines import video
-from pipelines.ffmpeg import (
+from pipelines.media import decoder
+from pipelines.media.encoder import (
     EncodeSettings,
     Ffmpeg,
     FfmpegError,
@@ -100,7 +100,7 @@ def test_odd_sides_lose_the_last_column_and_row(tool: Ffmpeg, tmp_path: Path) ->
     write_video(tmp_path / "odd.avi", [frame] * 5, 25, **{"qscale:v": 1})
     made = transcode(tmp_path / "odd.avi", tmp_path / "even.mp4", EncodeSettings(), tool, 60)
     assert made.frames == 5
-    pixels = dict(video.rgb_frames(tmp_path / "even.mp4", [4]))[4]
+    pixels = dict(decoder.rgb_frames(tmp_path / "even.mp4", [4]))[4]
     assert pixels.shape == (46, 64, 3)
     assert pixels.mean() < 16
 
@@ -184,8 +184,8 @@ def test_what_is_no_video_is_refused_in_one_line_by_ffmpeg_and_by_pyav(
     make(source, clips[0])
     with pytest.raises(FfmpegError, match=message) as by_ffmpeg:
         transcode(source, target, FAST, tool, 60)
-    with pytest.raises(video.VideoError, match=message) as by_pyav:
-        video.extract(source, lambda block: None)
+    with pytest.raises(decoder.VideoError, match=message) as by_pyav:
+        decoder.extract(source, lambda block: None)
     for error in (by_ffmpeg, by_pyav):
         text = str(error.value)
         assert "\n" not in text
@@ -232,8 +232,8 @@ def test_file_names_mean_nothing_but_files(
     made = transcode(name, os.path.join("out", name), FAST, tool, 60)
     assert made.frames == 6
     assert os.listdir("out") == [name]
-    assert video.extract(name, lambda block: None).num_frames == 6
-    assert len(list(video.rgb_frames(os.path.join("out", name), [0, 5]))) == 2
+    assert decoder.extract(name, lambda block: None).num_frames == 6
+    assert len(list(decoder.rgb_frames(os.path.join("out", name), [0, 5]))) == 2
 
 
 def test_write_video_gives_what_it_was_given(tmp_path: Path) -> None:
@@ -242,10 +242,10 @@ def test_write_video_gives_what_it_was_given(tmp_path: Path) -> None:
         for target in (tmp_path / f"{codec}1", tmp_path / f"{codec}2"):
             write_video(target, iter(frames), Fraction(30000, 1001), codec=codec)
         assert (tmp_path / f"{codec}1").read_bytes() == (tmp_path / f"{codec}2").read_bytes()
-        found = video.probe(tmp_path / f"{codec}1")
+        found = decoder.probe(tmp_path / f"{codec}1")
         assert (found.codec, found.width, found.height) == (name, 64, 48)
-        assert video.extract(tmp_path / f"{codec}1", lambda block: None).key_frames == (0, 12, 24)
-        near = dict(video.rgb_frames(tmp_path / f"{codec}1", range(30)))
+        assert decoder.extract(tmp_path / f"{codec}1", lambda block: None).key_frames == (0, 12, 24)
+        near = dict(decoder.rgb_frames(tmp_path / f"{codec}1", range(30)))
         assert len(near) == 30
         assert all(np.corrcoef(near[k].ravel(), frames[k].ravel())[0, 1] > 0.5 for k in near)
         with av.open(str(tmp_path / f"{codec}1")) as container:
@@ -377,7 +377,7 @@ def test_text_in_a_files_metadata_decides_nothing(kind: str, tool: Ffmpeg, tmp_p
     made = transcode(source, tmp_path / "out.mp4", FAST, counting, 60)
     assert (made.frames, made.decoded.bad_packets) == (20, 0)
     assert (tmp_path / "calls").read_text() == "x\n"
-    found = video.probe(tmp_path / "out.mp4")
+    found = decoder.probe(tmp_path / "out.mp4")
     assert (found.width, found.height) == (64, 48)
 
 

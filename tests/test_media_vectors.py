@@ -17,10 +17,10 @@ from av.sidedata.sidedata import Type as SideData
 from mvextractor.videocap import VideoCap
 
 from mocrop_core import PACKED
-from pipelines import video
-from pipelines.ffmpeg import EncodeSettings, find_ffmpeg, transcode, write_video
-from pipelines.synth import actor_boxes, compose
-from pipelines.video import Motion, VideoError, extract
+from pipelines.acquire.synthetic import actor_boxes, compose
+from pipelines.media import decoder
+from pipelines.media.decoder import Motion, VideoError, extract
+from pipelines.media.encoder import EncodeSettings, find_ffmpeg, transcode, write_video
 
 COLUMNS = {"x": "dst_x", "y": "dst_y", "w": "w", "h": "h", "motion_x": "motion_x", "motion_y": "motion_y"}
 SQUARE, LEFT, TOP, SPEED = 64, 24, 32, 2.25  # px, px, px, px a frame
@@ -169,7 +169,7 @@ def test_the_vectors_of_encoded_clips_are_known(name: str, motion: Motion, diges
     ``moving_disc.mp4`` was made by ffmpeg n9.0.2 with x264 165:
 
         mocrop synth toy --classes 2 --clips-per-class 3
-        python -c "from pipelines.ffmpeg import EncodeSettings, find_ffmpeg, transcode
+        python -c "from pipelines.media.encoder import EncodeSettings, find_ffmpeg, transcode
         transcode('toy/UCF-101/MovingDisc/v_MovingDisc_g01_c01.avi', 'tests/golden/moving_disc.mp4',
                   EncodeSettings('medium', 45, 12), find_ffmpeg(), 60)"
     """
@@ -215,11 +215,11 @@ def test_the_size_of_a_block_changes_nothing_but_the_blocks(encoded: list[Path])
 
 def test_xvid_sources_give_vectors_in_half_pixels(clips: list[Path]) -> None:
     for clip in (clips[0], clips[6]):  # with packed B-frames; with GOP 12 and no B-frames
-        assert video.probe(clip) == video.Probe("mpeg4", 320, 240, True)
+        assert decoder.probe(clip) == decoder.Probe("mpeg4", 320, 240, True)
         motion, vectors = read(clip)
         with av.open(str(clip)) as container:
             kinds = [frame.pict_type for frame in container.decode(video=0)]
-        assert motion.num_frames == len(kinds) == video.decode_all(clip).frames
+        assert motion.num_frames == len(kinds) == decoder.decode_all(clip).frames
         assert motion.motion_scale == 2
         assert motion.bad_packets == 0
         assert motion.key_frames == tuple(k for k, kind in enumerate(kinds) if kind == av.video.frame.PictureType.I)
@@ -250,7 +250,7 @@ def test_damaged_packets_are_passed_over_as_ffmpeg_does(tmp_path: Path) -> None:
         (tmp_path / "damaged").write_bytes(data.tobytes())
         motion, _ = read(tmp_path / "damaged")
         made = transcode(tmp_path / "damaged", tmp_path / "out", EncodeSettings("ultrafast"), find_ffmpeg(), 60)
-        assert motion.num_frames == made.frames == video.decode_all(tmp_path / "damaged").frames > 40
+        assert motion.num_frames == made.frames == decoder.decode_all(tmp_path / "damaged").frames > 40
         assert motion.bad_packets == made.decoded.bad_packets == 60 - motion.num_frames
         lost += motion.bad_packets
     assert lost > 0
@@ -264,12 +264,12 @@ def test_a_size_that_changes_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(VideoError, match="frames change their size: frame 20 is 256x96 px after 256x128 px"):
         extract(tmp_path / "ab", lambda block: None)
     with pytest.raises(VideoError, match="frames change their size"):
-        list(video.rgb_frames(tmp_path / "ab", [25]))
+        list(decoder.rgb_frames(tmp_path / "ab", [25]))
 
 
 def test_a_codec_without_vectors_is_refused(tmp_path: Path) -> None:
     write_video(tmp_path / "jpegs", moving_square(3), 25, vcodec="mjpeg", pix_fmt="yuvj420p", vtag="MJPG")
-    assert not video.probe(tmp_path / "jpegs").exports_vectors
+    assert not decoder.probe(tmp_path / "jpegs").exports_vectors
     with pytest.raises(VideoError, match="its codec mjpeg gives no motion vectors"):
         extract(tmp_path / "jpegs", lambda block: None)
 

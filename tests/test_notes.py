@@ -15,11 +15,12 @@ from typer.testing import CliRunner
 from data_specs.recipes import parse_recipe
 from data_specs.schema import NOTES
 from data_specs.stored import open_store
-from pipelines import outcome
-from pipelines.cli import app
-from pipelines.ffmpeg import write_video
-from pipelines.preprocess import Options, RunError
-from pipelines.progress import summarise
+from pipelines.cli.app import app
+from pipelines.errors import RunError
+from pipelines.media.encoder import write_video
+from pipelines.runs import outcome
+from pipelines.runs.run import Options
+from pipelines.store.records import summarise
 from tests.conftest import run_stages
 from tests.test_report_file import report_of
 

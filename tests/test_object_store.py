@@ -22,12 +22,13 @@ from data_specs.locations import SAFE, shown, split_url
 from data_specs.recipes import Recipe, parse_recipe
 from data_specs.remote import open_remote
 from data_specs.stored import StoreError, open_store, zarr_store
-from pipelines import cli
-from pipelines.listing import box_rows, export_npy
-from pipelines.lock import StoreLocked, locked
-from pipelines.preprocess import Options, RunError
-from pipelines.store import exchange, group_document
-from pipelines.verify import verify
+from pipelines.cli import app
+from pipelines.cli.tables import box_rows, export_npy
+from pipelines.errors import RunError
+from pipelines.runs.run import Options
+from pipelines.store.lock import StoreLocked, locked
+from pipelines.store.verify import verify
+from pipelines.store.writer import exchange, group_document
 from tests import test_store
 from tests.conftest import run_stages
 from tests.listening import is_loopback, watch
@@ -37,7 +38,7 @@ from training.clips import read_clips
 from training.options import Failed
 from training.shards import FrameReader
 
-MOCROP = [sys.executable, "-c", "from pipelines.cli import main; main()"]
+MOCROP = [sys.executable, "-c", "from pipelines.cli.app import main; main()"]
 TINY = {"name": "tiny", "shard_clips": 2, "transcode": {"preset": "ultrafast"}, "frames": {"slots": 2, "size": 16}}
 RAW = {**TINY, "name": "raw", "frames": {"slots": 2, "size": 16, "codec": {"name": "raw"}}}
 
@@ -267,7 +268,7 @@ def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *w
     monkeypatch.setattr(sys, "argv", ["mocrop", *words])
     capsys.readouterr()
     try:
-        cli.main()
+        app.main()
         status = 0
     except SystemExit as end:
         status = int(end.code or 0)
@@ -481,7 +482,7 @@ def test_a_store_that_may_only_be_read_is_verified_without_its_lock(
 def test_one_run_a_store_on_s3(s3: str, options: Options) -> None:
     with locked(options.store), pytest.raises(RunError, match=r"is being written by process \d+ on .+ since 20"):
         run_stages(options)
-    code = f"import os; from pipelines.lock import locked\nwith locked({options.store!r}): os._exit(1)"
+    code = f"import os; from pipelines.store.lock import locked\nwith locked({options.store!r}): os._exit(1)"
     subprocess.run([sys.executable, "-c", code], check=False, timeout=600)
     assert list(contents(s3, options.store)) == ["progress/lock/zarr.json"]
     with locked(options.store), pytest.raises(StoreLocked), locked(options.store):

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from data_specs.recipes import load_recipe, parse_recipe
-from pipelines import outcome, plan
-from pipelines.preprocess import Options, RunError, open_run
-from pipelines.progress import summarise
+from pipelines.errors import RunError
+from pipelines.runs import estimate, outcome
+from pipelines.runs.run import Options, open_run
+from pipelines.store.records import summarise
 from tests.saboteurs import contents
 
 SECONDS = 8.0  # of a clip
@@ -20,7 +21,9 @@ SECONDS = 8.0  # of a clip
 @pytest.fixture
 def options(ucf_options: Options, own_ucf_store: Path, monkeypatch: pytest.MonkeyPatch) -> Options:
     """The finished store of the real clips, 4 in a shard, asked for again; no clip is done to measure its cost."""
-    monkeypatch.setattr(plan, "measured", lambda *_: plan.Sample(("x",), {}, plan.Cost(SECONDS, 100.0, 10.0)))
+    monkeypatch.setattr(
+        estimate, "measured", lambda *_: estimate.Sample(("x",), {}, estimate.Cost(SECONDS, 100.0, 10.0))
+    )
     return replace(ucf_options, store=str(own_ucf_store))
 
 
@@ -38,7 +41,7 @@ def test_no_more_workers_are_counted_than_there_are_shards_left(
     options: Options, shards: int, clips: int, workers: int, seconds: float
 ) -> None:
     forget_shards(options.store, shards)
-    found = plan.plan(replace(options, workers=workers))
+    found = estimate.plan(replace(options, workers=workers))
     assert (found.clips_left, found.shards, found.workers) == (clips, 4, workers)
     assert (found.seconds, found.store_bytes) == (seconds, 100 * clips)
     assert found.problems == ()
@@ -53,7 +56,7 @@ def test_what_preprocess_would_refuse_is_a_problem(options: Options) -> None:
     }
     before = contents(Path(options.store))
     for line, other in otherwise.items():
-        found = plan.plan(other)
+        found = estimate.plan(other)
         with pytest.raises(RunError) as caught, open_run(other):
             pass
         assert found.problems == (str(caught.value),)
@@ -66,7 +69,7 @@ def test_what_preprocess_would_refuse_is_a_problem(options: Options) -> None:
 def test_something_else_in_the_stores_place_is_a_problem(options: Options, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/notes.txt").write_text("mine")
-    found = plan.plan(replace(options, store=str(tmp_path / "mine"), work_dir=str(tmp_path / "w")))
+    found = estimate.plan(replace(options, store=str(tmp_path / "mine"), work_dir=str(tmp_path / "w")))
     assert len(found.problems) == 1
     assert "something else is there; give a new place" in found.problems[0]
 
@@ -80,7 +83,7 @@ def broken(source: Path, count: int) -> Path:
 
 
 def test_a_set_of_broken_files_is_a_problem_with_the_reasons(tmp_path: Path) -> None:
-    found = plan.plan(Options(str(broken(tmp_path / "source", 60)), str(tmp_path / "s.zarr"), recipe="smoke"))
+    found = estimate.plan(Options(str(broken(tmp_path / "source", 60)), str(tmp_path / "s.zarr"), recipe="smoke"))
     opened, processed = found.problems
     assert opened.startswith("60 of 60 sample clips cannot be opened (broken/00: it is not a video")
     assert processed.startswith("3 of 3 sample clips would be quarantined (broken/00: transcode: ")
@@ -92,12 +95,12 @@ def test_a_few_broken_files_among_good_ones_are_found(tmp_path: Path, synth_data
     source = broken(tmp_path / "source", 2)
     shutil.copytree(synth_data / "UCF-101", source, dirs_exist_ok=True)
     options = Options(str(source), str(tmp_path / "s.zarr"), recipe="smoke")
-    found = plan.plan(options)
+    found = estimate.plan(options)
     problem = next(line for line in found.problems if "opened" in line)
     assert problem.startswith("2 of 14 sample clips cannot be opened (broken/00: it is not a video")
     assert found.seconds is not None
     assert found.seconds > 0
-    allowed = plan.plan(replace(options, max_quarantined=0.5))
+    allowed = estimate.plan(replace(options, max_quarantined=0.5))
     assert allowed.problems == ()
     assert problem in allowed.warnings
 
@@ -112,7 +115,7 @@ def test_the_plan_counts_what_is_passed_over_and_the_clips_of_each_part(
     (tmp_path / "lists").mkdir()
     (clip,) = (source / "Archery").glob("v_*.avi")
     (tmp_path / "lists/val.txt").write_text(f"Archery/{clip.name} 0\n")
-    found = plan.plan(
+    found = estimate.plan(
         replace(options, source=str(source), store=str(tmp_path / "s.zarr"), splits=str(tmp_path / "lists"))
     )
     assert found.splits == {1: (0, 0, 1), 2: (0, 0, 0), 3: (0, 0, 0)}

@@ -25,7 +25,7 @@ from data_specs.recipes import (
 )
 from mocrop_core.method import PAPER_V1, PAPER_V2
 from mocrop_core.vectors import clip_rng
-from pipelines.limits import MEMORY
+from pipelines.media.limits import MEMORY
 
 
 def test_the_ucf101_recipe_is_the_papers_set_up() -> None:

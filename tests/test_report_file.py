@@ -17,11 +17,11 @@ from data_specs.recipes import FullView, MotionView, Recipe
 from data_specs.schema import State
 from data_specs.stored import StoreError, open_store
 from mocrop_core import VECTOR
-from pipelines import gallery
-from pipelines.clips import ClipReader
-from pipelines.preprocess import Options, open_run
-from pipelines.report import ReportError, as_script_data, render, write_report
-from pipelines.stages import process_shard
+from pipelines.report import clip_cards
+from pipelines.report.clip_reader import ClipReader
+from pipelines.report.page import ReportError, as_script_data, render, write_report
+from pipelines.runs.run import Options, open_run
+from pipelines.stages.shard_task import process_shard
 from tests.rewriting import rewrite
 
 
@@ -97,21 +97,24 @@ def test_thumbnails_keep_to_their_budget(page: Path, ucf_store: Path) -> None:
     assert max(map(len, crops)) <= 3000
     assert {name for detail in details for name in detail["crops"]} == {"centre", "random", "mocrop"}
     recipe = open_store(ucf_store).recipe
-    assert max(len(as_script_data(detail)) for detail in details) <= gallery.picture_bytes(recipe) - gallery.CLIP_BYTES
+    assert (
+        max(len(as_script_data(detail)) for detail in details)
+        <= clip_cards.picture_bytes(recipe) - clip_cards.CLIP_BYTES
+    )
     rows = len(as_script_data([document["rows"], document["boxes"]]))
-    assert 0.4 < rows / (15 * gallery.row_bytes(recipe)) <= 1
+    assert 0.4 < rows / (15 * clip_cards.row_bytes(recipe)) <= 1
 
 
 def test_densities_of_a_fine_grid_count_in_the_size_of_a_page() -> None:
     fine, coarse = (
         Recipe(views=[FullView(kind="full"), MotionView(kind="motion", grid=g)]) for g in ((60, 80), (6, 8))
     )
-    density = len(json.dumps(gallery.grey_levels(np.ones((60, 80))))) - len(
-        json.dumps(gallery.grey_levels(np.ones((6, 8))))
+    density = len(json.dumps(clip_cards.grey_levels(np.ones((60, 80))))) - len(
+        json.dumps(clip_cards.grey_levels(np.ones((6, 8))))
     )
     assert density == 6336
-    assert gallery.row_bytes(fine) - gallery.row_bytes(coarse) == density
-    assert gallery.picture_bytes(fine) - gallery.picture_bytes(coarse) == gallery.STRIP_FRAMES * density
+    assert clip_cards.row_bytes(fine) - clip_cards.row_bytes(coarse) == density
+    assert clip_cards.picture_bytes(fine) - clip_cards.picture_bytes(coarse) == clip_cards.STRIP_FRAMES * density
 
 
 def test_the_head_counts_what_is_in_the_store(page: Path, ucf_store: Path) -> None:
@@ -183,7 +186,7 @@ def test_arrows_point_where_the_blocks_go_and_are_of_a_frame_of_their_section() 
     vectors[1] = (2, 200, 60, 16, 16, 2, 0)
     vectors[2] = (7, 10, 10, 16, 16, 0, -9)
     strip: list[dict[str, Any]] = [{"frame": 0}, {"frame": 5}, {"frame": 9}]
-    gallery.add_motion(strip, vectors, (240, 320), (6, 8))
+    clip_cards.add_motion(strip, vectors, (240, 320), (6, 8))
     assert strip[0]["arrows"] == [100, 50, 13, -2, 200, 60, -8, 0]
     assert [one.get("arrows_of") for one in strip] == [2, 7, None]
     levels = np.frombuffer(base64.b64decode(strip[0]["density"]), np.uint8).reshape(6, 8)
@@ -194,18 +197,18 @@ def test_arrows_point_where_the_blocks_go_and_are_of_a_frame_of_their_section() 
 def test_the_sample_has_the_wanted_the_worst_and_some_of_all(ucf_store: Path) -> None:
     reader = ClipReader(open_store(ucf_store))
     score = reader.tables["views/mocrop/score"]
-    chosen = gallery.sample(reader, 6, [4], [9])
+    chosen = clip_cards.sample(reader, 6, [4], [9])
     assert len(chosen) == 6
     assert {4, 9, int(score.argmin())} <= set(chosen)
     assert chosen == sorted(chosen)
-    assert gallery.sample(reader, 100, [], []) == list(range(15))
-    assert gallery.sample(reader, 0, [3], [9]) == [3]
+    assert clip_cards.sample(reader, 100, [], []) == list(range(15))
+    assert clip_cards.sample(reader, 0, [3], [9]) == [3]
 
 
 def test_a_page_that_would_be_too_large_asks_for_all(
     ucf_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.report.LARGEST", 200_000)
+    monkeypatch.setattr("pipelines.report.page.LARGEST", 200_000)
     with pytest.raises(ReportError, match=r"--clips 300: .* 1 MB, more than 0; give --clips 2, or --all"):
         write_report(str(ucf_store), tmp_path / "r.html")
     assert write_report(str(ucf_store), tmp_path / "r.html", clips=2).pictures == 2

@@ -17,10 +17,11 @@ import pytest
 
 from data_specs.recipes import Recipe, parse_recipe
 from data_specs.stored import open_store
-from pipelines.ffmpeg import find_ffmpeg, write_video
-from pipelines.lock import StoreLocked, locked
-from pipelines.preprocess import Options, RunError, open_run
-from pipelines.stages import STAGES, process_shard
+from pipelines.errors import RunError
+from pipelines.media.encoder import find_ffmpeg, write_video
+from pipelines.runs.run import Options, open_run
+from pipelines.stages.shard_task import STAGES, process_shard
+from pipelines.store.lock import StoreLocked, locked
 from tests.conftest import run_stages
 from tests.rewriting import rewrite
 from tests.test_store import contents
@@ -324,7 +325,7 @@ def test_a_store_that_is_being_written_is_refused_and_a_dead_ones_lock_is_taken_
         pytest.raises(RunError, match=f"is being written by process {os.getpid()} on .* since 20"),
     ):
         run_stages(options)
-    code = f"import os; from pipelines.lock import locked\nwith locked({options.store!r}): os._exit(1)"
+    code = f"import os; from pipelines.store.lock import locked\nwith locked({options.store!r}): os._exit(1)"
     subprocess.run([sys.executable, "-c", code], check=False)
     assert (Path(options.store) / "progress/lock/zarr.json").is_file()
     summary, done = run_stages(options)

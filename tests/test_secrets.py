@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_specs.locations import SAFE, shown, without_passwords
-from pipelines import cli
+from pipelines.cli import app
+from pipelines.errors import RunError
 from pipelines.internal_errors import InternalError, record
-from pipelines.preprocess import Options, RunError, read_request
+from pipelines.runs.run import Options, read_request
 from training import test as testing
 from training import train as training
 
@@ -65,7 +66,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *wo
     """The one line on standard error of a command that is refused."""
     monkeypatch.setattr(sys, "argv", ["mocrop", *words])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        app.main()
     printed = capsys.readouterr()
     assert ended.value.code == 1, printed
     assert printed.out == ""

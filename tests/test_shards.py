@@ -17,11 +17,11 @@ from zarr.storage import LocalStore, MemoryStore
 from data_specs.datasets import Clip, Dataset
 from data_specs.recipes import FrameCodec, Frames, FullView, Recipe
 from data_specs.schema import MOTION_FIELDS
+from data_specs.shard_format import encoder, shard
 from data_specs.stored import VectorReader, run
 from mocrop_core import PACKED, VECTOR
-from pipelines.encoding import encoder, shard
-from pipelines.shards import VECTOR_CHUNK, FrameWriter, VectorWriter
-from pipelines.store import HashingStore, create
+from pipelines.store.shard_writer import VECTOR_CHUNK, FrameWriter, VectorWriter
+from pipelines.store.writer import HashingStore, create
 
 CLIPS, SLOTS, SIDE, SHARD = 7, 3, 24, 4
 CODECS = [FrameCodec(name="raw"), FrameCodec(name="lz4"), FrameCodec(name="zstd"), FrameCodec(name="jpeg", quality=80)]

@@ -67,7 +67,7 @@ def test_a_run_that_does_not_fit_is_refused_before_anything_is_made(
 
 def test_a_soft_limit_on_open_files_is_raised_as_far_as_a_run_needs() -> None:
     code = (
-        "import resource; from pipelines.limits import too_little_for; print(repr(too_little_for(40))); "
+        "import resource; from pipelines.media.limits import too_little_for; print(repr(too_little_for(40))); "
         "print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
     )
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[1] >= 520

@@ -12,12 +12,12 @@ import pytest
 from typer.testing import CliRunner
 
 from data_specs.stored import open_store, zarr_store
-from pipelines import outcome
-from pipelines.cli import app
-from pipelines.preprocess import Options, about_store
-from pipelines.progress import summarise
-from pipelines.store import write_record
-from pipelines.verify import verify
+from pipelines.cli.app import app
+from pipelines.runs import outcome
+from pipelines.runs.run import Options, about_store
+from pipelines.store.records import summarise
+from pipelines.store.verify import verify
+from pipelines.store.writer import write_record
 from tests.conftest import run_stages
 from tests.test_chain import ENCODE, RED, still
 from tests.test_store import contents

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.preprocess import Options
+from pipelines.runs.run import Options
 from tests.conftest import run_stages
 from tests.namespace import private
 from tests.test_store import contents
@@ -116,7 +116,7 @@ COMMAND = """
 mkdir "$FOLDER/disk"
 mount -t tmpfs -o size=$SIZE tmpfs "$FOLDER/disk"
 run() {
-  "$PYTHON" -c "from pipelines.cli import main; main()" preprocess --source "$SOURCE" --recipe "$FOLDER/raw.toml" \
+  "$PYTHON" -c "from pipelines.cli.app import main; main()" preprocess --source "$SOURCE" --recipe "$FOLDER/raw.toml" \
     --store "$FOLDER/disk/s.zarr" --work-dir "$FOLDER/w" --json
 }
 run >"$FOLDER/first" 2>"$FOLDER/first.err" &
@@ -127,7 +127,7 @@ wait $first || status=$?
 [ $status = 1 ] || exit 9
 eval "$MEND"
 run >"$FOLDER/second" 2>"$FOLDER/second.err"
-"$PYTHON" -c "from pipelines.cli import main; main()" verify "$FOLDER/disk/s.zarr" >"$FOLDER/third" 2>&1
+"$PYTHON" -c "from pipelines.cli.app import main; main()" verify "$FOLDER/disk/s.zarr" >"$FOLDER/third" 2>&1
 """
 TURN_READ_ONLY = f"""
 until grep -q "^transcode: 12 of 12" "$FOLDER/first.err"; do kill -0 $first; sleep 0.02; done

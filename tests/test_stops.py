@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from data_specs.recipes import parse_recipe
-from pipelines import ffmpeg
-from pipelines.h264 import RunStopped
-from pipelines.preprocess import Options, open_run
-from pipelines.progress import summarise
-from pipelines.stages import STAGES, process_shard
+from pipelines.errors import RunStopped
+from pipelines.media import encoder
+from pipelines.runs.run import Options, open_run
+from pipelines.stages.shard_task import STAGES, process_shard
+from pipelines.store.records import summarise
 from tests.conftest import run_stages
 from tests.saboteurs import SMALL, contents, copy_clips
 from tests.test_cli import mocrop
@@ -70,7 +70,7 @@ def test_an_ffmpeg_that_goes_away_stops_the_run(
     options: Options, expected: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = tmp_path / "ffmpeg"
-    own.symlink_to(ffmpeg.find_ffmpeg().path)
+    own.symlink_to(encoder.find_ffmpeg().path)
     monkeypatch.setenv("MOCROP_FFMPEG", str(own))
     begin(options)
     own.unlink()

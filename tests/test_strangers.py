@@ -20,21 +20,22 @@ import numpy as np
 import pytest
 from packaging.requirements import Requirement
 
-import pipelines.cli
+import pipelines.cli.app
 from data_specs.annotations import AnnotationError, read_annotations
 from data_specs.arrays import open_array
 from data_specs.documents import parse_json
 from data_specs.schema import tables
 from data_specs.stored import Damaged, StoreError, open_store, read_records, zarr_store
 from data_specs.text import csv_cell, json_text, printable
-from pipelines.clips import ClipReader
-from pipelines.drawing import write_clip_video
-from pipelines.garbage import clear
-from pipelines.listing import box_rows
-from pipelines.preprocess import Options, RunError
-from pipelines.progress import summarise
-from pipelines.source_index import SourceIndex
-from pipelines.verify import Fault, verify
+from pipelines.cli.tables import box_rows
+from pipelines.errors import RunError
+from pipelines.report.clip_reader import ClipReader
+from pipelines.report.drawing import write_clip_video
+from pipelines.runs.cleanup import clear
+from pipelines.runs.run import Options
+from pipelines.runs.source_index import SourceIndex
+from pipelines.store.records import summarise
+from pipelines.store.verify import Fault, verify
 from tests.conftest import run_stages
 from tests.soak import record
 from tests.support import (
@@ -285,7 +286,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     def run(*arguments: object) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["mocrop", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
-            pipelines.cli.main()
+            pipelines.cli.app.main()
         written = capsys.readouterr()
         return int(ended.value.code or 0), written.out + written.err
 

@@ -16,27 +16,28 @@ from hypothesis import strategies as st
 
 from data_specs.datasets import read_dataset
 from mocrop_core.search import best_rectangle
-from pipelines import ffmpeg, synth, video
+from pipelines.acquire import synthetic
+from pipelines.media import decoder, encoder
 
 CLASSES, CLIPS, FRAMES = 3, 4, 20
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> synth.Synth:
+def made(tmp_path_factory: pytest.TempPathFactory) -> synthetic.Synth:
     folder = tmp_path_factory.mktemp("synth") / "new" / "data"
-    return synth.write_dataset(folder, classes=CLASSES, clips_per_class=CLIPS, frames=FRAMES)
+    return synthetic.write_dataset(folder, classes=CLASSES, clips_per_class=CLIPS, frames=FRAMES)
 
 
 def decoded(path: Path) -> np.ndarray:
     """All frames of a written video, (frames, 240, 320, 3) int16."""
-    return np.stack([frame.astype(np.int16) for _, frame in video.rgb_frames(path, range(FRAMES), None)])
+    return np.stack([frame.astype(np.int16) for _, frame in decoder.rgb_frames(path, range(FRAMES), None)])
 
 
-def ids(made: synth.Synth) -> list[str]:
-    return [clip_id for clip_id, _ in synth.clip_ids(made.class_names, CLIPS)]
+def ids(made: synthetic.Synth) -> list[str]:
+    return [clip_id for clip_id, _ in synthetic.clip_ids(made.class_names, CLIPS)]
 
 
-def test_lists_and_names_have_the_official_form(made: synth.Synth) -> None:
+def test_lists_and_names_have_the_official_form(made: synthetic.Synth) -> None:
     names = [f"{kind}list0{split}.txt" for kind in ("train", "test") for split in (1, 2, 3)]
     assert sorted(path.name for path in made.splits.iterdir()) == sorted([*names, "classInd.txt"])
     assert made.splits.joinpath("classInd.txt").read_bytes() == b"1 MovingCross\r\n2 MovingDisc\r\n3 MovingStar\r\n"
@@ -50,7 +51,7 @@ def test_lists_and_names_have_the_official_form(made: synth.Synth) -> None:
     assert len(list(made.source.glob("*/*.avi"))) == made.clips == made.written == CLASSES * CLIPS
 
 
-def test_the_data_set_reads_back_as_one_of_ours(made: synth.Synth) -> None:
+def test_the_data_set_reads_back_as_one_of_ours(made: synthetic.Synth) -> None:
     data = read_dataset(made.directory, made.splits, strict=True)
     assert data.class_names == made.class_names
     assert [clip.id for clip in data.clips] == sorted(ids(made))
@@ -68,37 +69,37 @@ def test_the_data_set_reads_back_as_one_of_ours(made: synth.Synth) -> None:
 
 @given(st.integers(3, 2475))
 def test_every_split_tests_other_groups_and_trains_on_the_rest(clips: int) -> None:
-    groups = synth.groups_of(clips)
+    groups = synthetic.groups_of(clips)
     count = max(groups)
     assert list(groups) == sorted(groups)
     assert set(groups) == set(range(1, count + 1))
     assert 3 <= count <= 25
     assert max(groups.count(group) for group in range(1, count + 1)) <= 99
-    tested = [set(synth.tested_groups(count, split)) for split in (1, 2, 3)]
+    tested = [set(synthetic.tested_groups(count, split)) for split in (1, 2, 3)]
     assert all(tested)
     assert len(set.union(*tested)) == sum(map(len, tested)) <= count
 
 
 def test_groups_are_as_in_ucf101_where_there_are_as_many() -> None:
-    assert [synth.tested_groups(25, split) for split in (1, 2, 3)] == [
+    assert [synthetic.tested_groups(25, split) for split in (1, 2, 3)] == [
         range(1, 8),
         range(8, 15),
         range(15, 22),
     ]
 
 
-def test_videos_are_encoded_as_those_of_ucf101(made: synth.Synth) -> None:
+def test_videos_are_encoded_as_those_of_ucf101(made: synthetic.Synth) -> None:
     for clip_id in ids(made):
         path = made.source / f"{clip_id}.avi"
         header = path.read_bytes()[:512]
-        probe = video.probe(path)
+        probe = decoder.probe(path)
         assert (probe.codec, probe.width, probe.height) == ("mpeg4", 320, 240)
         assert b"XVID" in header
         assert struct.unpack_from("<I", header, 32) == (40_000,)  # microseconds a frame: 25 a second
-        assert video.decode_all(path).frames == FRAMES
+        assert decoder.decode_all(path).frames == FRAMES
 
 
-def test_only_the_actor_changes_and_its_box_holds_it(made: synth.Synth) -> None:
+def test_only_the_actor_changes_and_its_box_holds_it(made: synthetic.Synth) -> None:
     """Means of 4x4 px even out the sensor's noise; what then changes by over 9 levels of luma is in a box.
 
     Luma, because the codec smears the colour of figures that stand still by up to 35 levels.
@@ -130,9 +131,9 @@ def test_boxes_are_the_drawn_actor_to_the_pixel() -> None:
     """Against the same scene with the actor far away, what differs by more than noise spans the box."""
     checked = 0
     for clip_id in ("MovingStar/v_MovingStar_g01_c01", "MovingBolt/v_MovingBolt_g02_c01"):
-        scene = synth.compose(3, clip_id, 12, 30)
-        frames = np.stack(list(synth.draw(scene, 3, clip_id, 1))).astype(np.int16)
-        for k, (x, y, w, h) in enumerate(synth.actor_boxes(scene)):
+        scene = synthetic.compose(3, clip_id, 12, 30)
+        frames = np.stack(list(synthetic.draw(scene, 3, clip_id, 1))).astype(np.int16)
+        for k, (x, y, w, h) in enumerate(synthetic.actor_boxes(scene)):
             path = np.abs(scene.figures[scene.actor].centres - scene.figures[scene.actor].centres[k]).max(axis=1)
             without = frames[path > 30]  # the actor has gone by more than its own size
             if not len(without):
@@ -151,11 +152,11 @@ def test_boxes_are_the_drawn_actor_to_the_pixel() -> None:
 
 @pytest.mark.parametrize("classes", [2, 4, 12])
 def test_every_frame_shows_one_figure_of_each_class(classes: int) -> None:
-    name = synth.class_names(classes)[-1]
+    name = synthetic.class_names(classes)[-1]
     clip_id = f"{name}/v_{name}_g01_c01"
-    scene = synth.compose(0, clip_id, classes, 8)
+    scene = synthetic.compose(0, clip_id, classes, 8)
     assert [figure.kind for figure in scene.figures] == list(range(classes))
-    frames = list(synth.draw(scene, 0, clip_id, 1))
+    frames = list(synthetic.draw(scene, 0, clip_id, 1))
     assert len(frames) == 8
     rows, cols = np.mgrid[:240, :320]
     for k, frame in enumerate(frames):
@@ -169,15 +170,15 @@ def test_every_frame_shows_one_figure_of_each_class(classes: int) -> None:
             mine = np.abs((hues - figure.hue + 0.5) % 1 - 0.5) < 0.02
             x, y = figure.centres[k]
             near = np.hypot(cols + 0.5 - x, rows + 0.5 - y) < figure.radius + 1
-            assert (mine & near).sum() > 0.2 * figure.radius**2, synth.FIGURES[figure.kind]
-            assert (mine & ~near).sum() <= 5, synth.FIGURES[figure.kind]
+            assert (mine & near).sum() > 0.2 * figure.radius**2, synthetic.FIGURES[figure.kind]
+            assert (mine & ~near).sum() <= 5, synthetic.FIGURES[figure.kind]
 
 
 def test_only_the_actor_of_a_scene_moves_and_speeds_differ() -> None:
     speeds = []
     for k in range(40):
-        scene = synth.compose(1, f"MovingStar/v_MovingStar_g01_c{k:02d}", 4, 50)
-        assert synth.FIGURES[scene.actor] == "Star"
+        scene = synthetic.compose(1, f"MovingStar/v_MovingStar_g01_c{k:02d}", 4, 50)
+        assert synthetic.FIGURES[scene.actor] == "Star"
         for kind, figure in enumerate(scene.figures):
             assert figure.centres.shape == (50, 2)
             assert (np.ptp(figure.centres, axis=0).max() > 5) == (kind == scene.actor)
@@ -187,9 +188,9 @@ def test_only_the_actor_of_a_scene_moves_and_speeds_differ() -> None:
     assert max(speeds) > 5
 
 
-def test_equal_arguments_give_equal_bytes_and_another_seed_does_not(made: synth.Synth, tmp_path: Path) -> None:
-    same = synth.write_dataset(tmp_path / "same", classes=CLASSES, clips_per_class=CLIPS, frames=FRAMES)
-    other = synth.write_dataset(tmp_path / "other", classes=CLASSES, clips_per_class=CLIPS, frames=FRAMES, seed=1)
+def test_equal_arguments_give_equal_bytes_and_another_seed_does_not(made: synthetic.Synth, tmp_path: Path) -> None:
+    same = synthetic.write_dataset(tmp_path / "same", classes=CLASSES, clips_per_class=CLIPS, frames=FRAMES)
+    other = synthetic.write_dataset(tmp_path / "other", classes=CLASSES, clips_per_class=CLIPS, frames=FRAMES, seed=1)
     files = sorted(path.relative_to(made.directory) for path in made.directory.rglob("*") if path.is_file())
     assert len(files) == CLASSES * CLIPS + 7 + 2
     for file in files:
@@ -201,12 +202,12 @@ def test_equal_arguments_give_equal_bytes_and_another_seed_does_not(made: synth.
 def test_a_class_does_not_show_in_the_background() -> None:
     """The clips of a group stand before one place in all classes; another group has another."""
     backgrounds = {}
-    for name in synth.class_names(4):
+    for name in synthetic.class_names(4):
         for group in (1, 2):
             clip_id = f"{name}/v_{name}_g{group:02d}_c01"
-            frames = list(synth.draw(synth.compose(0, clip_id, 4, 8), 0, clip_id, group))
+            frames = list(synthetic.draw(synthetic.compose(0, clip_id, 4, 8), 0, clip_id, group))
             backgrounds[name, group] = np.median(frames, axis=0).astype(int)
-    for name in synth.class_names(4):
+    for name in synthetic.class_names(4):
         difference = np.abs(backgrounds[name, 1] - backgrounds["MovingDisc", 1]).max(axis=2)
         assert np.mean(difference > 12) < 0.2  # the figures stand elsewhere
         assert np.mean(np.abs(backgrounds[name, 1] - backgrounds[name, 2]).max(axis=2) > 12) > 0.5
@@ -222,24 +223,24 @@ def test_an_unfinished_data_set_is_finished_and_each_clip_reported(tmp_path: Pat
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        synth.write_dataset(tmp_path, **arguments, on_clip=stop)
+        synthetic.write_dataset(tmp_path, **arguments, on_clip=stop)
     assert [done for _, done, _ in seen] == [1, 2, 3, 4]
     assert {total for _, _, total in seen} == {6}
-    finished = synth.write_dataset(tmp_path, **arguments)
+    finished = synthetic.write_dataset(tmp_path, **arguments)
     assert (finished.clips, finished.written) == (6, 2)
     assert len(json.loads(finished.annotations.read_text())) == 6
-    assert synth.write_dataset(tmp_path, **arguments).written == 0
+    assert synthetic.write_dataset(tmp_path, **arguments).written == 0
     with pytest.raises(FileExistsError, match=r"another synthetic data set \(seed 0 not 5\)"):
-        synth.write_dataset(tmp_path, **arguments, seed=5)
+        synthetic.write_dataset(tmp_path, **arguments, seed=5)
 
 
 def test_a_folder_that_is_not_ours_is_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     (tmp_path / "synth.json").write_text("mine too")
     with pytest.raises(FileExistsError, match="not empty and not from `mocrop synth`"):
-        synth.write_dataset(tmp_path)
+        synthetic.write_dataset(tmp_path)
     with pytest.raises(FileExistsError, match="not empty"):
-        synth.write_dataset(tmp_path / "mine.txt")
+        synthetic.write_dataset(tmp_path / "mine.txt")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.txt", "synth.json"]
 
 
@@ -258,7 +259,7 @@ def test_a_number_out_of_range_is_refused_before_anything_is_written(
     argument: str, value: int, range_: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=f"{argument} is {value}, expected {range_}"):
-        synth.write_dataset(tmp_path / "new", **{argument: value})
+        synthetic.write_dataset(tmp_path / "new", **{argument: value})
     assert not (tmp_path / "new").exists()
 
 
@@ -279,12 +280,12 @@ def knowledge(classes: int, scenes: int) -> Knowledge:
     known = Knowledge()
     side = 0.75**0.5
     for k in range(scenes):
-        name = synth.class_names(classes)[k % classes]
-        scene = synth.compose(9, f"{name}/v_{name}_g01_c{k:04d}", classes, 50)
+        name = synthetic.class_names(classes)[k % classes]
+        scene = synthetic.compose(9, f"{name}/v_{name}_g01_c{k:04d}", classes, 50)
         at = np.array([figure.centres for figure in scene.figures])
         radius = np.array([figure.radius for figure in scene.figures])[:, None]
         density = np.zeros((6, 8))
-        for x, y, w, h in synth.actor_boxes(scene):
+        for x, y, w, h in synthetic.actor_boxes(scene):
             cols, rows = np.arange(x, x + w, 8), np.arange(y, y + h, 8)
             np.add.at(density, (rows[:, None] * 6 // 240, cols * 8 // 320), 1)
         best = best_rectangle(density, 0.75)
@@ -322,14 +323,14 @@ def test_a_still_frame_tells_nothing_and_a_crop_what_the_docstring_says() -> Non
     assert twelve.whole_in_a_centre_box == pytest.approx(0.11, abs=0.02)
 
 
-def test_a_codec_finds_motion_in_the_actor_and_noise_elsewhere(made: synth.Synth, tmp_path: Path) -> None:
+def test_a_codec_finds_motion_in_the_actor_and_noise_elsewhere(made: synthetic.Synth, tmp_path: Path) -> None:
     """After the transcode stage most vectors above one pixel are the actor's, most others are the noise's."""
     clip_id = ids(made)[0]
     target = tmp_path / "clip.mp4"
-    tool = ffmpeg.find_ffmpeg()
-    ffmpeg.transcode(made.source / f"{clip_id}.avi", target, ffmpeg.EncodeSettings(), tool, 60)
+    tool = encoder.find_ffmpeg()
+    encoder.transcode(made.source / f"{clip_id}.avi", target, encoder.EncodeSettings(), tool, 60)
     blocks: list[np.ndarray] = []
-    motion = video.extract(target, lambda block: blocks.append(block.copy()))
+    motion = decoder.extract(target, lambda block: blocks.append(block.copy()))
     vectors = np.concatenate(blocks)
     speed = np.hypot(vectors["motion_x"].astype(float), vectors["motion_y"]) / motion.motion_scale
     boxes = np.array(json.loads(made.annotations.read_text())[clip_id]["tubes"][0]["boxes_xywh"])

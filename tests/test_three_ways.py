@@ -13,13 +13,13 @@ import pytest
 import xarray
 import zarr
 
-from pipelines.bare_name import DEPLOYMENT
+from pipelines.execution.deployment_alias import DEPLOYMENT
 from tests.saboteurs import contents
 from tests.soak import record
 from tests.test_determinism import cluster
 from tests.test_flow_server import Served, served  # noqa: F401 (a fixture)
 
-MOCROP = [sys.executable, "-c", "from pipelines.cli import main; main()"]
+MOCROP = [sys.executable, "-c", "from pipelines.cli.app import main; main()"]
 CLIPS, VIEWS = 15, ("full", "mocrop")
 
 

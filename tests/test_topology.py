@@ -26,10 +26,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from pipelines.bare_name import DEPLOYMENT
-from pipelines.preprocess import Options
-from pipelines.progress import Summary
-from pipelines.server import LOOPBACK, held_port
+from pipelines.execution.deployment_alias import DEPLOYMENT
+from pipelines.execution.prefect_server import LOOPBACK, held_port
+from pipelines.runs.run import Options
+from pipelines.store.records import Summary
 from tests.compose import DOCKER, environment_of, read_compose, without_containers
 from tests.system_packages import needed
 

@@ -19,11 +19,12 @@ import zarr
 
 from data_specs.recipes import load_recipe
 from data_specs.stored import Record, StoreError, open_store, read_records, zarr_store
-from pipelines.lock import StoreLocked, locked
-from pipelines.preprocess import Options, RunError
-from pipelines.progress import Progress
-from pipelines.store import put_attributes, write_record
-from pipelines.verify import Fault, _object_faults, verify
+from pipelines.errors import RunError
+from pipelines.runs.run import Options
+from pipelines.store.lock import StoreLocked, locked
+from pipelines.store.records import Progress
+from pipelines.store.verify import Fault, _object_faults, verify
+from pipelines.store.writer import put_attributes, write_record
 from tests.conftest import run_stages
 from tests.rewriting import rewrite
 from tests.test_run import with_views
@@ -304,7 +305,7 @@ def test_what_is_found_is_told_even_where_nothing_can_be_noted(
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied", "progress/damaged")
 
-    monkeypatch.setattr("pipelines.verify.put_attributes", refuse)
+    monkeypatch.setattr("pipelines.store.verify.put_attributes", refuse)
     faults = verify(options.store)
     assert [fault.where for fault in faults] == ["motion/00001/dx/c/0", "progress/damaged"]
     assert "Permission denied" in faults[1].what
@@ -413,7 +414,7 @@ def test_what_is_wrong_is_found_and_noted_where_no_lock_can_be_held(options: Opt
 def test_the_command_lists_what_is_wrong_and_says_what_to_do(options: Options) -> None:
     Path(options.store, "motion/00001/dx/c/0").unlink()
     zarr.open_group(options.store, mode="r+")["views/mocrop/box"][0] = np.zeros(4, np.int32)  # type: ignore[index]
-    command = [sys.executable, "-c", "from pipelines.cli import main; main()", "verify", options.store]
+    command = [sys.executable, "-c", "from pipelines.cli.app import main; main()", "verify", options.store]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert ended.returncode == 1
     assert ended.stdout.splitlines() == [

@@ -16,8 +16,8 @@ from mocrop_core.density import density_map
 from mocrop_core.method import PAPER_V1, denoise, sample
 from mocrop_core.search import Rectangle, best_rectangle, best_rectangles
 from mocrop_core.vectors import clip_rng, in_pixels
-from pipelines import video
-from pipelines.preprocess import Options
+from pipelines.media import decoder
+from pipelines.runs.run import Options
 from tests.benchmarks.footage import encoded, many, real_clips, run_alone
 from tests.benchmarks.measuring import REPETITIONS, Result, interleaved, least, most, ratios, spent, spent_here
 
@@ -51,7 +51,7 @@ def real_maps(videos: list[Path]) -> dict[tuple[int, int], Maps]:
     maps: dict[tuple[int, int], list[Any]] = {grid: [] for grid in GRIDS}
     for path in videos:
         blocks: list[npt.NDArray[Any]] = []
-        motion = video.extract(path, blocks.append)
+        motion = decoder.extract(path, blocks.append)
         packed = np.concatenate(blocks)
         vectors = in_pixels(packed, motion.motion_scale)
         kept = sample(denoise([vectors], PAPER_V1, len(vectors)), PAPER_V1, clip_rng(0, path.stem, "motion"))

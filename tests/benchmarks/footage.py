@@ -8,9 +8,9 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines import ffmpeg
-from pipelines.preprocess import Options, open_run
-from pipelines.stages import STAGES, process_shard
+from pipelines.media import encoder
+from pipelines.runs.run import Options, open_run
+from pipelines.stages.shard_task import STAGES, process_shard
 
 DATA = Path(os.environ.get("MOCROP_TEST_DATA") or Path(__file__).parents[3] / "shared" / "data")
 SMALL_FRAMES = 24
@@ -42,8 +42,8 @@ def encoded(clips: Sequence[Path], folder: Path, preset: str = "medium") -> list
     folder.mkdir(parents=True, exist_ok=True)
     targets = [folder / f"{clip.stem}.mp4" for clip in clips]
     for clip, target in zip(clips, targets, strict=True):
-        settings = ffmpeg.EncodeSettings(preset=preset)
-        ffmpeg.transcode(str(clip), str(target), settings, ffmpeg.find_ffmpeg(), 600.0)
+        settings = encoder.EncodeSettings(preset=preset)
+        encoder.transcode(str(clip), str(target), settings, encoder.find_ffmpeg(), 600.0)
     return targets
 
 
@@ -71,7 +71,7 @@ def long_video(clips: Sequence[Path], minutes: float, folder: Path) -> Path:
 
 
 def _ffmpeg(*words: object) -> None:
-    command = [ffmpeg.find_ffmpeg().path, "-v", "error", "-nostdin", "-y", *map(str, words)]
+    command = [encoder.find_ffmpeg().path, "-v", "error", "-nostdin", "-y", *map(str, words)]
     subprocess.run(command, check=True, capture_output=True)
 
 

@@ -23,7 +23,7 @@ from mvextractor.videocap import VideoCap
 from mocrop_core.density import density_map
 from mocrop_core.frames import spread, test_segments
 from mocrop_core.vectors import faster_than, in_pixels
-from pipelines import video
+from pipelines.media import decoder
 from tests.benchmarks.footage import encoded, real_clips
 from tests.benchmarks.measuring import REPETITIONS, Result, interleaved, least, ratios, spent_here
 
@@ -49,10 +49,10 @@ def one_core() -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def ours(path: Path) -> tuple[npt.NDArray[Any], video.Motion]:
+def ours(path: Path) -> tuple[npt.NDArray[Any], decoder.Motion]:
     """The vectors as the motion stage gets them."""
     blocks: list[npt.NDArray[Any]] = []
-    motion = video.extract(path, blocks.append)
+    motion = decoder.extract(path, blocks.append)
     return np.concatenate(blocks), motion
 
 
@@ -92,12 +92,12 @@ def assert_same_vectors(path: Path) -> int:
     return len(own)
 
 
-def ours_whole(path: Path, choose: Callable[[video.Motion], list[int]]) -> tuple[npt.NDArray[Any], Pictures]:
+def ours_whole(path: Path, choose: Callable[[decoder.Motion], list[int]]) -> tuple[npt.NDArray[Any], Pictures]:
     """Density map and frames by this project."""
     packed, motion = ours(path)
     vectors = in_pixels(packed, motion.motion_scale)
     density = density_map(faster_than(vectors, THRESHOLD), motion.frame_size, GRID)
-    return density, [picture for _, picture in video.rgb_frames(path, choose(motion), motion.key_frames)]
+    return density, [picture for _, picture in decoder.rgb_frames(path, choose(motion), motion.key_frames)]
 
 
 def peers_whole(path: Path, frames: list[int], read: Callable[[Path, Iterable[int]], Pictures]) -> npt.NDArray[Any]:
@@ -130,17 +130,17 @@ def opened_once(path: Path, frames: Iterable[int]) -> Pictures:
     return pictures
 
 
-def key_frames(motion: video.Motion) -> list[int]:
+def key_frames(motion: decoder.Motion) -> list[int]:
     """Up to eight of a clip's key frames, evenly spread: what a store keeps."""
     return [motion.key_frames[i] for i in spread(len(motion.key_frames), FRAMES)]
 
 
-def segment_centres(motion: video.Motion) -> list[int]:
+def segment_centres(motion: decoder.Motion) -> list[int]:
     """The centres of eight segments: what the public code tests on."""
     return list(test_segments(motion.num_frames, FRAMES).tolist())
 
 
-def assert_same_whole(path: Path, choose: Callable[[video.Motion], list[int]]) -> None:
+def assert_same_whole(path: Path, choose: Callable[[decoder.Motion], list[int]]) -> None:
     """See that both give the same density and, but for the rounding of colours, the same frames."""
     density, pictures = ours_whole(path, choose)
     frames = choose(ours(path)[1])

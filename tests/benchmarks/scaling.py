@@ -20,10 +20,10 @@ import numpy as np
 
 from data_specs.recipes import Encode, Frames, FullView, MotionView, Recipe, load_recipe
 from data_specs.resources import usable_cores
-from pipelines.attempts import attempt
-from pipelines.cluster import dask_client, map_shards
-from pipelines.preprocess import Options, open_run
-from pipelines.stages import STAGES
+from pipelines.execution.dask_cluster import dask_client, map_shards
+from pipelines.execution.worker import attempt
+from pipelines.runs.run import Options, open_run
+from pipelines.stages.shard_task import STAGES
 from tests.benchmarks.box_search import clip_seconds
 from tests.benchmarks.footage import many, real_clips, small
 from tests.benchmarks.measuring import REPETITIONS, Result, interleaved, least, most, ratios, run_command

@@ -29,9 +29,9 @@ from data_specs.recipes import Encode, Recipe, load_recipe
 from data_specs.schema import MOTION_COLUMNS
 from data_specs.stored import open_store
 from mocrop_core.frames import spread
-from pipelines import video
-from pipelines.ffmpeg import find_ffmpeg
-from pipelines.preprocess import Options
+from pipelines.media import decoder
+from pipelines.media.encoder import find_ffmpeg
+from pipelines.runs.run import Options
 from tests.benchmarks.footage import many, real_clips, run_alone
 from tests.benchmarks.measuring import (
     REPETITIONS,
@@ -238,7 +238,7 @@ def assert_same_work(flow: _Flow, folder: Path) -> None:
     _, keys, vectors = with_vectors(target)
     blocks: list[Any] = []
     made = next((flow.folder / "flow.zarr.work").rglob(f"{clip.stem}-*.mp4"))
-    motion = video.extract(made, blocks.append)
+    motion = decoder.extract(made, blocks.append)
     assert list(motion.key_frames) == keys
     assert np.array_equal(np.concatenate(blocks)["motion_x"], vectors["f9"])
     chosen = [keys[i] for i in spread(len(keys), settings.frames.slots)]

@@ -1,7 +1,7 @@
 """On PYTHONPATH, this makes the reading of videos end, block or fail where the environment names a clip.
 
-``MOCROP_SABOTAGE`` holds lines of three words: a function of ``pipelines.video``, ``dies``, ``dies-once``, ``hangs``
-or ``raises``, and a part of the file's name.
+``MOCROP_SABOTAGE`` holds lines of three words: a function of ``pipelines.media.decoder``, ``dies``, ``dies-once``,
+``hangs`` or ``raises``, and a part of the file's name.
 """
 
 import ctypes
@@ -12,9 +12,9 @@ from typing import Any
 
 
 def sabotage(function: str, how: str, name: str) -> None:
-    from pipelines import video
+    from pipelines.media import decoder
 
-    real = getattr(video, function)
+    real = getattr(decoder, function)
 
     def sabotaged(path: Any, *arguments: Any, **options: Any) -> Any:
         if name in str(path):
@@ -30,7 +30,7 @@ def sabotage(function: str, how: str, name: str) -> None:
                 os.kill(os.getpid(), signal.SIGSEGV)
         return real(path, *arguments, **options)
 
-    setattr(video, function, sabotaged)
+    setattr(decoder, function, sabotaged)
 
 
 for line in os.environ.get("MOCROP_SABOTAGE", "").splitlines():

@@ -29,13 +29,13 @@ from typing import Any
 import fvcore.nn.flop_count  # noqa: F401  what is imported late is imported before any child is forked
 import torch
 
-import pipelines.cli
+import pipelines.cli.app
 import pipelines.flow
-import pipelines.verify
+import pipelines.store.verify
 import training.results
 import training.test
 import training.train
-from pipelines.preprocess import Options
+from pipelines.runs.run import Options
 from tests.conftest import run_stages
 from tests.support import hostile_chunks  # noqa: F401  enters its stores
 from tests.support.hostile_stores import ESCAPES, PRECIOUS, STORES
@@ -68,7 +68,7 @@ def mocrop(*arguments: str) -> Command:
     def run(world: World) -> None:
         places = {"STORE": world.store, "OUT": world.out, "SOURCE": world.source, "SPLITS": world.splits}
         sys.argv = ["mocrop", *(str(places.get(word, word)).replace("OUT/", f"{world.out}/") for word in arguments)]
-        pipelines.cli.main()
+        pipelines.cli.app.main()
 
     return run
 

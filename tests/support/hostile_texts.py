@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-import pipelines.cli
+import pipelines.cli.app
 import training.results
 import training.test
 import training.train
@@ -34,7 +34,7 @@ def _mocrop(*arguments: str) -> Callable[[Any], object]:
     def run(world: Any) -> None:
         places = {"STORE": str(world.store), "SOURCE": str(world.source), "SPLITS": str(world.splits)}
         sys.argv = ["mocrop", *(places.get(word, word).replace("OUT", str(world.out)) for word in arguments)]
-        pipelines.cli.main()
+        pipelines.cli.app.main()
 
     return run
 

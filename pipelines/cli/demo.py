@@ -1,0 +1,54 @@
+"""The whole job in small: a synthetic data set, its store, two trainings, and a page to look at."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+from pipelines.acquire.synthetic import write_dataset
+from pipelines.errors import RunError
+from pipelines.execution.process_setup import own_python
+from pipelines.runs.run import Options
+from pipelines.store.records import Summary
+
+RECIPE = "smoke"
+CLIPS_PER_CLASS = 40  # fewer test too few clips to show anything
+
+
+def run_demo(out: Path, *, say: Callable[[str], None]) -> Summary:
+    """Make the data set and the store in ``out``, train and test on it in short, and write the page of the store.
+
+    It goes on where a run was stopped. Without torch there is no training.
+    """
+    from pipelines.cli.progress_bars import stage_progress
+    from pipelines.flow import run_here
+    from pipelines.report.page import write_report
+
+    store = out / "synth.zarr"
+    try:
+        made = write_dataset(out / "synth", clips_per_class=CLIPS_PER_CLASS)
+    except (FileExistsError, ValueError) as error:
+        raise RunError(f"{error}; give another --out") from None
+    say(f"1. {made.clips} synthetic clips of {len(made.class_names)} classes in {made.source}")
+    options = Options(str(made.source), str(store), str(made.splits), RECIPE)
+    with stage_progress() as show:
+        summary = run_here(options, show)
+    say(f"2. {summary.done} of {summary.clips} clips preprocessed into {store}")
+    if find_spec("torch") is None:
+        say("3. no training: install mocrop[train] for it")
+    else:
+        say("3. two short trainings, on the whole frames and on the crops, and a test of every view")
+        train(store, out)
+    page = write_report(str(store), out / "report.html", annotations=made.annotations)
+    say(f"4. a page with every clip's box, density and crop: {page.out}")
+    say(f"Next: open {page.out}; mocrop boxes {store} --view mocrop; mocrop status {store}; mocrop verify {store}")
+    return summary
+
+
+def train(store: Path, out: Path) -> None:
+    """Run the demonstration's trainings in a process of their own: this package does not import the training one."""
+    command = own_python("-m", "training.demo", str(store), "--out", str(out / "training"))
+    if status := subprocess.run(command, check=False).returncode:
+        raise RunError(f"the training ended with status {status}; its own lines above say why")

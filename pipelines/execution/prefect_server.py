@@ -1,0 +1,354 @@
+"""A Prefect server of our own on loopback: a child process that ends with us. Prefect is not imported here.
+
+A throw-away server keeps its records in a temporary folder and knows none of the user's Prefect settings. A lasting
+one (`mocrop serve`) has the user's settings and a database of its own in Prefect's home, so that runs stay on its page.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from http.client import HTTPException
+from importlib.metadata import version
+from pathlib import Path
+from typing import IO
+from urllib.parse import urlsplit
+
+from data_specs.locations import shown
+from pipelines.atomic_files import beside
+from pipelines.execution import proxies
+from pipelines.execution.process_setup import SAFE_PATH, own_python
+from pipelines.execution.server_secret import (
+    SECRET_FILE,
+    enable_hook,
+    keep_secret,
+    login_link,
+    new_secret,
+    read_secret,
+    secret_path,
+    seen_by_the_user_alone,
+)
+
+LOOPBACK = "127.0.0.1"
+START_SECONDS = 120.0  # a fresh home runs Prefect's migrations first: 12 s on two cores
+END_SECONDS = 10.0
+RESTARTS = 3
+
+DEFAULT_URL = f"http://{LOOPBACK}:4200/api"
+
+_QUIET = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
+}
+_SHORT_LIVED = {  # what is only of use while no run is going on
+    "PREFECT_SERVER_API_BLOCKS_REGISTER_ON_START": "false",
+    "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_FOREMAN_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",
+    "PREFECT_SERVER_UI_ENABLED": "false",
+}
+
+
+_SERVING = """serving {deployment}; the page is {page}; stop with Ctrl-C
+In another terminal (relative paths are taken from {folder}):
+    export PREFECT_API_URL={url} PREFECT_PLUGINS_ENABLED=true    # not needed inside the repository
+    prefect deployment run {deployment} -p source=UCF-101 -p store=ucf101.zarr --watch
+"""
+
+
+class ServerError(RuntimeError):
+    """A Prefect server that cannot be started or reached: one line with the reason."""
+
+
+def answers(api_url: str, timeout: float = 2.0) -> bool:
+    """Whether a Prefect server answers at ``api_url`` (``http://host:port/api``); no proxy is asked."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(f"{api_url.rstrip('/')}/health", timeout=timeout) as response:
+            return json.load(response) is True
+    except (OSError, ValueError, HTTPException):
+        return False
+
+
+def on_loopback(api_url: str) -> bool:
+    """Whether an address is one of this machine's alone."""
+    return urlsplit(api_url).hostname in proxies.LOOPBACK
+
+
+def usable(api_url: str | None) -> bool:
+    """Whether runs can be recorded at ``api_url``: of a server on this machine, whether it answers."""
+    return api_url is not None and (not on_loopback(api_url) or answers(api_url))
+
+
+def port_of(api_url: str) -> int:
+    """The port in a server's address."""
+    return urlsplit(api_url).port or 80
+
+
+def free_port() -> int:
+    """A loopback port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def held_port() -> Iterator[int]:
+    """A loopback port that the system gives to nobody else while it is held, and on which nobody listens.
+
+    It is bound but does not listen, so that connections are refused. A server that is given its number can listen on
+    it all the same, as servers bind with ``SO_REUSEADDR``. A port that is found free and let go of may be taken by any
+    connection before its server starts.
+    """
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind((LOOPBACK, 0))
+        yield int(holder.getsockname()[1])
+
+
+def how_to_start_runs(deployment: str, api_url: str, page: str) -> str:
+    """What `mocrop serve` says once it serves a deployment; ``api_url`` is shown without a password in it."""
+    return _SERVING.format(deployment=deployment, url=shown(api_url), page=page, folder=Path.cwd())
+
+
+def secret_of(api_url: str, home: Path) -> str | None:
+    """The password that ``SECRET_FILE`` names, or that of a server which this user has started with `mocrop serve`."""
+    if file := os.environ.get(SECRET_FILE):
+        return Path(file).read_text(encoding="utf-8").strip()
+    return read_secret(secret_path(home, port_of(api_url))) if on_loopback(api_url) else None
+
+
+def page_of(api_url: str, home: Path) -> str:
+    """The address of a server's page, as to be shown: with its password where only the user sees it."""
+    page = shown(api_url).removesuffix("/api")
+    path = secret_path(home, port_of(api_url))
+    secret = secret_of(api_url, home) if on_loopback(api_url) else None
+    if secret is None:
+        return page
+    return login_link(page, secret) if seen_by_the_user_alone() else f"{page} (its password is in {path})"
+
+
+@dataclass(slots=True)
+class Server:
+    """A server that was started here: its API's address, its database, its process, and what it has written so far.
+
+    ``secret`` is what its API asks for ("user:password"); ``template`` where its new database is to be copied to, so
+    that the next server need not make one (4 s).
+    """
+
+    api_url: str
+    secret: str
+    database: Path
+    output: IO[bytes]
+    start: Callable[[], subprocess.Popen[bytes]]
+    process: subprocess.Popen[bytes]
+    template: Path | None = None
+
+    def when_ready(self) -> str:
+        """The API's address, once the server answers; ``ServerError`` with the reason if it never does."""
+        deadline = time.monotonic() + START_SECONDS
+        while not answers(self.api_url):
+            if self.process.poll() is not None:
+                raise ServerError(f"the Prefect server ended while starting: {self._why()}")
+            if time.monotonic() > deadline:
+                raise ServerError(f"the Prefect server did not start in {START_SECONDS:g} s: {self._why()}")
+            time.sleep(0.2)
+        if self.template is not None:
+            with contextlib.suppress(OSError, sqlite3.Error):  # the next server makes its own, as this one did
+                self.template.parent.mkdir(parents=True, exist_ok=True)
+                with beside(self.template) as part:
+                    _copy(self.database, part)
+        return self.api_url
+
+    @contextlib.contextmanager
+    def started_again(self, say: Callable[[str], None]) -> Iterator[None]:
+        """Start the server again, with its records, whenever it ends (killed from outside, or out of memory).
+
+        After ``RESTARTS`` times, this process ends at once, as if it were killed: without its server, Prefect would
+        stand still for minutes first.
+        """
+        over = threading.Event()
+        watcher = threading.Thread(target=self._watch, args=(over, say), daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            over.set()
+            watcher.join()
+
+    def _watch(self, over: threading.Event, say: Callable[[str], None]) -> None:
+        for restart in range(RESTARTS + 1):
+            while self.process.poll() is None:
+                if over.wait(0.1):
+                    return
+            ended = f"the run's own Prefect server ended (status {self.process.returncode})"
+            if restart < RESTARTS:
+                say(f"{ended}; it is started again, and the run goes on")
+                self.process = self.start()
+        say(f"{ended} once too often; what is done is kept, start the same command again")
+        sys.stderr.flush()
+        os._exit(1)
+
+    def stop(self) -> None:
+        """End the process, if it still runs."""
+        self.process.terminate()
+        try:
+            self.process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+
+    def _why(self) -> str:
+        self.output.seek(0)
+        said = self.output.read().decode(errors="replace")
+        if f"{LOOPBACK}:{port_of(self.api_url)}: {os.strerror(errno.EADDRINUSE)}" in said:
+            other = f"PREFECT_API_URL=http://{LOOPBACK}:{free_port()}/api"
+            return f"another program uses port {port_of(self.api_url)}; give the server another one with {other}"
+        if "Can't locate revision" in said:
+            return f"its database {self.database} is of a newer Prefect; install that one, or move the file away"
+        if "file is not a database" in said or "disk image is malformed" in said:
+            return f"its database {self.database} is damaged; move the file away, and a new one is made"
+        lines = [line.strip() for line in said.splitlines()]
+        return " / ".join([line for line in lines if line][-3:]) or "it said nothing"
+
+
+@contextlib.contextmanager
+def throwaway() -> Iterator[Server]:
+    """Start a server for one run without waiting for it; it and its records are gone at exit.
+
+    Neither a setting of the user's (``PREFECT_…``, a profile, prefect.toml) nor another server's database matters.
+    """
+    with tempfile.TemporaryDirectory(prefix="mocrop-prefect-") as folder:
+        home = Path(folder)
+        database = home / "prefect.db"
+        kept = {name: os.environ[name] for name in os.environ if not name.startswith(("PREFECT_", "PYTHONWARNINGS"))}
+        template = None if _copied(_template(), database) else _template()
+        ours = kept | {"PREFECT_HOME": folder} | _SHORT_LIVED
+        with held_port() as port, _child(port, new_secret(), database, ours, "--throw-away") as server:
+            server.template = template
+            yield server
+
+
+def database_of(home: Path, port: int) -> Path:
+    """The database of the lasting server at a port: servers that share one do not see each other's events."""
+    return home / f"mocrop-{port}.db"
+
+
+@contextlib.contextmanager
+def lasting(port: int, home: Path, *, own_database: bool = True, secret: str | None = None) -> Iterator[str]:
+    """Have the server of `mocrop serve` at a port, with page and all services; ended at exit if it was started here.
+
+    Its database is ``database_of(home, port)``, unless the user's settings name one (``own_database`` false). No two
+    servers make or migrate it at the same time. Its password is new, unless the user's settings have one, and kept
+    where Prefect's commands find it. ``ServerError`` if it cannot be started.
+    """
+    database = database_of(home.absolute(), port)
+    environment = dict(os.environ)
+    if own_database:
+        environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = f"sqlite+aiosqlite:///{database}"
+        environment.pop("PREFECT_API_DATABASE_CONNECTION_URL", None)
+    secret = secret or new_secret()
+    api_url = f"http://{LOOPBACK}:{port}/api"
+    with contextlib.ExitStack() as stack:
+        with _locked(database.with_suffix(".lock")):
+            if not answers(api_url):
+                server = stack.enter_context(_child(port, secret, database, environment))
+                server.when_ready()
+                stack.enter_context(keep_secret(secret_path(home, port), secret))
+                enable_hook(home)
+        yield api_url
+
+
+def _template() -> Path:
+    """Where the empty database of this Prefect is kept."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache, "mocrop", f"prefect-{version('prefect')}.db")
+
+
+def _copied(template: Path, database: Path) -> bool:
+    """Copy the empty database; whether it was there and whole."""
+    try:
+        _copy(template, database)
+    except (OSError, sqlite3.Error):
+        database.unlink(missing_ok=True)
+        return False
+    return True
+
+
+def _copy(source: Path, target: Path) -> None:
+    with (
+        contextlib.closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True)) as old,
+        contextlib.closing(sqlite3.connect(target)) as new,
+    ):
+        old.backup(new)
+        new.execute("PRAGMA journal_mode = DELETE")  # one file, which may be read where nothing may be written
+        if new.execute("PRAGMA quick_check").fetchone() != ("ok",):
+            raise sqlite3.DatabaseError(f"{source} is damaged")
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file = path.open("ab")
+    except OSError as error:
+        raise ServerError(
+            f"the Prefect server's folder {path.parent} cannot be written ({error.strerror}); "
+            "name another in PREFECT_HOME"
+        ) from None
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def _child(port: int, secret: str, database: Path, environment: dict[str, str], *flags: str) -> Iterator[Server]:
+    """A server's process, with the folder of its database as its current one.
+
+    It is in a session of its own, so that Ctrl-C reaches only us, and ends when its standard input closes: the
+    system sees to that even where we are killed. Web pages other than its own cannot use it.
+    """
+    address = f"http://{LOOPBACK}:{port}"
+    guarded = {
+        "PREFECT_SERVER_API_AUTH_STRING": secret,
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"{address},http://localhost:{port}",
+        "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
+        "PREFECT_SERVER_UI_API_URL": f"{address}/api",
+    }
+    with tempfile.TemporaryFile() as output:
+
+        def start() -> subprocess.Popen[bytes]:
+            return subprocess.Popen(
+                own_python("-m", "pipelines.execution.server_process", LOOPBACK, f"{port}", "--child", *flags),
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=database.parent if flags else None,
+                env=environment | guarded | _QUIET | SAFE_PATH,
+                start_new_session=True,
+            )
+
+        server = Server(f"{address}/api", secret, database, output, start, start())
+        try:
+            yield server
+        finally:
+            server.stop()

@@ -1,0 +1,1 @@
+"""Decoding and encoding video: the only room that meets PyAV and ffmpeg."""

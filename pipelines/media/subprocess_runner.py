@@ -1,0 +1,148 @@
+"""A program run to its end: to its time limit at most, in bounded memory, and never longer than we live."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import signal
+import subprocess
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import IO
+
+from pipelines.media.limits import MEMORY, bound_memory
+
+_FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+_TRIES = 5  # of a program that is killed from outside, by the system or a person; 2 of one that crashes
+_PAUSE = 0.2  # seconds before it is tried again, doubled each time
+_WARDEN = 'read -r over || kill -s KILL -- "-$1"'  # a shell that waits for a line, or for its maker's death
+
+_BY_SIGNAL = 255  # ffmpeg's status when it ended in order because a signal asked it to
+
+Facts = Mapping[str, re.Pattern[bytes]]
+"""What to look for in the lines of standard output: a name, and a pattern whose first group is the value."""
+
+
+@dataclass(slots=True)
+class Log:
+    """What is kept of a run, in bounded memory.
+
+    ``status`` is its exit status; ``facts`` has the last value of each fact on its standard output and ``counts`` the
+    number of lines that told it; ``errors`` are the last errors on its standard error. Those may quote the file, so
+    that nothing may be concluded from them: they are for people.
+    """
+
+    status: int = 0
+    late: bool = False
+    errors: deque[str] = field(default_factory=lambda: deque(maxlen=64))
+    facts: dict[str, str] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def signal(self) -> str:
+        """The name of the signal that ended the program, empty if none did."""
+        if self.status == _BY_SIGNAL:
+            return signal.SIGTERM.name
+        if self.status >= 0:
+            return ""
+        return signal.Signals(-self.status).name if -self.status in set(signal.Signals) else f"signal {-self.status}"
+
+    def read_errors(self, messages: IO[bytes]) -> None:
+        """Take in the lines of standard error until it ends."""
+        for raw in iter(lambda: messages.readline(4096), b""):
+            line = raw.decode(errors="surrogateescape").strip()
+            if "[error]" in line or "[fatal]" in line:
+                self.errors.append(line)
+
+    def read_facts(self, output: IO[bytes], facts: Facts) -> None:
+        """Take in the lines of standard output until it ends."""
+        for line in iter(lambda: output.readline(4096), b""):
+            for name, pattern in facts.items():
+                if found := pattern.search(line):
+                    self.facts[name] = found[1].decode()
+                    self.counts[name] += 1
+
+
+def run_again_if_killed(
+    arguments: list[str], time_limit: float, facts: Facts, feed: Sequence[bytes] | None = None
+) -> Log:
+    """`run`, and again where a signal ended the program: for a kill that does not come again no file is to blame."""
+    end = time.monotonic() + time_limit
+    for number in range(1, _TRIES + 1):
+        log = run(arguments, max(end - time.monotonic(), 0.001), facts, feed)
+        most = _TRIES if log.signal in {one.name for one in _FROM_OUTSIDE} else 2
+        if log.late or not log.signal or number >= most or time.monotonic() > end:
+            break
+        time.sleep(_PAUSE * 2 ** (number - 1))
+    return log
+
+
+def run(arguments: list[str], time_limit: float, facts: Facts, feed: Iterable[bytes] | None = None) -> Log:
+    """Run a program to its end or to ``time_limit`` seconds, with ``feed`` on its standard input.
+
+    It is in a session of its own, has at most ``limits.MEMORY`` bytes, and dies when this process is killed.
+    """
+    if not (time_limit > 0 and math.isfinite(time_limit)):
+        raise ValueError(f"time_limit is {time_limit}, expected seconds above 0")
+    log = Log()
+    process = subprocess.Popen(
+        arguments,
+        stdin=subprocess.DEVNULL if feed is None else subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        env={**os.environ, "AV_LOG_FORCE_NOCOLOR": "1"},
+    )
+    assert process.stderr is not None
+    assert process.stdout is not None
+    warden = _warden(process.pid)
+    readers = (
+        threading.Thread(target=log.read_errors, args=(process.stderr,), daemon=True),
+        threading.Thread(target=log.read_facts, args=(process.stdout, facts), daemon=True),
+    )
+    timer = threading.Timer(time_limit, _stop, (process, log))
+    try:
+        bound_memory(MEMORY, process.pid)
+        for reader in readers:
+            reader.start()
+        timer.start()
+        if process.stdin is not None:
+            with suppress(BrokenPipeError), process.stdin as pipe:  # it ended early: its messages say why
+                for piece in feed or ():
+                    pipe.write(piece)
+        log.status = process.wait()
+    finally:
+        timer.cancel()
+        _stop(process)
+        process.wait()
+        warden.communicate(b"over\n")
+        for reader in readers:
+            reader.join()
+        process.stderr.close()
+        process.stdout.close()
+    return log
+
+
+def _warden(group: int) -> subprocess.Popen[bytes]:
+    """A process that kills a process group when this process dies without having told it that all is over."""
+    return subprocess.Popen(
+        ["/bin/sh", "-c", _WARDEN, "sh", str(group)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def _stop(process: subprocess.Popen[bytes], log: Log | None = None) -> None:
+    """Kill the process and its group if it still runs, and note in ``log`` that it was late."""
+    if process.poll() is None:
+        if log is not None:
+            log.late = True
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)

@@ -1,0 +1,284 @@
+"""The clips of a report: a row for each, small pictures of some, and what a clip's detail shows."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from data_specs.annotations import ActorBoxes
+from data_specs.recipes import MotionView, Recipe
+from data_specs.schema import State
+from data_specs.stored import Damaged
+from mocrop_core import density_map, spread
+from pipelines.report.clip_reader import ClipReader, Slot, Vectors
+from pipelines.report.drawing import fitting, webp
+
+Json = dict[str, Any]
+
+THUMBNAIL = (240, 3000)  # longest side in px, bytes at most
+STRIP = (320, 4000)
+CROP = (192, 3000)
+STRIP_FRAMES = 8
+ARROWS = 120  # vectors drawn in one frame
+TIME_BINS = 48
+ROW_BYTES = (140, 40)  # what a clip's row takes in a page, about, and for each view without its density
+CLIP_BYTES = 4_010  # what its thumbnail takes at most, in base64
+DETAIL_BYTES = (62_000, 4_200)  # what its detail takes at most, without densities and crops, and for each crop
+
+
+def text(data: bytes) -> str:
+    """Bytes as base64."""
+    return base64.b64encode(data).decode()
+
+
+def grey_levels(density: npt.NDArray[Any], highest: float | None = None) -> str:
+    """A map as base64 of bytes, row by row: 255 is ``highest``, by default the highest cell."""
+    top = float(density.max()) if highest is None else highest
+    return text(np.round(density * (255 / top if top else 0)).astype(np.uint8).tobytes())
+
+
+def row_bytes(recipe: Recipe) -> int:
+    """What a clip without pictures takes in a page, about: its row, and its density in each motion view."""
+    maps = sum(_map_bytes(view.method().grid) for view in recipe.views if isinstance(view, MotionView))
+    return ROW_BYTES[0] + ROW_BYTES[1] * len(recipe.views) + maps
+
+
+def picture_bytes(recipe: Recipe) -> int:
+    """What a clip's thumbnail and detail take at most beside that."""
+    motion = [view for view in recipe.views if isinstance(view, MotionView)]
+    strip = STRIP_FRAMES * _map_bytes(_strip_grid(motion))
+    return CLIP_BYTES + DETAIL_BYTES[0] + DETAIL_BYTES[1] * len(recipe.views) + strip
+
+
+def _map_bytes(grid: tuple[int, int]) -> int:
+    return 4 * -(-grid[0] * grid[1] // 3) + 3  # in base64, quoted
+
+
+def _strip_grid(motion_views: Sequence[MotionView]) -> tuple[int, int]:
+    return motion_views[0].method().grid if motion_views else (6, 8)
+
+
+def rows(reader: ClipReader) -> Json:
+    """The columns that every clip has, in the order of the store."""
+    tables = reader.tables
+    quarantined = np.flatnonzero(tables["state"] == State.QUARANTINED)
+    return {
+        "id": reader.ids,
+        "label": tables["label"].tolist(),
+        "split": ["".join(map(str, row)) for row in tables["split"].tolist()],
+        "state": tables["state"].tolist(),
+        "frames": tables["num_frames"].tolist(),
+        "height": tables["frame_size"][:, 0].tolist(),
+        "width": tables["frame_size"][:, 1].tolist(),
+        "reason": {int(row): str(tables["reason"][row]) for row in quarantined},
+    }
+
+
+def boxes(reader: ClipReader, problems: list[str]) -> Json:
+    """For each view the columns box (four numbers a clip), score, source and, for a motion view, density.
+
+    A density that cannot be read is empty, and a line in ``problems``.
+    """
+    found = {}
+    for view in reader.recipe.views:
+        base = f"views/{view.name}"
+        scores = reader.tables[f"{base}/score"]
+        found[view.name] = {
+            "box": reader.tables[f"{base}/box"].ravel().tolist(),
+            "score": [None if np.isnan(score) else round(float(score), 4) for score in scores],
+            "source": reader.tables[f"{base}/source"].tolist(),
+            "density": _densities(reader, view.name, problems),
+        }
+    return found
+
+
+def _densities(reader: ClipReader, view: str, problems: list[str]) -> list[str] | None:
+    step = reader.recipe.shard_clips
+    found: list[str] = []
+    for first in range(0, len(reader.ids), step):
+        rows = slice(first, min(first + step, len(reader.ids)))
+        try:
+            maps = reader.density(view, rows)
+        except Damaged as error:
+            problems.append(str(error))
+            found += [""] * (rows.stop - rows.start)
+            continue
+        if maps is None:
+            return None
+        found += [grey_levels(one) if one.any() else "" for one in maps]
+    return found
+
+
+def sample(reader: ClipReader, count: int, wanted: Iterable[int], actor_order: Sequence[int]) -> list[int]:
+    """The rows to have pictures of: ``wanted``, then the worst, then clips spread evenly over the rest.
+
+    Worst are the lowest scores of each motion view and the first of ``actor_order``, and fallbacks: a sixth of the
+    sample each at most. Clips without a cached frame come last, those without a box not at all. Returns sorted rows.
+    """
+    cached = np.any(
+        [reader.tables[f"views/{view.name}/frame_index"][:, 0] >= 0 for view in reader.recipe.views], axis=0
+    )
+    there = set(np.flatnonzero(cached).tolist())
+    chosen = dict.fromkeys(wanted)
+    part = count // 6
+    orders = [[row for row in actor_order if row in there]]
+    for view in reader.motion_views:
+        score, source = (reader.tables[f"views/{view.name}/{name}"] for name in ("score", "source"))
+        by_score = np.argsort(np.where(np.isnan(score), np.inf, score), kind="stable")
+        orders += [by_score.tolist(), np.flatnonzero(source == 3).tolist()]
+    for order in orders:
+        chosen |= dict.fromkeys([row for row in order if row in there][:part])
+    boxed = np.any([reader.tables[f"views/{view.name}/source"] > 0 for view in reader.recipe.views], axis=0)
+    for some in (there, set(np.flatnonzero(boxed).tolist())):
+        rest, room = sorted(some - set(chosen)), max(0, count - len(chosen))
+        if rest and room:
+            chosen |= dict.fromkeys(rest[i] for i in spread(len(rest), room))
+    return sorted(chosen)
+
+
+class Gallery:
+    """Makes pictures and details of clips; what cannot be read is kept as a line in ``problems`` and left out."""
+
+    def __init__(self, reader: ClipReader, actors: dict[int, ActorBoxes]) -> None:
+        self.reader = reader
+        self.actors = actors
+        self.problems: list[str] = []
+        views = [view.name for view in reader.recipe.views]
+        self.picture_views = [reader.full] if reader.full else views
+        self.crop_views = [name for name in views if name != reader.full]
+
+    def thumbnails(self, chosen: Sequence[int], on_clip: Callable[[], None]) -> Json:
+        """For each view with pictures (``full`` if there is one, else all) the WebP of the middle frame, by row."""
+        found: Json = {view: {} for view in self.picture_views}
+        with ThreadPoolExecutor(4) as pool:
+            jobs = []
+            for row in chosen:
+                for view in self.picture_views:
+                    slots = self.reader.slots(view, row)
+                    if slots and (picture := self._picture(view, row, slots[len(slots) // 2])) is not None:
+                        jobs.append(
+                            (view, row, pool.submit(webp, picture, self._shape(view, row, THUMBNAIL[0]), THUMBNAIL[1]))
+                        )
+                on_clip()
+                while len(jobs) > 64:
+                    self._collect(found, *jobs.pop(0))
+            for job in jobs:
+                self._collect(found, *job)
+        return found
+
+    @staticmethod
+    def _collect(found: Json, view: str, row: int, job: Any) -> None:
+        found[view][row] = text(job.result())
+
+    def detail(self, row: int) -> Json:
+        """The strip with vectors, density and actors at its frames, the density by time, a stored crop of each view."""
+        slots = self.reader.slots(self.reader.full or self.reader.main_view, row)
+        strip = [slots[i] for i in spread(len(slots), STRIP_FRAMES)] if slots else []
+        found: Json = {"strip": [{"frame": slot.frame} for slot in strip], "crops": {}, "time": None}
+        with ThreadPoolExecutor(4) as pool:
+            if self.reader.full and strip:
+                size = self._shape(self.reader.full, row, STRIP[0])
+                pictures = [self._picture(self.reader.full, row, slot) for slot in strip]
+                jobs = [None if p is None else pool.submit(webp, p, size, STRIP[1]) for p in pictures]
+                for shown, job in zip(found["strip"], jobs, strict=True):
+                    shown["picture"] = text(job.result()) if job else None
+            if strip:
+                found["crops"] = self._crops(row, slots[len(slots) // 2], pool)
+        self._add_actors(row, found["strip"])
+        if self.reader.has_vectors(row):
+            self._add_motion(row, found)
+        return found
+
+    def _crops(self, row: int, slot: Slot, pool: ThreadPoolExecutor) -> Json:
+        pictures = {view: self._picture(view, row, slot) for view in self.crop_views if self.reader.slots(view, row)}
+        jobs = {
+            view: pool.submit(webp, picture, self._shape(view, row, CROP[0]), CROP[1])
+            for view, picture in pictures.items()
+            if picture is not None
+        }
+        return {view: text(job.result()) for view, job in jobs.items()}
+
+    def _shape(self, view: str, row: int, side: int) -> tuple[int, int]:
+        """Width and height of a picture of a view's box with ``side`` as the longer one, at its true proportions."""
+        box = self.reader.box(view, row)
+        assert box is not None
+        return fitting((box[2] - box[0], box[3] - box[1]), side)
+
+    def _picture(self, view: str, row: int, slot: Slot) -> npt.NDArray[np.uint8] | None:
+        try:
+            return self.reader.picture(view, row, slot)
+        except Exception as error:  # a damaged or missing chunk: the page says so in its notices
+            self._note(row, error)
+            return None
+
+    def _note(self, row: int, error: Exception) -> None:
+        what = " ".join(str(error).split())[:300] or type(error).__name__
+        self.problems.append(f"{self.reader.ids[row]}: {what}")
+
+    def _add_actors(self, row: int, strip: list[Json]) -> None:
+        if row in self.actors:
+            for shown in strip:
+                shown["actors"] = [
+                    [round(float(edge), 1) for edge in box] for box in self.actors[row].at(shown["frame"])
+                ]
+
+    def _add_motion(self, row: int, found: Json) -> None:
+        try:
+            vectors = self.reader.fast_vectors(row)
+        except Exception as error:  # as above
+            self._note(row, error)
+            return
+        found["time"] = by_time(vectors, int(self.reader.tables["num_frames"][row]), self._boxes(row))
+        if found["strip"]:
+            grid = _strip_grid(self.reader.motion_views)
+            add_motion(found["strip"], vectors, self.reader.frame_size(row), grid)
+
+    def _boxes(self, row: int) -> dict[str, tuple[int, int, int, int]]:
+        views = [view.name for view in self.reader.recipe.views]
+        return {view: box for view in views if (box := self.reader.box(view, row))}
+
+
+def by_time(vectors: Vectors, num_frames: int, boxes: dict[str, tuple[int, int, int, int]]) -> Json:
+    """How many vectors each stretch of a clip has, and how many of them lie in each box.
+
+    Returns ``frames`` (bounds of the stretches, one more than stretches), ``all`` and ``inside`` by view.
+    """
+    bounds = np.linspace(0, num_frames, min(num_frames, TIME_BINS) + 1).round().astype(int)
+
+    def counts(some: Vectors) -> list[int]:
+        found: list[int] = np.histogram(some["frame"], bounds)[0].tolist()
+        return found
+
+    x, y = vectors["x"], vectors["y"]
+    inside = {
+        view: counts(vectors[(x >= x0) & (x < x1) & (y >= y0) & (y < y1)]) for view, (x0, y0, x1, y1) in boxes.items()
+    }
+    return {"frames": bounds.tolist(), "all": counts(vectors), "inside": inside}
+
+
+def add_motion(strip: list[Json], vectors: Vectors, frame_size: tuple[int, int], grid: tuple[int, int]) -> None:
+    """Add to each frame of a strip the density up to the next one, and the vectors of the first frame that has any.
+
+    ``density`` is as ``grey_levels``, one scale for the clip; ``arrows`` are x, y of the block and dx, dy of its motion
+    in quarters of a px, four whole numbers a vector, at most ``ARROWS`` of them; ``arrows_of`` is their frame.
+    """
+    starts = [shown["frame"] for shown in strip]
+    first = np.searchsorted(vectors["frame"], [*starts, np.iinfo(np.int32).max])
+    parts = [vectors[begin:end] for begin, end in pairwise(first)]
+    maps = [density_map(part, frame_size, grid) for part in parts]
+    highest = max((float(one.max()) for one in maps), default=0.0)
+    for shown, part, one in zip(strip, parts, maps, strict=True):
+        shown["density"] = grey_levels(one, highest)
+        if len(part):
+            at = int(part["frame"][0])
+            drawn = part[part["frame"] == at]
+            drawn = drawn[spread(len(drawn), ARROWS)]
+            columns = (drawn["x"], drawn["y"], -4 * drawn["dx"], -4 * drawn["dy"])
+            shown["arrows"] = np.stack(columns, axis=1).round().astype(int).ravel().tolist()
+            shown["arrows_of"] = at

@@ -1,0 +1,125 @@
+"""What a store knows of one clip: its row of each table as the records have it, its cached frames, its vectors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+
+from data_specs.recipes import FullView, MotionView
+from data_specs.stored import Store, StoreError, VectorReader, reading
+from mocrop_core import PAPER_V1, SOURCE_NONE, VECTOR, faster_than
+from pipelines.store.records import Progress, expected_tables
+
+MOST_VECTORS = 50_000_000  # of a clip, to hold at once: 1 GB; half an hour of 320 × 240 px has so many
+Picture = npt.NDArray[np.uint8]
+Vectors = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A cached frame: its place in the array ``frames`` and its number in the H.264 file."""
+
+    slot: int
+    frame: int
+
+
+class ClipReader:
+    """The clips of a store, finished or not: what the records say is there, whether or not the tables say so yet."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.recipe = store.recipe
+        self.ids = store.ids
+        self.progress = Progress.of(store)
+        self.tables = {name: store.table(name) for name in ("label", "split")}
+        self.tables |= expected_tables(store, self.progress)
+        self._drop_what_nothing_carries()
+        self.full = next((view.name for view in self.recipe.views if isinstance(view, FullView)), None)
+        self.motion_views = [view for view in self.recipe.views if isinstance(view, MotionView)]
+        self._reader = lru_cache(maxsize=1)(lambda shard: VectorReader(store.zarr, shard))
+        self._frames = lru_cache(maxsize=None)(lambda view: store.view(view).array("frames"))
+        self._density = lru_cache(maxsize=None)(self._find_density)
+
+    def _drop_what_nothing_carries(self) -> None:
+        """Leave out boxes of frames of no known size and crops of no box: the record that they follow from is gone."""
+        unknown = ~self.tables["frame_size"].all(axis=1)
+        for view in self.recipe.views:
+            box, score, source, frame_index = (
+                self.tables[f"views/{view.name}/{name}"] for name in ("box", "score", "source", "frame_index")
+            )
+            box[unknown], score[unknown], source[unknown] = 0, np.nan, SOURCE_NONE
+            frame_index[source == SOURCE_NONE] = -1
+
+    def _find_density(self, view: str) -> zarr.Array[Any] | None:
+        one = self.store.view(view)
+        return one.array("density") if one.has_density else None
+
+    @property
+    def main_view(self) -> str:
+        """The view that a reader looks at first: the first motion view, or the first of all."""
+        return self.motion_views[0].name if self.motion_views else self.recipe.views[0].name
+
+    @property
+    def threshold(self) -> float:
+        """From which length on vectors are drawn and counted, px: the main view's, or that of the paper's v1."""
+        keep = self.motion_views[0].method().keep if self.motion_views else PAPER_V1.keep
+        return keep[1] if keep[0] == "threshold" else PAPER_V1.keep[1]
+
+    def frame_size(self, row: int) -> tuple[int, int]:
+        """Height and width of a clip's frames, px; (0, 0) where they are not known yet."""
+        height, width = self.tables["frame_size"][row]
+        return int(height), int(width)
+
+    def box(self, view: str, row: int) -> tuple[int, int, int, int] | None:
+        """The box x0, y0, x1, y1, px; None where none was chosen yet."""
+        if not self.tables[f"views/{view}/source"][row]:
+            return None
+        x0, y0, x1, y1 = (int(edge) for edge in self.tables[f"views/{view}/box"][row])
+        return x0, y0, x1, y1
+
+    def score(self, view: str, row: int) -> float | None:
+        """The share of the density inside the box; None where there is none."""
+        score = float(self.tables[f"views/{view}/score"][row])
+        return None if np.isnan(score) else score
+
+    def slots(self, view: str, row: int) -> list[Slot]:
+        """The cached frames of a view, in order; empty where none were cached yet."""
+        frames = self.tables[f"views/{view}/frame_index"][row]
+        return [Slot(slot, int(frame)) for slot, frame in enumerate(frames) if frame >= 0]
+
+    def picture(self, view: str, row: int, slot: Slot) -> Picture:
+        """A cached frame, (size, size, 3): the view's crop, squeezed into a square. ``Damaged`` if it is."""
+        with reading(f"frame {slot.frame} in views/{view}/frames"):
+            return np.asarray(self._frames(view)[row, slot.slot])
+
+    def density(self, view: str, rows: slice) -> npt.NDArray[np.float32] | None:
+        """The density maps (n, rows, cols) of a motion view; None for another view. ``Damaged`` if they are."""
+        with reading(f"views/{view}/density from {self.ids[rows.start]} on"):
+            density = self._density(view)
+            return None if density is None else np.asarray(density[rows])
+
+    def has_vectors(self, row: int) -> bool:
+        """Whether the motion vectors of a clip are in the store."""
+        record = self.progress.motion.get(row // self.recipe.shard_clips)
+        return record is not None and "reason" not in record.clips[self.ids[row]]
+
+    def fast_vectors(self, row: int) -> Vectors:
+        """The vectors of a clip that are longer than ``threshold``, in decode order."""
+        shard, index = divmod(row, self.recipe.shard_clips)
+        reader = self._reader(shard)
+        count = reader.count(index)
+        with reading(f"motion of {self.ids[row]!r} in the store"):
+            if count != self.progress.motion[shard].clips[self.ids[row]]["vectors"]:
+                raise ValueError(f"{count} vectors, not as many as its record says")
+        kept, length = [np.empty(0, VECTOR)], 0
+        for block in reader.blocks(index):
+            kept.append(faster_than(block, self.threshold))
+            length += len(kept[-1])
+            if length > MOST_VECTORS:
+                raise StoreError(f"clip {self.ids[row]!r} has more than {MOST_VECTORS:,} vectors: too many to draw")
+        return np.concatenate(kept)

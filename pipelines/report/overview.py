@@ -1,0 +1,130 @@
+"""The head of a report: what the store is, where its boxes lie, and how its classes differ."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from data_specs.recipes import view_params
+from data_specs.schema import NOTES, STAGES, State
+from data_specs.split_lists import PARTS
+from data_specs.stored import Store, attributes, shown
+from mocrop_core import SOURCE_FALLBACK
+from pipelines.report.clip_reader import ClipReader
+from pipelines.store.records import Summary, stage_seconds
+
+Json = dict[str, Any]
+
+NOTES_SHOWN = 100  # clips with a note of one kind that a page lists
+HEAT_GRID = (36, 48)  # rows and columns of the map of box positions
+
+
+def overview(store: Store, reader: ClipReader, summary: Summary) -> Json:
+    """Counts, states, stages, recipe, versions, fingerprint, seconds by stage, and each view's numbers."""
+    states = reader.tables["state"]
+    (progress,) = attributes(store.zarr, ["progress"])
+    seconds = stage_seconds(progress)
+    splits = reader.tables["split"]
+    return {
+        "store": shown(store.location).rstrip("/").rpartition("/")[2],
+        "dataset": store.attrs.get("dataset", ""),
+        "fingerprint": store.fingerprint,
+        "software": store.attrs.get("software", {}),
+        "recipe": store.attrs["recipe"],
+        "classes": store.class_names,
+        "states": {state.name.lower(): int((states == state).sum()) for state in State},
+        "splits": [[int((splits[:, i] == part).sum()) for part in PARTS] for i in range(3)],
+        "frames": int(reader.tables["num_frames"].sum()),
+        "stages": {stage: list(summary.stages[stage]) for stage in STAGES},
+        "notes": _notes(summary, reader.ids),
+        "seconds": {stage: seconds[stage] for stage in STAGES if stage in seconds},
+        "threshold": reader.threshold,
+        "main": reader.main_view,
+        "full": reader.full,
+        "views": [
+            {
+                "name": view.name,
+                "kind": view.kind,
+                "params": view_params(view),
+                **view_numbers(reader, view.name),
+                "heat": heat(reader, view.name),
+            }
+            for view in reader.recipe.views
+        ],
+    }
+
+
+def _notes(summary: Summary, ids: list[str]) -> list[Json]:
+    """Each kind of note: what it means, how many clips have one, and the rows of the first with their text."""
+    rows = {id: row for row, id in enumerate(ids)}
+    return [
+        {
+            "about": NOTES.get(kind, kind),
+            "count": len(texts),
+            "clips": [[rows[id], text] for id, text in sorted(texts.items())[:NOTES_SHOWN]],
+        }
+        for kind, texts in summary.notes.items()
+    ]
+
+
+def view_numbers(reader: ClipReader, view: str) -> Json:
+    """Over all clips and by class: clips with a box, mean area, mean score, share of fallbacks (None where none are).
+
+    ``classes`` has a row for each class with clips: label, clips, done, boxed, area, score, fallback.
+    """
+    labels, states = reader.tables["label"], reader.tables["state"]
+    score, source = (reader.tables[f"views/{view}/{name}"] for name in ("score", "source"))
+    boxed = source > 0
+    area = areas(reader, view)
+
+    def numbers(chosen: npt.NDArray[np.bool_]) -> list[Any]:
+        there = chosen & boxed
+        scored = score[there][~np.isnan(score[there])]
+        fallbacks = float((source[there] == SOURCE_FALLBACK).mean()) if there.any() else None
+        return [int(there.sum()), _mean(area[there]), _mean(scored), fallbacks]
+
+    boxed_count, mean_area, mean_score, fallback = numbers(np.ones(len(labels), bool))
+    scored = score[boxed & ~np.isnan(score)]
+    return {
+        "boxed": boxed_count,
+        "area": mean_area,
+        "score": mean_score,
+        "median": round(float(np.median(scored)), 5) if len(scored) else None,
+        "fallback": fallback,
+        "classes": [
+            [int(label), int((labels == label).sum()), int(((labels == label) & (states == State.DONE)).sum()),
+             *numbers(labels == label)]
+            for label in np.unique(labels)
+        ],
+    }  # fmt: skip
+
+
+def areas(reader: ClipReader, view: str) -> npt.NDArray[np.float64]:
+    """Each box's share of its frame; NaN where there is no box."""
+    box = reader.tables[f"views/{view}/box"].astype(np.float64)
+    frame = reader.tables["frame_size"].astype(np.float64).prod(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share: npt.NDArray[np.float64] = (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1]) / frame
+    return np.where(reader.tables[f"views/{view}/source"] > 0, share, np.nan)
+
+
+def heat(reader: ClipReader, view: str) -> list[int] | None:
+    """In how many of 1000 boxes each cell's middle lies, row by row, frames laid over each other; None for no box."""
+    rows, cols = HEAT_GRID
+    there = reader.tables[f"views/{view}/source"] > 0
+    if not there.any():
+        return None
+    box = reader.tables[f"views/{view}/box"][there].astype(np.float64)
+    height, width = reader.tables["frame_size"][there].astype(np.float64).T
+    x, y = (np.arange(cols) + 0.5) / cols, (np.arange(rows) + 0.5) / rows
+    across = (x >= (box[:, 0] / width)[:, None]) & (x < (box[:, 2] / width)[:, None])
+    down = (y >= (box[:, 1] / height)[:, None]) & (y < (box[:, 3] / height)[:, None])
+    counts = down.astype(np.float64).T @ across.astype(np.float64)
+    found: list[int] = np.round(1000 * counts / len(box)).astype(int).ravel().tolist()
+    return found
+
+
+def _mean(values: npt.NDArray[Any]) -> float | None:
+    return round(float(values.mean()), 5) if len(values) else None

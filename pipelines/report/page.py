@@ -1,0 +1,215 @@
+"""``mocrop report``: one self-contained HTML file about a store, its clips, boxes and crops.
+
+The page is data and a script: a JSON document, WebP pictures in it as base64, and the files in ``page/``. It loads
+nothing, and its content security policy forbids it to.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from data_specs.annotations import AnnotationError, match, read_annotations
+from data_specs.stored import Store, StoreError, open_store
+from pipelines.report import actor_coverage as actors_kept
+from pipelines.report import clip_cards, overview
+from pipelines.report.clip_reader import ClipReader
+from pipelines.store.records import summarise
+
+SAMPLE = 300
+LARGEST = 64_000_000  # bytes of a page that are made without --all
+SCRIPTS = ("scene.js", "head.js", "grid.js", "detail.js", "tables.js", "main.js")
+
+
+class ReportError(StoreError):
+    """A report that cannot be made as asked: one line that names the argument and what would be right."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was written: the page's bytes, clips listed, clips with pictures, clips with a detail, what went wrong."""
+
+    out: str
+    bytes: int
+    clips: int
+    pictures: int
+    details: int
+    notices: list[str]
+
+
+def write_report(
+    location: str,
+    out: Path,
+    *,
+    annotations: Path | None = None,
+    clips: int = SAMPLE,
+    everything: bool = False,
+    wanted: Sequence[str] = (),
+    on_clip: Callable[[int, int], None] = lambda done, total: None,
+) -> Report:
+    """Write the page of the store at ``location`` to ``out``, whole or not at all.
+
+    ``clips`` of it have pictures and a detail (``wanted`` ids always); with ``everything`` all have pictures.
+    ``on_clip`` is told of progress. ``ReportError`` for a wrong argument, before any work, and where the page might
+    take more than ``LARGEST`` bytes without ``everything``.
+    """
+    store = open_store(location)
+    _check(store, out, clips, everything)
+    wanted_rows = [store.row(id) for id in wanted]
+    try:
+        known = read_annotations(annotations) if annotations else None
+    except AnnotationError as error:
+        raise ReportError(str(error)) from None
+    document, counts = collect(store, known, clips, everything, wanted_rows, on_clip)
+    page = render(document)
+    _write_whole(out, page)
+    return Report(str(out), len(page), len(store.ids), *counts, document["notices"])
+
+
+def _check(store: Store, out: Path, clips: int, everything: bool) -> None:
+    if clips < 0:
+        raise ReportError(f"--clips {clips}: give a number from 0 on")
+    if out.is_dir() or not out.parent.is_dir():
+        what = "is a folder; name a file" if out.is_dir() else f"there is no folder {str(out.parent)!r}; make it first"
+        raise ReportError(f"--out {str(out)!r}: {what}")
+    rows = len(store.ids) * clip_cards.row_bytes(store.recipe)
+    with_picture = clip_cards.picture_bytes(store.recipe)
+    might = rows + min(clips, len(store.ids)) * with_picture
+    if might > LARGEST and not everything:
+        fewer = f"--clips {(LARGEST - rows) // with_picture}, or " if rows < LARGEST else ""
+        raise ReportError(
+            f"--clips {clips}: the page of {len(store.ids)} clips might take {might / 1e6:.0f} MB, more than "
+            f"{LARGEST / 1e6:.0f}; give {fewer}--all for a page of any size"
+        )
+
+
+def collect(
+    store: Store,
+    known: dict[str, Any] | None,
+    clips: int,
+    everything: bool,
+    wanted: Sequence[int],
+    on_clip: Callable[[int, int], None],
+) -> tuple[dict[str, Any], tuple[int, int]]:
+    """The document of the page, and how many clips have pictures and details in it."""
+    reader = ClipReader(store)
+    tables = reader.tables
+    matched = match(known or {}, reader.ids, tables["num_frames"], tables["frame_size"])
+    kept = actors_kept.kept(matched, reader.recipe, reader.ids, tables)
+    mismatches = actors_kept.mismatches(kept, reader.recipe, reader.ids, tables, matched)
+    detailed = clip_cards.sample(reader, clips, wanted, _worst_first(kept, reader.main_view))
+    pictured: Sequence[int] = range(len(reader.ids)) if everything else detailed
+    maker = clip_cards.Gallery(reader, dict(matched.boxes))
+    total = len(pictured) + len(detailed)
+    done = 0
+
+    def count() -> None:
+        nonlocal done
+        done += 1
+        on_clip(done, total)
+
+    thumbnails = maker.thumbnails(pictured, count)
+    details = {}
+    for row in detailed:
+        details[row] = maker.detail(row)
+        count()
+    document = {
+        "head": overview.overview(store, reader, summarise(store.location)),
+        "rows": clip_cards.rows(reader),
+        "boxes": clip_cards.boxes(reader, maker.problems),
+        "thumbnails": thumbnails,
+        "details": details,
+        "actors": actors_kept.as_json(kept, tables["label"], mismatches) if known is not None else None,
+    }
+    with_picture = {row for pictures in thumbnails.values() for row in pictures}
+    document["notices"] = _notices(reader, document, len(mismatches), maker.problems, len(with_picture))
+    return document, (len(with_picture), len(details))
+
+
+def _worst_first(kept: actors_kept.Kept, view: str) -> list[int]:
+    mean = next(series.mean for series in kept.series if series.name == view)
+    return [kept.rows[i] for i in mean.argsort(kind="stable")]
+
+
+def _notices(
+    reader: ClipReader, document: dict[str, Any], mismatches: int, problems: list[str], pictures: int
+) -> list[str]:
+    states, clips = document["head"]["states"], len(reader.ids)
+    notices = []
+    if not clips:
+        notices.append("This store has no clips.")
+    elif states["pending"]:
+        done = "No clip is done yet" if not states["done"] else f"{states['pending']} of {clips} clips are not done yet"
+        notices.append(f"{done}: mocrop preprocess goes on where it stopped. The page shows what there is.")
+    elif not states["done"]:
+        notices.append("No clip is done: all are quarantined, for the reasons listed below.")
+    if clips and not pictures:
+        notices.append(
+            "No frames are shown: the store has none yet, or they cannot be read. Boxes stand on empty frames."
+        )
+    elif reader.full is None:
+        notices.append("The store has no view of whole frames: boxes stand on empty frames, beside the cached crops.")
+    if mismatches:
+        notices.append(f"{mismatches} annotated clips do not match the store or not wholly: see Actors.")
+    if problems:
+        more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
+        notices.append(f"Not everything could be read; mocrop verify says more. {'; '.join(problems[:5])}{more}")
+    return notices
+
+
+def render(document: dict[str, Any]) -> bytes:
+    """The page of a document. Text from the store gets into it as JSON only, and in the title, escaped."""
+    files = resources.files("pipelines.report") / "assets"
+    style = (files / "page.css").read_text(encoding="utf-8")
+    scripts = "\n".join((files / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    script = f'"use strict";\n(() => {{\n{scripts}\n}})();\n'
+    parts = {
+        "title": html.escape(f"{document['head']['store']} · mocrop report"),
+        "policy": (
+            f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
+            "base-uri 'none'; form-action 'none'"
+        ),
+        "style": style,
+        "data": as_script_data(document),
+        "script": script,
+    }
+    page = (files / "page.html").read_text(encoding="utf-8")
+    pieces = page.split("{{")
+    filled = [pieces[0]]
+    for piece in pieces[1:]:
+        name, _, rest = piece.partition("}}")
+        filled += [parts[name], rest]
+    return "".join(filled).encode()
+
+
+def as_script_data(value: object) -> str:
+    """JSON that can stand in a script element: ASCII only, and nothing in it can end the element or start another."""
+    dense = json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    return dense.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _write_whole(out: Path, page: bytes) -> None:
+    handle, part = tempfile.mkstemp(dir=out.parent, prefix=".report-", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(page)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(part, 0o666 & ~umask)
+        os.replace(part, out)
+    except BaseException:
+        os.unlink(part)
+        raise

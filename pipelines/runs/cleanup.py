@@ -1,0 +1,170 @@
+"""What no store needs any more: H.264 files that nothing was made from as it stands, and unfinished parts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_specs import schema
+from data_specs.datasets import Clip
+from data_specs.documents import parse_json
+from data_specs.local_files import read_part, refuse_links
+from data_specs.recipes import Encode
+from data_specs.stored import NoStore, Store, StoreError, is_url, open_store, read_records, shown
+from pipelines.atomic_files import beside
+from pipelines.runs.source_index import SOURCES
+from pipelines.stages.h264_cache import H264, Folders, default_work_dir, target_path
+from pipelines.store.lock import check_unlocked, locked
+
+MOST_NOTE = 1 << 16  # bytes of a note in the work folder
+STORES = "stores"  # folder in the work folder with one note for each store that uses it
+_MADE = re.compile(r"-[0-9a-f]{16}\.(mp4|json)$")
+_UNFINISHED = re.compile(r"\.(part|partial)$|#\d+$")
+
+
+@dataclass(frozen=True, slots=True)
+class Waste:
+    """A file that no store needs: its path, its size in bytes, and why it is not needed."""
+
+    path: Path
+    bytes: int
+    why: str
+
+
+def register(work_dir: str, location: str) -> None:
+    """Note in a work folder that a store uses it, so that what the store needs there is not taken for waste."""
+    note = Path(work_dir, STORES, f"{hashlib.sha256(location.encode()).hexdigest()[:16]}.json")
+    text = json.dumps({"store": location})
+    if read_part(note, None, MOST_NOTE) != text.encode():
+        refuse_links(Path(work_dir), note.parent)
+        note.parent.mkdir(parents=True, exist_ok=True)
+        with beside(note) as part:
+            part.write_text(text)
+
+
+def registered(work_dir: str) -> list[str]:
+    """The stores that use a work folder, as far as runs have noted it; some may be gone."""
+    found = []
+    for note in sorted(Path(work_dir, STORES).glob("*.json")):
+        try:
+            found.append(str(parse_json(read_part(note, None, MOST_NOTE) or b"", MOST_NOTE)["store"]))
+        except (ValueError, KeyError, TypeError):
+            raise StoreError(f"{note} is damaged; remove it and start mocrop preprocess for its store again") from None
+    return found
+
+
+def unfinished(folder: Path) -> Iterator[Path]:
+    """Files below a folder that a run which was killed did not finish."""
+    for parent, _, names in os.walk(folder):  # follows no link but the folder itself
+        yield from (Path(parent, name) for name in sorted(names) if _UNFINISHED.search(name))
+
+
+def work_folder(location: str, work_dir: str | None) -> Path:
+    """The folder of a store's H.264 files; ``StoreError`` if it has to be named."""
+    if work_dir is None and is_url(location):
+        raise StoreError("work_dir: give the folder of the H.264 files, as to mocrop preprocess")
+    return Path(work_dir or default_work_dir(location)).resolve()
+
+
+def find_waste(location: str, work_dir: str | None = None) -> list[Waste]:
+    """What neither this store nor another that uses its work folder needs.
+
+    H.264 files are needed if a clip's record, or a clip that is not done yet, stands for them: a new view is made from
+    them. ``StoreError`` if there is no such store, if another one cannot be read, or while a run is writing one.
+    """
+    stores, gone = _sharing(location, work_dir)
+    for store in stores:
+        check_unlocked(store.location, "look for what it leaves behind")
+    return _waste_of(stores, gone, work_folder(location, work_dir))
+
+
+def clear(location: str, work_dir: str | None = None) -> list[Waste]:
+    """Remove what ``find_waste`` finds, and return it; no run on one of the stores can begin meanwhile."""
+    stores, gone = _sharing(location, work_dir)
+    with ExitStack() as stack:
+        for store in stores:
+            stack.enter_context(locked(store.location))
+        folder = work_folder(location, work_dir)
+        waste = _waste_of(stores, gone, folder)
+        remove(waste, folder)
+    return waste
+
+
+def _sharing(location: str, work_dir: str | None) -> tuple[list[Store], list[str]]:
+    """A store and the others that use its work folder, and where there is none any more."""
+    folder = work_folder(location, work_dir)
+    for name in (H264, STORES):
+        refuse_links(folder, folder / name)
+    location = location if is_url(location) else str(Path(location).resolve())
+    stores, gone = [open_store(location)], []
+    for other in registered(str(folder)):
+        if other != location:
+            try:
+                stores.append(open_store(other))
+            except NoStore:
+                gone.append(shown(other))
+    return stores, gone
+
+
+def _waste_of(stores: list[Store], gone: list[str], folder: Path) -> list[Waste]:
+    location = stores[0].location
+    waste = [] if is_url(location) else [_waste(path, "unfinished") for path in unfinished(Path(location))]
+    waste += [_waste(path, "unfinished") for own in (H264, STORES, SOURCES) for path in unfinished(folder / own)]
+    return waste + _stale(folder, stores, gone)
+
+
+def _stale(folder: Path, stores: list[Store], gone: list[str]) -> list[Waste]:
+    """The H.264 files, and the notes beside them, that no store needs."""
+    needed, open_names = set(), set()
+    for store in stores:
+        files, names = _needs(store, str(folder))
+        needed |= files
+        open_names |= names
+    why = "no store needs it"
+    if gone:
+        why += f" (no store is left at {', '.join(gone)})"
+    return [
+        _waste(path, why)
+        for path in sorted((folder / H264).rglob("*"))
+        if _MADE.search(path.name)
+        and path.with_suffix(".mp4") not in needed
+        and str(path.parent / path.stem.rpartition("-")[0]) not in open_names
+    ]
+
+
+def _needs(store: Store, work_dir: str) -> tuple[set[Path], set[str]]:
+    """The files that a store was made from, and names, without fingerprint, of those it may yet be made from."""
+    encode, folders = store.recipe.transcode, Folders("", work_dir)
+    if not isinstance(encode, Encode):
+        return set(), set()
+    files, names = set(), set()
+    records = read_records(store.zarr, "transcode", None, range(store.num_shards))
+    for shard in range(store.num_shards):
+        rows = schema.shard_rows(shard, len(store.ids), store.recipe.shard_clips)
+        known = records[shard].clips if shard in records else {}
+        for id in store.ids[rows.start : rows.stop]:
+            target = target_path(Clip(id, "", 0), known.get(id, {}).get("source", ""), encode, store.build, folders)
+            if "source" in known.get(id, {}):
+                files.add(target)
+            elif shard not in records:
+                names.add(str(target.parent / target.stem.rpartition("-")[0]))
+    return files, names
+
+
+def _waste(path: Path, why: str) -> Waste:
+    return Waste(path, path.lstat().st_size, why)
+
+
+def remove(waste: list[Waste], work_dir: Path) -> None:
+    """Remove files, and the folders of H.264 files that are empty then."""
+    for one in waste:
+        one.path.unlink(missing_ok=True)
+    for folder in sorted((work_dir / H264).rglob("*"), reverse=True):
+        if folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir()):
+            folder.rmdir()

@@ -1,0 +1,238 @@
+"""What a run would do, cost and need, found without touching the store: a few clips are done for real elsewhere."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from data_specs import schema
+from data_specs.datasets import TEST, TRAIN, VALIDATION, Dataset
+from data_specs.discovery import PassedOver
+from data_specs.recipes import Recipe
+from data_specs.resources import usable_cores
+from data_specs.split_lists import NUM_SPLITS
+from data_specs.stored import is_url, open_store, shown
+from pipelines.disk_space import SPARE, disk_of, free_bytes, mebibytes
+from pipelines.errors import ClipError
+from pipelines.media.decoder import VideoError, probe
+from pipelines.runs.run import Options, open_run, read_request
+from pipelines.runs.source_index import SourceIndex
+from pipelines.stages.h264_cache import Folders, source_path
+from pipelines.stages.shard_task import STAGES, process_shard
+from pipelines.store.creation import is_made, refusal
+from pipelines.store.records import Progress
+
+OPENED = 100  # clips whose files are opened
+SAMPLE = 3  # clips that are done for real
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one clip costs on this machine: CPU seconds on one core, bytes in the store and in the work folder."""
+
+    seconds: float
+    store_bytes: float
+    work_bytes: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Clips that were done for real: all their ids, the reasons of those that failed, the mean cost of the others.
+
+    ``cost`` is None where all of them failed.
+    """
+
+    ids: tuple[str, ...]
+    failed: dict[str, str]
+    cost: Cost | None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A dry run: what there is, what is left to do, and what that is expected to take.
+
+    ``splits`` has the train, test and validation clips of each split; ``seconds`` is wall time with ``workers``
+    processes, of which no more have work than there are shards left; ``sample`` are the clips that the expectation was
+    measured on, without which ``seconds``, ``store_bytes`` and ``work_bytes`` are None; ``free`` the bytes free where
+    the store and the work folder are to be (None for an object store).
+    """
+
+    dataset: str
+    source: str
+    store: str
+    work_dir: str
+    clips: int
+    classes: int
+    splits: dict[int, tuple[int, int, int]]
+    shards: int
+    clips_left: int
+    workers: int
+    sample: tuple[str, ...]
+    seconds: float | None
+    store_bytes: int | None
+    work_bytes: int | None
+    free: dict[str, int | None]
+    warnings: tuple[str, ...]
+    passed_over: tuple[PassedOver, ...]
+    problems: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """The plan as JSON-like values."""
+        return asdict(self)
+
+    def lines(self) -> Iterator[str]:
+        """The plan as lines for a person."""
+        yield f"data set     {self.dataset}: {self.clips} clips, {self.classes} classes, in {self.source}"
+        for split, (train, test, validation) in self.splits.items():
+            yield f"split {split}      {train} train, {test} test{f', {validation} validation' if validation else ''}"
+        yield f"store        {self.store}: {self.shards} shards, {self.clips_left} clips left to do"
+        if self.seconds is None or self.store_bytes is None or self.work_bytes is None:
+            yield "time, space  unknown: no sample clip could be processed"
+        else:
+            time = f"{self.seconds / 60:.1f} min" if self.seconds >= 60 else f"{self.seconds:.0f} s"
+            yield f"time         about {time} with {self.workers} workers"
+            work = f"{mebibytes(self.work_bytes)} in {self.work_dir}"
+            yield f"space        about {mebibytes(self.store_bytes)} in the store, {work}"
+        yield f"             (from {len(self.sample)} sample clips processed here: {', '.join(self.sample)})"
+        for warning in (*self.warnings, *self.passed_over):
+            yield f"warning      {warning}"
+        for problem in self.problems:
+            yield f"PROBLEM      {problem}"
+
+
+def plan(options: Options) -> Plan:
+    """Look at what is asked for and say what it would take; ``RunError`` for what could not even begin."""
+    dataset, recipe = read_request(options)
+    folders = options.folders(dataset)
+    sample = measured(options, dataset)
+    few, many = _failing_clips(
+        options.max_quarantined,
+        (unreadable_clips(dataset, folders), min(OPENED, len(dataset.clips)), "sample clips cannot be opened"),
+        (sample.failed, len(sample.ids), "sample clips would be quarantined"),
+    )
+    refused = refusal(options.location(), dataset, recipe)
+    shards_left = _shards_left(None if refused else options.location(), dataset, recipe, folders)
+    left = sum(shards_left)
+    workers = options.workers or usable_cores()
+    at_once = max(1, min(workers, len(shards_left)))
+    cost = sample.cost or Cost(0, 0, 0)
+    seconds = round(cost.seconds * left / at_once, 1)
+    store_bytes, work_bytes = round(cost.store_bytes * left), round(cost.work_bytes * left)
+    free = {"store": free_bytes(options.location()), "work_dir": free_bytes(folders.work_dir)}
+    return Plan(
+        dataset=dataset.name,
+        source=str(dataset.source),
+        store=shown(options.location()),
+        work_dir=folders.work_dir,
+        clips=len(dataset.clips),
+        classes=len(dataset.class_names),
+        splits=split_counts(dataset),
+        shards=schema.num_shards(len(dataset.clips), recipe.shard_clips),
+        clips_left=left,
+        workers=workers,
+        sample=sample.ids,
+        seconds=seconds if sample.cost else None,
+        store_bytes=store_bytes if sample.cost else None,
+        work_bytes=work_bytes if sample.cost else None,
+        free=free,
+        warnings=(*dataset.warnings, *few),
+        passed_over=dataset.passed_over,
+        problems=(
+            *([refused] if refused else []),
+            *many,
+            *_space_problems(options, free, store_bytes, work_bytes, folders.work_dir),
+        ),
+    )
+
+
+def split_counts(dataset: Dataset) -> dict[int, tuple[int, int, int]]:
+    """Train, test and validation clips of each split."""
+    counts = {}
+    for index in range(NUM_SPLITS):
+        parts = Counter(clip.split[index] for clip in dataset.clips)
+        counts[index + 1] = (parts[TRAIN], parts[TEST], parts[VALIDATION])
+    return counts
+
+
+def unreadable_clips(dataset: Dataset, folders: Folders) -> dict[str, str]:
+    """Those of at most `OPENED` clips, spread over the data set, whose files cannot be opened as videos, and why."""
+    unreadable = {}
+    for clip in dataset.limited(OPENED).clips:
+        try:
+            probe(source_path(clip, folders))
+        except (ClipError, VideoError) as error:
+            unreadable[clip.id] = str(error)
+        except OSError as error:
+            unreadable[clip.id] = error.strerror or str(error)
+    return unreadable
+
+
+def measured(options: Options, dataset: Dataset) -> Sample:
+    """Do a few clips, spread over the data set, in a temporary folder that is removed again."""
+    with tempfile.TemporaryDirectory(prefix="mocrop-plan-") as folder:
+        limit = min(SAMPLE, len(dataset.clips))
+        store = str(Path(folder, "sample.zarr"))
+        seconds = 0.0
+        failed: dict[str, str] = {}
+        with open_run(replace(options, store=store, work_dir=None, limit=limit, strict=False)) as run:
+            for stage in STAGES:
+                for shard in run.pending(stage):
+                    report = process_shard(shard, run.recipe)
+                    seconds += report.seconds
+                    failed |= report.quarantined
+            ids = tuple(clip.id for clip in run.dataset.clips)
+        if not (count := len(ids) - len(failed)):
+            return Sample(ids, failed, None)
+        cost = Cost(seconds / count, _tree_bytes(store) / count, _tree_bytes(f"{store}.work") / count)
+        return Sample(ids, failed, cost)
+
+
+def _failing_clips(allowed: float, *tried: tuple[dict[str, str], int, str]) -> tuple[list[str], list[str]]:
+    """Lines on clips that fail: those on a share that a run allows, and those on a larger one."""
+    few: list[str] = []
+    many: list[str] = []
+    for reasons, count, what in tried:
+        examples = "; ".join(f"{id}: {reason}" for id, reason in list(reasons.items())[:SAMPLE])
+        if reasons:
+            lines = many if len(reasons) > allowed * count else few
+            lines.append(f"{len(reasons)} of {count} {what} ({examples})")
+    return few, many
+
+
+def _shards_left(location: str | None, dataset: Dataset, recipe: Recipe, folders: Folders) -> list[int]:
+    """The clips of each shard that is not complete in the store at ``location``, or whose source files have changed.
+
+    All shards where there is no store.
+    """
+    clips, step = len(dataset.clips), recipe.shard_clips
+    shards: Sequence[int] = range(schema.num_shards(clips, step))
+    if location is not None and is_made(location):
+        store = open_store(location)
+        ids, views = [clip.id for clip in dataset.clips], recipe.views
+        progress = Progress(store.zarr, recipe, len(shards), ids)
+        clips_of = [dataset.clips[shard * step : (shard + 1) * step] for shard in shards]
+        index = SourceIndex(folders.source, folders.work_dir)
+        changed = set(progress.to_transcode(store.build, clips_of.__getitem__, index.fingerprints))
+        done = {shard for shard in shards if all(progress.complete(shard, view) for view in views)} - changed
+        shards = [shard for shard in shards if shard not in done]
+    return [len(schema.shard_rows(shard, clips, step)) for shard in shards]
+
+
+def _space_problems(
+    options: Options, free: dict[str, int | None], store_bytes: int, work_bytes: int, work_dir: str
+) -> Iterator[str]:
+    same_disk = not is_url(options.store) and disk_of(options.location()) == disk_of(work_dir)
+    needs = {"store": store_bytes + (work_bytes if same_disk else 0), "work_dir": work_bytes}
+    for name, need in needs.items():
+        there = free[name]
+        if there is not None and there < need + SPARE:
+            yield f"{name}: {mebibytes(need)} are expected to be needed, {mebibytes(there)} are free"
+
+
+def _tree_bytes(folder: str) -> int:
+    return sum(os.path.getsize(os.path.join(parent, name)) for parent, _, names in os.walk(folder) for name in names)

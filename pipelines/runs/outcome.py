@@ -1,0 +1,80 @@
+"""What a run came to, in one line and as the table that Prefect's page shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from data_specs.discovery import PassedOver
+from data_specs.schema import NOTES
+from pipelines.errors import RunError
+from pipelines.store.records import Summary
+from pipelines.store.software import mixed
+
+LISTED = 1000  # quarantined clips in the table
+EXAMPLES = 3  # of clips with a note of one kind
+
+
+def in_one_line(summary: Summary) -> str:
+    """The clips of a run by state."""
+    quarantined = len(summary.quarantined)
+    noted = "".join(f"; {about}: {count}" for _, about, count, _ in notes(summary))
+    counts = f"{summary.clips} clips: {summary.done} done, {quarantined} quarantined, {summary.pending} pending"
+    return "; ".join([counts + noted, *mixed(summary.software)])
+
+
+def notes(summary: Summary) -> Iterator[tuple[str, str, int, list[tuple[str, str]]]]:
+    """The notes by kind: the kind, what it means, how many clips have one, and the first few with their text."""
+    for kind, texts in summary.notes.items():
+        yield kind, NOTES.get(kind, kind), len(texts), sorted(texts.items())[:EXAMPLES]
+
+
+def too_many_quarantined(summary: Summary, max_quarantined: float) -> str | None:
+    """Why a run counts as failed: a larger share of its clips is quarantined than may be; None if not."""
+    quarantined = len(summary.quarantined)
+    if quarantined <= max_quarantined * summary.clips:
+        return None
+    id, reason = min(summary.quarantined.items())
+    return (
+        f"{quarantined} of {summary.clips} clips are quarantined, more than max_quarantined {max_quarantined:g} "
+        f"allows ({id}: {reason}); mocrop status lists them"
+    )
+
+
+def table(summary: Summary, passed_over: Sequence[PassedOver] = ()) -> list[dict[str, Any]]:
+    """Counts, shards by stage, notes by kind, what was passed over, and quarantined clips: one row each."""
+    counts = {
+        "clips": summary.clips,
+        "done": summary.done,
+        "pending": summary.pending,
+        "quarantined": len(summary.quarantined),
+    }
+    rows = [{"what": what, "count": count, "detail": ""} for what, count in counts.items()]
+    for stage, (done, of) in summary.stages.items():
+        rows.append({"what": f"stage {stage}", "count": done, "detail": f"of {of} shards"})
+    for kind, about, count, examples in notes(summary):
+        detail = "; ".join(f"{id}: {text}" for id, text in examples)
+        rows.append({"what": f"note {kind}", "count": count, "detail": f"{about} ({detail})"})
+    for one in passed_over:
+        rows.append({"what": "passed over", "count": one.count, "detail": one.detail})
+    rows += [{"what": "software", "count": 1, "detail": line} for line in mixed(summary.software)]
+    listed = sorted(summary.quarantined.items())[:LISTED]
+    rows += [{"what": id, "count": 1, "detail": reason} for id, reason in listed]
+    if left := len(summary.quarantined) - len(listed):
+        rows.append({"what": "more quarantined clips", "count": left, "detail": "see mocrop status"})
+    return rows
+
+
+def failed_shards(stage: str, failed: dict[int, str], attempts: int) -> str:
+    """Why a stage stopped, in one line: the shards that failed each time they were tried, the first with its reason."""
+    shard, error = min(failed.items())
+    shards = f"shard {shard}" if len(failed) == 1 else f"{len(failed)} shards, the first {shard},"
+    return f"{stage}: {shards} failed {attempts} times: {error}; the rest is kept, start the same command again"
+
+
+class TooManyQuarantined(RunError):
+    """A run that went to its end with too many clips quarantined; ``summary`` says which."""
+
+    def __init__(self, problem: str, summary: Summary) -> None:
+        super().__init__(problem)
+        self.summary = summary

@@ -1,0 +1,318 @@
+"""A run: what is asked for, what is already done, what is left, and the tables that say so."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from data_specs import schema
+from data_specs.datasets import Clip, Dataset, DatasetError, read_dataset
+from data_specs.local_files import refuse_links
+from data_specs.locations import SAFE, expanded
+from data_specs.recipes import Encode, Recipe, RecipeError, load_recipe
+from data_specs.stored import StoreError, attributes, check_location, is_url, open_store, shown, zarr_store
+from pipelines.atomic_files import sweep
+from pipelines.disk_space import SPARE, free_bytes, least_bytes, mebibytes
+from pipelines.errors import RunError
+from pipelines.internal_errors import LOGS
+from pipelines.media.encoder import FfmpegError
+from pipelines.runs.cleanup import STORES, register, unfinished
+from pipelines.runs.source_index import SOURCES, SourceIndex, Stamp
+from pipelines.stages.h264_cache import H264, Folders, default_work_dir
+from pipelines.stages.shard_task import ShardPlan, ShardReport
+from pipelines.store import writer as writing
+from pipelines.store.creation import is_made, make_or_reopen
+from pipelines.store.lock import Lease, locked
+from pipelines.store.records import Progress, Summary, other_revision, publish, stage_seconds, summarise
+from pipelines.store.software import news
+from pipelines.store.verify import DAMAGED, damaged_records
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What ``mocrop preprocess`` was asked for; the names are those of its flags. ``~`` in paths is expanded."""
+
+    source: str
+    store: str
+    splits: str | None = None
+    recipe: str | Recipe = "ucf101"
+    work_dir: str | None = None
+    workers: int | None = None
+    dask_address: str | None = None
+    limit: int | None = None
+    strict: bool = False
+    retry_quarantined: bool = False
+    max_quarantined: float = 0.05
+    max_missing: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("source", "store", "splits", "recipe", "work_dir"):
+            path = getattr(self, name)
+            if isinstance(path, str):
+                try:
+                    object.__setattr__(self, name, expanded(path))
+                except ValueError as error:
+                    raise RunError(f"{name} {error}") from None
+
+    def folders(self, dataset: Dataset) -> Folders:
+        """The source and work folders, as absolute paths: other processes may start elsewhere."""
+        work_dir = self.work_dir
+        if work_dir is None:
+            if is_url(self.store):
+                raise RunError("work_dir: give a local folder for the H.264 files when the store is on an object store")
+            work_dir = default_work_dir(self.store)
+        return Folders(str(dataset.source.resolve()), str(Path(work_dir).resolve()))
+
+    def log_folder(self) -> Path | None:
+        """Where log files go: below the work folder; None if it is not known."""
+        if self.work_dir is None and is_url(self.store):
+            return None
+        return Path(self.work_dir or f"{self.store.rstrip('/')}.work", LOGS).resolve()
+
+    def location(self) -> str:
+        """The store's place, absolute if it is a folder."""
+        return self.store if is_url(self.store) else str(Path(self.store).resolve())
+
+
+def read_request(options: Options) -> tuple[Dataset, Recipe]:
+    """The data set and the recipe that are asked for; ``RunError`` in one line for what does not fit."""
+    if options.workers is not None and options.workers < 1:
+        raise RunError(f"workers {options.workers}: give a number from 1 on")
+    if not 0 <= options.max_quarantined <= 1:
+        raise RunError(f"max_quarantined {options.max_quarantined}: give a share from 0 to 1")
+    if options.max_missing is not None and not 0 <= options.max_missing <= 1:
+        raise RunError(f"max_missing {options.max_missing}: give a share from 0 to 1")
+    try:
+        check_location(options.store)
+        _check_places(options)
+        recipe = options.recipe if isinstance(options.recipe, Recipe) else load_recipe(options.recipe)
+        if options.max_missing is not None:
+            recipe = recipe.model_copy(update={"max_missing": options.max_missing})
+        dataset = read_dataset(options.source, options.splits, strict=options.strict).limited(options.limit)
+    except (DatasetError, RecipeError, StoreError) as error:
+        raise RunError(str(error)) from None
+    return dataset, recipe
+
+
+def _check_places(options: Options) -> None:
+    """``RunError`` for a folder that is an address, and for a secret in an address: Prefect's server keeps them."""
+    for name in ("source", "splits", "work_dir"):
+        place = getattr(options, name)
+        if place is not None and is_url(place):
+            raise RunError(f"{name} {shown(place)!r}: give a local folder; only stores lie on object stores")
+    for name in ("source", "store", "splits", "work_dir", "recipe", "dask_address"):
+        place = getattr(options, name)
+        if isinstance(place, str) and not re.fullmatch(SAFE, place):
+            raise RunError(
+                f"{name} {shown(place)!r}: an address with a password or a query in it is refused, as Prefect's server "
+                "would keep it"
+            )
+
+
+class Run:
+    """A store being filled. Made by ``open_run``, which holds the store's lock."""
+
+    def __init__(self, options: Options, dataset: Dataset, recipe: Recipe, lease: Lease, notices: list[str]) -> None:
+        self.options = options
+        self.lease = lease
+        self.notices = notices
+        self.dataset = dataset
+        self.recipe = recipe
+        self.location = options.location()
+        self.folders = options.folders(dataset)
+        self.sources = SourceIndex(self.folders.source, self.folders.work_dir)
+        self._stamps: dict[str, Stamp | None] = {}  # by clip id, of source files before they were first transcoded
+        self.zarr = zarr_store(self.location, read_only=False)
+        self.num_shards = schema.num_shards(len(dataset.clips), recipe.shard_clips)
+
+    @cached_property
+    def build(self) -> str:
+        """The ffmpeg build that the store was begun with."""
+        (root,) = attributes(self.zarr, [""])
+        assert root is not None
+        return str(root["software"]["ffmpeg"])
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """The ids of all clips, in the order of the rows."""
+        return [clip.id for clip in self.dataset.clips]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Lines to show: what of the data set is missing, unclear or passed over."""
+        return self.dataset.notices
+
+    def clips_of(self, shard: int) -> tuple[Clip, ...]:
+        """The clips of a shard, in the order of its rows."""
+        rows = schema.shard_rows(shard, len(self.dataset.clips), self.recipe.shard_clips)
+        return self.dataset.clips[rows.start : rows.stop]
+
+    def pending(self, stage: str) -> list[ShardPlan]:
+        """The tasks of a stage that are not done: no record, or one that was made from something else."""
+        self.lease.check()
+        shards = Progress(self.zarr, self.recipe, self.num_shards, self.ids)
+        if stage == "transcode":
+            return [self._plan(stage, shard, ()) for shard in self._changed(shards)]
+        self._remember_sources(shards)
+        missing = {shard: shards.missing(stage, shard) for shard in range(self.num_shards)}
+        return [self._plan(stage, shard, views) for shard, views in missing.items() if views is not None]
+
+    def _changed(self, shards: Progress) -> list[int]:
+        """The shards whose H.264 is not made from the source files as they are now."""
+        changed = shards.to_transcode(self.build, self.clips_of, self.sources.fingerprints)
+        self.sources.save()
+        for shard in set(changed) - set(shards.transcode):
+            for clip in self.clips_of(shard):
+                self._stamps.setdefault(clip.id, self.sources.stamp(clip.path))
+        return changed
+
+    def _remember_sources(self, shards: Progress) -> None:
+        """Enter source files into the index whose shards had no record before: the new ones have their fingerprints."""
+        for shard, record in shards.transcode.items():
+            for clip in self.clips_of(shard):
+                source, stamp = record.clips[clip.id].get("source"), self._stamps.pop(clip.id, None)
+                if source and stamp:
+                    self.sources.remember(clip.path, stamp, source)
+        self.sources.save()
+
+    def _plan(self, stage: str, shard: int, views: Sequence[str]) -> ShardPlan:
+        first, clips = shard * self.recipe.shard_clips, self.clips_of(shard)
+        return ShardPlan(stage, shard, self.location, self.folders, self.build, first, clips, tuple(views))
+
+    def summary(self) -> Summary:
+        """Where the store stands now."""
+        return summarise(self.location)
+
+    def publish(self) -> Summary:
+        """Write the tables from the records, and say where the store stands."""
+        self.lease.check()
+        publish(self.location)
+        return self.summary()
+
+    def add_seconds(self, reports: Sequence[ShardReport]) -> None:
+        """Add the time that tasks took to what the group ``progress`` says of each stage, if it can be written."""
+        with suppress(OSError, StoreError):  # whoever cannot write this is told so where it matters
+            self._add_seconds(reports)
+
+    def _add_seconds(self, reports: Sequence[ShardReport]) -> None:
+        (found,) = attributes(self.zarr, ["progress"])
+        seconds: dict[str, float] = defaultdict(float, stage_seconds(found))
+        for report in reports:
+            seconds[report.stage] += report.seconds
+        writing.put_attributes(self.zarr, "progress", {"seconds": {key: round(seconds[key], 3) for key in seconds}})
+
+
+def about_store(options: Options, recipe: Recipe) -> list[str]:
+    """What a run will do to a store that already exists: one line on views that are new, one on versions that are."""
+    try:
+        store = open_store(options.location())
+    except StoreError:
+        return []
+    if other_revision(store):  # it is going to be refused
+        return []
+    new = ", ".join(view.name for view in recipe.views if view.name not in store.views)
+    gone = "" if recipe.transcode == "keep" else "; H.264 files that are gone are made again"
+    views = f"new in the store: {new}, from the stored vectors{gone}" if new else ""
+    return [line for line in (views, news(store.attrs["software"])) if line]
+
+
+@contextmanager
+def open_run(options: Options) -> Iterator[Run]:
+    """Check what is asked for, make or open the store, hold its lock; ``RunError`` in one line if that cannot be.
+
+    On the way out, however the run ended, the tables are written from what was done and the lock is given back.
+    """
+    dataset, recipe = read_request(options)
+    try:
+        location = options.location()
+        folders = options.folders(dataset)
+        _refuse_links(location, folders)
+        if not is_made(location):
+            _check_space(location, recipe, len(dataset.clips))
+        with locked(location) as lease:
+            notices = about_store(options, recipe)
+            make_or_reopen(location, dataset, recipe)
+            _sweep(location)
+            sweep(Path(folders.work_dir, H264))  # never a folder that others use too
+            run = Run(options, dataset, recipe, lease, notices)
+            if isinstance(recipe.transcode, Encode):
+                register(folders.work_dir, location)
+            _forget_damaged(run)
+            _forget_cut_short(run)
+            if options.retry_quarantined:
+                _forget_quarantined(run)
+            try:
+                yield run
+            except BaseException:
+                with suppress(OSError, StoreError):  # what stopped the run may stop this too, and is told already
+                    run.publish()
+                raise
+            run.publish()
+    except (StoreError, FfmpegError) as error:
+        raise RunError(str(error)) from error
+    except OSError as error:
+        raise RunError(f"{error.strerror or error} ({error.filename or shown(options.store)})") from error
+
+
+def _refuse_links(location: str, folders: Folders) -> None:
+    """``Linked`` if a folder that a run writes into is a symbolic link; the store and the work folder may be."""
+    for name in (H264, STORES, LOGS, SOURCES):
+        refuse_links(Path(folders.work_dir), Path(folders.work_dir, name))
+    if not is_url(location):
+        for name in ("motion", "progress", "views"):
+            refuse_links(Path(location), Path(location, name))
+
+
+def _check_space(location: str, recipe: Recipe, clips: int) -> None:
+    free, least = free_bytes(location), least_bytes(recipe, clips) + SPARE
+    if free is not None and free < least:
+        raise RunError(
+            f"store {shown(location)!r}: {mebibytes(free)} are free, and at least {mebibytes(least)} needed; free some "
+            "space, or ask for fewer clips, views or slots (mocrop plan measures more exactly)"
+        )
+
+
+def _sweep(location: str) -> None:
+    """Remove the unfinished files that a killed run left in a local store; on an object store there are none."""
+    if not is_url(location):
+        for path in unfinished(Path(location)):
+            path.unlink(missing_ok=True)
+
+
+def _forget_damaged(run: Run) -> None:
+    """Remove the records that ``mocrop verify`` found wrong, so that what they stand for is done again."""
+    for record in damaged_records(run.zarr):
+        writing.remove_attributes(run.zarr, record)
+    writing.remove_attributes(run.zarr, DAMAGED)
+
+
+def _forget_cut_short(run: Run) -> None:
+    """Remove the records of what a loss of power left missing or of another size in a local store."""
+    if is_url(run.location):
+        return
+    progress = Progress(run.zarr, run.recipe, run.num_shards, run.ids)
+    for shard in range(run.num_shards):
+        for record in progress.records_of(shard):
+            if any(_size(Path(run.location, key)) != size for key, size in record.sizes.items()):
+                writing.remove_attributes(run.zarr, record.path)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return -1
+
+
+def _forget_quarantined(run: Run) -> None:
+    """Remove the records of the stages that quarantined clips, so that those stages are done again."""
+    progress = Progress(run.zarr, run.recipe, run.num_shards, run.ids)
+    for shard in range(run.num_shards):
+        for record in progress.records_of(shard):
+            if any(reason.startswith(f"{record.stage}: ") for reason in record.reasons.values()):
+                writing.remove_attributes(run.zarr, record.path)

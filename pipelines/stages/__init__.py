@@ -1,0 +1,1 @@
+"""The four stages, each a function over one shard of clips."""

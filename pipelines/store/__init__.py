@@ -1,0 +1,1 @@
+"""Writing a store: shards, records, creation, the lock and verification."""

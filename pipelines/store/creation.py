@@ -1,0 +1,173 @@
+"""Whether what lies at a place is the store that is asked for: made if there is none, mended where it is damaged."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+from data_specs import schema
+from data_specs.chain import transcode_inputs
+from data_specs.datasets import Dataset
+from data_specs.recipes import Recipe, view_params
+from data_specs.stored import (
+    Damaged,
+    Store,
+    StoreError,
+    attributes,
+    is_url,
+    open_store,
+    read_records,
+    shown,
+    zarr_store,
+)
+from pipelines.media.encoder import find_ffmpeg
+from pipelines.store import writer as writing
+from pipelines.store.records import other_revision
+from pipelines.store.software import versions_here
+
+
+def is_made(location: str) -> bool:
+    """Whether a store is there; not if there is nothing, or its making was cut short, or its attributes are damaged.
+
+    ``StoreError`` if something else is there.
+    """
+    zarr = zarr_store(location, read_only=True)
+    try:
+        (root,) = attributes(zarr, [""])
+        if root is not None and "mocrop_format" in root:
+            open_store(location)
+            return True
+    except Damaged:
+        root = {}
+    try:
+        begun = attributes(zarr, ["progress"]) != [None]
+    except Damaged:
+        begun = True
+    strange = root is not None and not begun
+    if not is_url(location) and root is None and not begun:
+        strange = os.path.isdir(location) and bool(set(os.listdir(location)) - {"progress"})
+    if strange:
+        raise StoreError(f"store {shown(location)!r}: something else is there; give a new place")
+    return False
+
+
+def make_or_reopen(location: str, dataset: Dataset, recipe: Recipe) -> None:
+    """Make the store, or check that it is of this data set and recipe, add views that are new, and mend it.
+
+    Mended are the attributes and tables that follow from data set and recipe. ``StoreError`` in one line, with the
+    settings that differ, for a store that was made otherwise.
+    """
+    zarr = zarr_store(location, read_only=False)
+    if not is_made(location):
+        build = _build(recipe)
+        _check_remains(location, dataset, recipe, build)
+        writing.create(location, dataset, recipe, {"ffmpeg": build, **versions_here()})
+        return
+    store = open_store(location)
+    software = _software(store, dataset, recipe) or _checked(store, dataset, recipe)
+    writing.mend_documents(zarr, recipe, len(dataset.clips))
+    writing.mend_tables(zarr, dataset)
+    root = writing.root_attributes(dataset, recipe, software)
+    if root != store.attrs:
+        writing.put_attributes(zarr, "", root)
+
+
+def refusal(location: str, dataset: Dataset, recipe: Recipe) -> str:
+    """Why `make_or_reopen` would refuse, "" if it would not; writes nothing. ``StoreError`` if none answers."""
+    with suppress(Damaged):
+        attributes(zarr_store(location, read_only=True), [""])
+    try:
+        if is_made(location):
+            store = open_store(location)
+            _software(store, dataset, recipe) or _checked(store, dataset, recipe)
+        else:
+            _check_remains(location, dataset, recipe, _build(recipe))
+    except StoreError as error:
+        return str(error)
+    return ""
+
+
+def _build(recipe: Recipe) -> str:
+    return "not used" if recipe.transcode == "keep" else find_ffmpeg().build
+
+
+def _software(store: Store, dataset: Dataset, recipe: Recipe) -> dict[str, str] | None:
+    """The versions that a store was made with, if its fingerprint says that it is just the one asked for.
+
+    Then whatever else its attributes and tables say is damage. None if the fingerprint says otherwise.
+    """
+    stored: dict[str, str] = store.attrs["software"]
+    if store.fingerprint == writing.store_fingerprint(dataset, recipe, stored):
+        return stored
+    here = {**stored, "ffmpeg": _build(recipe)}
+    return here if store.fingerprint == writing.store_fingerprint(dataset, recipe, here) else None
+
+
+def _checked(store: Store, dataset: Dataset, recipe: Recipe) -> dict[str, str]:
+    """The versions that a store was made with, if it differs from what is asked for in nothing but views it lacks."""
+    if problem := other_revision(store):
+        raise StoreError(problem)
+    software: dict[str, str] = store.attrs["software"]
+    differences = list(_recipe_differences(store.recipe, recipe))
+    if store.fingerprint != writing.store_fingerprint(dataset, store.recipe, software):
+        differences += _dataset_differences(store, dataset)
+    if differences:
+        where = shown(store.location)
+        raise StoreError(f"store {where!r} was made otherwise: {'; '.join(differences)}; give another --store")
+    return software
+
+
+def _check_remains(location: str, dataset: Dataset, recipe: Recipe, build: str) -> None:
+    """``StoreError`` if work lies there, below attributes that are lost, and it was made otherwise."""
+    zarr = zarr_store(location, read_only=True)
+    clips, step = dataset.clips, recipe.shard_clips
+    records = read_records(zarr, "transcode", None, range(schema.num_shards(len(clips), step)))
+    expected = {
+        shard: transcode_inputs(recipe, build, [clip.id for clip in clips[shard * step : (shard + 1) * step]])
+        for shard in records
+    }
+    same = all(records[shard].inputs == inputs for shard, inputs in expected.items())
+    for view in recipe.views if records else ():
+        try:
+            (group,) = attributes(zarr, [f"views/{view.name}"])
+        except Damaged:
+            continue
+        same &= group is None or group.get("fingerprint") == writing.view_fingerprint(recipe, view_params(view))
+    if not same:
+        raise StoreError(
+            f"store {shown(location)!r}: its zarr.json is lost or damaged, and what lies there was made from another "
+            "recipe, data set or ffmpeg than these, or by another version of mocrop; give those it was made from, or "
+            "another --store"
+        )
+
+
+def _recipe_differences(old: Recipe, new: Recipe) -> Iterator[str]:
+    yield from _differences("", old.settings(), new.settings())
+    views = {view.name: view for view in new.views}
+    for view in old.views:
+        if view.name not in views:
+            yield f"view {view.name!r} is in the store and not in the recipe"
+        else:
+            yield from _differences(f"view {view.name!r} ", view_params(view), view_params(views[view.name]))
+
+
+def _differences(where: str, old: Any, new: Any) -> Iterator[str]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in sorted(old.keys() | new.keys()):
+            yield from _differences(f"{where}{key}.", old.get(key), new.get(key))
+    elif old != new:
+        yield f"{where.rstrip('.')} is {old!r} in the store, {new!r} asked for"
+
+
+def _dataset_differences(store: Store, dataset: Dataset) -> Iterator[str]:
+    ids = [clip.id for clip in dataset.clips]
+    if ids != store.ids:
+        gone, new = sorted(set(store.ids) - set(ids)), sorted(set(ids) - set(store.ids))
+        examples = [f"{clips[0]!r} {what}" for clips, what in ((gone, "is gone"), (new, "is new")) if clips]
+        yield f"it holds {len(store.ids)} clips, the source {len(ids)} ({', '.join(examples)})"
+    elif list(dataset.class_names) != store.class_names:
+        yield f"it has {len(store.class_names)} class names, these lists other ones ({len(dataset.class_names)})"
+    elif any(store.table(name).tolist() != values.tolist() for name, values in writing.dataset_tables(dataset).items()):
+        yield "its labels or splits are not those of these lists"

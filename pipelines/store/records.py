@@ -1,0 +1,278 @@
+"""What the records of a store say is done, and the tables made from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from zarr.abc.store import Store as ZarrStore
+
+from data_specs import schema
+from data_specs.chain import REVISION, boxes_inputs, clips_inputs, motion_inputs, transcode_inputs
+from data_specs.datasets import Clip
+from data_specs.recipes import Recipe, View
+from data_specs.schema import State
+from data_specs.stored import Attributes, Record, Store, StoreError, open_store, read_records, shown, zarr_store
+from pipelines.store.software import Versions, as_attribute, versions_of
+from pipelines.store.writer import put_attributes, write_table
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Where a store stands: clips by state, why clips were quarantined, and shards done of all for each stage.
+
+    ``notes`` has, for each kind of `schema.NOTES` that occurs, the clips by id and one line on each; ``software``, by
+    stage and package, how many records each version made.
+    """
+
+    store: str
+    clips: int
+    done: int
+    pending: int
+    quarantined: dict[str, str]
+    stages: dict[str, tuple[int, int]]
+    notes: dict[str, dict[str, str]] = field(default_factory=dict)
+    software: Versions = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """The summary as JSON-like values."""
+        return asdict(self)
+
+
+def other_revision(store: Store) -> str:
+    """Why the records of a store cannot be read by this version, in one line; "" if they can."""
+    if store.revision == REVISION:
+        return ""
+    maker = store.attrs["software"].get("mocrop", "unknown")
+    return (
+        f"store {shown(store.location)!r} was made by another version of mocrop ({maker}): it has revision "
+        f"{store.revision}, this version reads and writes revision {REVISION}; use that version, or remove the store "
+        "and make it again"
+    )
+
+
+Fingerprints = Callable[[Iterable[str]], Mapping[str, str]]
+"""Fingerprints of source files, by path; those that cannot be read are missing."""
+
+
+class Progress:
+    """What the records of a store say is done; ``damaged`` are the paths of those that say nothing any more.
+
+    With ``ids``, those of the store, a record counts as damaged too if its clips are not those of its shard, a box
+    leads out of its frame, or it has more frames than the recipe's slots.
+    """
+
+    def __init__(self, store: ZarrStore, recipe: Recipe, num_shards: int, ids: Sequence[str] | None = None) -> None:
+        self.recipe = recipe
+        self.num_shards = num_shards
+        self.damaged: list[str] = []
+
+        def read(stage: str, view: str | None = None) -> dict[int, Record]:
+            return read_records(store, stage, view, range(num_shards), self.damaged)
+
+        self.transcode = read("transcode")
+        self.motion = read("motion")
+        self.boxes = {view.name: read("boxes", view.name) for view in recipe.views}
+        self.clips = {view.name: read("clips", view.name) for view in recipe.views}
+        if ids is not None:
+            self._drop_foreign(ids)
+
+    def _drop_foreign(self, ids: Sequence[str]) -> None:
+        for records in (self.transcode, self.motion, *self.boxes.values(), *self.clips.values()):
+            for shard, record in list(records.items()):
+                rows = schema.shard_rows(shard, len(ids), self.recipe.shard_clips)
+                if record.clips.keys() != set(ids[rows.start : rows.stop]) or not self._fits(record):
+                    del records[shard]
+                    self.damaged.append(record.path)
+
+    def _fits(self, record: Record) -> bool:
+        motion = self.motion.get(record.shard)
+        for id, row in record.clips.items():
+            known = motion.clips.get(id, {}) if motion else {}
+            if "box" in row and "size" in known:
+                height, width = known["size"]
+                if row["box"][2] > width or row["box"][3] > height:
+                    return False
+            if "frame_index" in row and (
+                len(row["frame_index"]) > self.recipe.frames.slots
+                or ("frames" in known and row["frame_index"][-1] >= known["frames"])
+            ):
+                return False
+        return True
+
+    @classmethod
+    def of(cls, store: Store, *, foreign: bool = False) -> Progress:
+        """The records of a store, ``foreign`` ones too if asked for; ``StoreError`` if they are of another revision."""
+        if problem := other_revision(store):
+            raise StoreError(problem)
+        return cls(store.zarr, store.recipe, store.num_shards, None if foreign else store.ids)
+
+    def records_of(self, shard: int) -> list[Record]:
+        """The records that there are of a shard, in the order of the stages."""
+        by_stage = [self.transcode, self.motion, *self.boxes.values(), *self.clips.values()]
+        return [records[shard] for records in by_stage if shard in records]
+
+    @property
+    def software(self) -> Versions:
+        """The versions that made the records."""
+        return versions_of(record for shard in range(self.num_shards) for record in self.records_of(shard))
+
+    def to_transcode(
+        self, build: str, clips_of: Callable[[int], Sequence[Clip]], fingerprints: Fingerprints
+    ) -> list[int]:
+        """The shards whose H.264 was not made by this recipe and build from the source files as they are now."""
+        sources = fingerprints(clip.path for shard in self.transcode for clip in clips_of(shard))
+        shards = range(self.num_shards)
+        return [shard for shard in shards if not self.transcoded(shard, build, clips_of(shard), sources)]
+
+    def transcoded(self, shard: int, build: str, clips: Sequence[Clip], sources: Mapping[str, str]) -> bool:
+        """Whether a shard's H.264 was made by this recipe and build from the source files as they are now.
+
+        ``sources`` has the fingerprint of each source file, by its path; what was made from one that is gone stays
+        good, and clips that were quarantined are left alone.
+        """
+        record = self.transcode.get(shard)
+        if record is None or record.inputs != transcode_inputs(self.recipe, build, [clip.id for clip in clips]):
+            return False
+        rows = [(record.clips[clip.id], sources.get(clip.path)) for clip in clips]
+        return all("reason" in row or source in (None, row["source"]) for row, source in rows)
+
+    def vectors(self, shard: int) -> bool:
+        """Whether a shard's motion vectors follow from its H.264."""
+        record, before = self.motion.get(shard), self.transcode.get(shard)
+        return record is not None and before is not None and record.inputs == motion_inputs(before)
+
+    def chosen(self, shard: int, view: View) -> bool:
+        """Whether a shard's boxes in a view follow from its vectors."""
+        record, before = self.boxes[view.name].get(shard), self.motion.get(shard)
+        return record is not None and before is not None and record.inputs == boxes_inputs(before, self.recipe, view)
+
+    def cached(self, shard: int, view: View) -> bool:
+        """Whether a shard's crops in a view follow from its boxes."""
+        record, transcode = self.clips[view.name].get(shard), self.transcode.get(shard)
+        motion, boxes = self.motion.get(shard), self.boxes[view.name].get(shard)
+        if record is None or transcode is None or motion is None or boxes is None:
+            return False
+        return record.inputs == clips_inputs(transcode, motion, boxes, self.recipe)
+
+    def complete(self, shard: int, view: View) -> bool:
+        """Whether all stages of a shard are done in a view, as far as the records say."""
+        return self.vectors(shard) and self.chosen(shard, view) and self.cached(shard, view)
+
+    def missing(self, stage: str, shard: int) -> list[str] | None:
+        """The views that a stage after the first has to be done for in a shard; None if nothing is left to do there."""
+        if stage == "motion":
+            return None if self.vectors(shard) else []
+        done = self.chosen if stage == "boxes" else self.cached
+        return [view.name for view in self.recipe.views if not done(shard, view)] or None
+
+
+def clip_rows(store: Store, progress: Progress) -> tuple[list[State], list[str]]:
+    """The state and the reason of every clip, in the order of the rows."""
+    states, reasons = [], []
+    for shard in range(store.num_shards):
+        failed = [record.reasons for record in progress.records_of(shard)]
+        complete = all(progress.complete(shard, view) for view in store.recipe.views)
+        for row in schema.shard_rows(shard, len(store.ids), store.recipe.shard_clips):
+            reason = next(filter(None, (found.get(store.ids[row]) for found in failed)), "")
+            states.append(State.QUARANTINED if reason else State.DONE if complete else State.PENDING)
+            reasons.append(reason)
+    return states, reasons
+
+
+def summarise(location: str) -> Summary:
+    """Where the store at ``location`` stands, by its records. ``StoreError`` if there is none."""
+    store = open_store(location)
+    progress = Progress.of(store)
+    states, reasons = clip_rows(store, progress)
+    shards, views = range(store.num_shards), store.recipe.views
+    stages = {
+        "transcode": sum(shard in progress.transcode for shard in shards),
+        "motion": sum(progress.vectors(shard) for shard in shards),
+        "boxes": sum(all(progress.chosen(shard, view) for view in views) for shard in shards),
+        "clips": sum(all(progress.cached(shard, view) for view in views) for shard in shards),
+    }
+    return Summary(
+        shown(location),
+        len(states),
+        states.count(State.DONE),
+        states.count(State.PENDING),
+        {id: reason for id, reason in zip(store.ids, reasons, strict=True) if reason},
+        {stage: (done, store.num_shards) for stage, done in stages.items()},
+        _notes(progress, shards),
+        progress.software,
+    )
+
+
+def _notes(progress: Progress, shards: range) -> dict[str, dict[str, str]]:
+    """The notes of all records by kind and clip, sorted; of two on one clip the later stage's."""
+    found: dict[str, dict[str, str]] = {}
+    for shard in shards:
+        for record in progress.records_of(shard):
+            for kind, texts in record.notes.items():
+                found.setdefault(kind, {}).update(texts)
+    return {kind: dict(sorted(found[kind].items())) for kind in sorted(found)}
+
+
+def stage_seconds(attributes: Attributes | None) -> dict[str, float]:
+    """How long the stages took, by the group ``progress``; those of which it says nothing sensible are left out."""
+    found = (attributes or {}).get("seconds")
+    known = found if isinstance(found, dict) else {}
+    return {
+        stage: float(value)
+        for stage, value in known.items()
+        if stage in schema.STAGES and type(value) in (int, float) and 0 <= value < 1e12
+    }
+
+
+def publish(location: str) -> None:
+    """Write the tables of a store from its records, one writer, one chunk each, and the versions that made it."""
+    store, writable = open_store(location), zarr_store(location, read_only=False)
+    progress = Progress.of(store)
+    software = as_attribute(store.attrs["software"], progress.software)
+    if software != store.attrs["software"]:
+        put_attributes(writable, "", {**store.attrs, "software": software})
+    for path, values in expected_tables(store, progress).items():
+        write_table(writable, store.spec(path), values)
+
+
+def expected_tables(store: Store, progress: Progress) -> dict[str, npt.NDArray[Any]]:
+    """What the tables have to say, by the records."""
+    states, reasons = clip_rows(store, progress)
+    known = _by_id(progress.motion)
+    rows = [known.get(id, {}) for id in store.ids]
+    tables = {
+        "state": np.array(states, dtype=np.uint8),
+        "reason": np.array(reasons, dtype=object),
+        "num_frames": np.array([row.get("frames", 0) for row in rows], dtype=np.int32),
+        "frame_size": np.array([row.get("size", (0, 0)) for row in rows], dtype=np.int32).reshape(-1, 2),
+    }
+    for view in store.recipe.views:
+        boxes, clips = _by_id(progress.boxes[view.name]), _by_id(progress.clips[view.name])
+        tables |= {f"views/{view.name}/{name}": values for name, values in _view_tables(store, boxes, clips).items()}
+    return tables
+
+
+def _view_tables(
+    store: Store, boxes: dict[str, dict[str, Any]], clips: dict[str, dict[str, Any]]
+) -> dict[str, npt.NDArray[Any]]:
+    rows, slots = len(store.ids), store.recipe.frames.slots
+    box = np.zeros((rows, 4), np.int32)
+    score = np.full(rows, np.nan, np.float32)
+    source = np.zeros(rows, np.uint8)
+    frame_index = np.full((rows, slots), -1, np.int32)
+    for row, id in enumerate(store.ids):
+        if id in boxes:
+            chosen = boxes[id]
+            box[row], source[row] = chosen["box"], chosen["source"]
+            score[row] = np.nan if chosen["score"] is None else chosen["score"]
+        indices = clips.get(id, {}).get("frame_index", [])
+        frame_index[row, : len(indices)] = indices
+    return {"box": box, "score": score, "source": source, "frame_index": frame_index}
+
+
+def _by_id(records: dict[int, Record]) -> dict[str, dict[str, Any]]:
+    return {id: row for record in records.values() for id, row in record.clips.items() if "reason" not in row}
