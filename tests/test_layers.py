@@ -11,30 +11,27 @@ import pytest
 ROOT = Path(__file__).parents[1]
 CORE, SPECS = "mocrop_core", "data_specs"
 FOUNDATION = {"pipelines.errors", "pipelines.atomic_files", "pipelines.disk_space", "pipelines.internal_errors"}
-BASE = {CORE, SPECS, *FOUNDATION}
+
+
+def below(*rooms: str) -> set[str]:
+    """What rooms of ``pipelines`` may import: the packages under it, what every room may use, and ``rooms``."""
+    return {CORE, SPECS, *FOUNDATION, *(f"pipelines.{room}" for room in rooms)}
+
+
 MAY_IMPORT: dict[str, set[str]] = {
     CORE: set(),
     SPECS: {CORE},
     "training": {CORE, SPECS},
-    **dict.fromkeys(FOUNDATION, {CORE, SPECS}),
-    "pipelines.media": BASE,
-    "pipelines.acquire": {*BASE, "pipelines.media"},
-    "pipelines.store": {*BASE, "pipelines.media"},
-    "pipelines.stages": {*BASE, "pipelines.media", "pipelines.store"},
-    "pipelines.runs": {*BASE, "pipelines.media", "pipelines.store", "pipelines.stages"},
-    "pipelines.report": {*BASE, "pipelines.media", "pipelines.store", "pipelines.stages"},
-    "pipelines.execution": {*BASE, *(f"pipelines.{room}" for room in ("media", "store", "stages", "runs"))},
-    "pipelines.flow": {
-        *BASE,
-        *(f"pipelines.{room}" for room in ("media", "store", "stages", "runs", "report", "execution")),
-    },
-    "pipelines.cli": {
-        *BASE,
-        *(
-            f"pipelines.{room}"
-            for room in ("media", "acquire", "store", "stages", "runs", "report", "execution", "flow")
-        ),
-    },
+    **{module: {CORE, SPECS} for module in FOUNDATION},
+    "pipelines.media": below(),
+    "pipelines.acquire": below("media"),
+    "pipelines.store": below("media"),
+    "pipelines.stages": below("media", "store"),
+    "pipelines.runs": below("media", "store", "stages"),
+    "pipelines.report": below("media", "store", "stages"),
+    "pipelines.execution": below("media", "store", "stages", "runs"),
+    "pipelines.flow": below("media", "store", "stages", "runs", "report", "execution"),
+    "pipelines.cli": below("media", "store", "stages", "runs", "report", "execution", "flow", "acquire"),
 }
 """By room: the rooms that its modules may import besides their own."""
 BEHIND = {

@@ -20,7 +20,8 @@ _INK, _FAINT, _PAPER = (20, 20, 20), (110, 104, 96), (255, 255, 255)
 def contact_sheet(reader: ClipReader, clips: int = CLIPS) -> Image.Image | None:
     """Up to ``clips`` clips of a store with the boxes of its main view; None where no clip has a box yet.
 
-    The clips are those of `clip_cards.sample`: the lowest scores, fallbacks, others spread evenly; in the store's order.
+    The clips are those of `clip_cards.sample`: the lowest scores, fallbacks, and others spread
+    evenly; in the store's order.
     """
     view = reader.main_view
     boxes = {row: box for row in sample(reader, clips, (), ()) if (box := reader.box(view, row))}
