@@ -327,7 +327,7 @@ def messages_of_the_program() -> list[str]:
     """Every text in the packages, with ``…`` where a value is put in."""
     found = []
     for package in ("data_specs", "pipelines", "training"):
-        for file in sorted((ROOT / package).glob("*.py")):
+        for file in sorted((ROOT / package).rglob("*.py")):
             for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.JoinedStr):
                     found.append("".join(str(p.value) if isinstance(p, ast.Constant) else "…" for p in node.values))
