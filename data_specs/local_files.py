@@ -72,6 +72,10 @@ class LocalFiles(LocalStore):
     ) -> list[Buffer | None]:
         return list(await asyncio.gather(*(self.get(key, prototype, part) for key, part in key_ranges)))
 
+    async def digest(self, key: str, most: int) -> str | None:
+        """The SHA-256 of an object; None where there is none, "" for one of more than ``most`` bytes."""
+        return await asyncio.to_thread(hash_file, self.root / key, most)
+
     async def exists(self, key: str) -> bool:
         return await asyncio.to_thread((self.root / key).is_file)
 

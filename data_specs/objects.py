@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from zarr.abc.store import Store as ZarrStore
 from zarr.core.buffer import default_buffer_prototype
@@ -16,7 +15,7 @@ from zarr.core.sync import sync
 from data_specs import schema
 from data_specs.documents import parse_json
 from data_specs.fingerprints import LENGTH
-from data_specs.local_files import LocalFiles, hash_file
+from data_specs.local_files import LocalFiles
 from data_specs.locations import Damaged, is_url
 from data_specs.resources import lack_of_memory
 from data_specs.text import printable
@@ -85,21 +84,17 @@ def read_objects(store: ZarrStore, keys: Iterable[str]) -> list[bytes | None]:
     return run(_together([read(key) for key in keys]))
 
 
+class _Hashed(Protocol):
+    async def digest(self, key: str, most: int) -> str | None: ...
+
+
 def hash_objects(store: ZarrStore, keys: Iterable[str], most: int) -> list[str | None]:
     """The SHA-256 of the objects under ``keys``, cut as in records; None where there is none, "" above ``most`` bytes.
 
-    Files are read piece by piece.
+    Objects are read piece by piece.
     """
-
-    async def digest(key: str) -> str | None:
-        if isinstance(store, LocalFiles):
-            return await asyncio.to_thread(hash_file, store.root / key, most)
-        found = await store.get(key, default_buffer_prototype())
-        if found is None:
-            return None
-        return hashlib.sha256(found.as_buffer_like()).hexdigest() if len(found) <= most else ""
-
-    found = run(_together([digest(key) for key in keys]))
+    hashed = cast(_Hashed, store)
+    found = run(_together([hashed.digest(key, most) for key in keys]))
     return [value and value[:LENGTH] for value in found]
 
 

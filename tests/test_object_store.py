@@ -3,33 +3,37 @@
 from __future__ import annotations
 
 import csv
+import gc
 import json
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
 import numpy as np
 import pytest
 
+from data_specs import schema
 from data_specs.locations import SAFE, shown, split_url
 from data_specs.recipes import Recipe, parse_recipe
 from data_specs.remote import open_remote
-from data_specs.stored import StoreError, open_store, zarr_store
+from data_specs.stored import StoreError, hash_objects, open_store, zarr_store
 from pipelines.cli import app
 from pipelines.cli.tables import box_rows, export_npy
 from pipelines.errors import RunError
 from pipelines.runs.run import Options
-from pipelines.store.lock import StoreLocked, locked
+from pipelines.store.lock import LOCK, StoreLocked, locked
 from pipelines.store.verify import verify
 from pipelines.store.writer import exchange, group_document
 from tests import test_store
+from tests.benchmarks.measuring import peak_mb
 from tests.conftest import run_stages
 from tests.listening import is_loopback, watch
 from tests.object_store import KEY, SECRET, Fault, contents, environment, faulty, make_bucket, s3_server
@@ -40,6 +44,7 @@ from training.shards import FrameReader
 
 MOCROP = [sys.executable, "-c", "from pipelines.cli.app import main; main()"]
 TINY = {"name": "tiny", "shard_clips": 2, "transcode": {"preset": "ultrafast"}, "frames": {"slots": 2, "size": 16}}
+LARGE, FRAMES = 72 << 20, "views/full/frames/c/0/0/0/0/0"  # more than a document may have, less than any object
 RAW = {**TINY, "name": "raw", "frames": {"slots": 2, "size": 16, "codec": {"name": "raw"}}}
 
 
@@ -465,6 +470,54 @@ def test_verify_finds_damage_on_s3_and_the_next_run_mends_it(
     assert summary.done == 4
     assert sorted(done) == ["boxes", "clips", "motion"]
     assert contents(s3, options.store) == local
+
+
+def megabytes_more(work: Callable[[], object]) -> float:
+    """By how much the resident memory of this process rises while ``work`` is done; obstore's is not Python's."""
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = peak_mb()
+    work()
+    return peak_mb() - before
+
+
+@pytest.mark.usefixtures("s3")
+def test_objects_of_any_size_are_refused_or_hashed_without_being_read_into_memory(
+    options: Options, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import boto3
+
+    run_stages(replace(options, limit=2))
+    client, prefix = boto3.client("s3"), options.store.removeprefix("s3://bucket/")
+    client.put_object(Bucket="bucket", Key="large", Body=bytes(LARGE))
+
+    def enlarge(key: str) -> None:
+        source = {"Bucket": "bucket", "Key": "large"}
+        client.copy_object(Bucket="bucket", Key=f"{prefix}/{key}", CopySource=source)
+
+    def take_lock() -> None:
+        with locked(options.store):
+            pass
+
+    enlarge(FRAMES)
+    assert schema.largest_object(2, 16, 2) > LARGE
+    assert hash_objects(zarr_store(options.store, read_only=True), [FRAMES, "none"], LARGE - 1) == ["", None]
+    found: list[Any] = []
+    assert megabytes_more(lambda: found.extend(verify(options.store))) < LARGE / 2e6
+    assert [(fault.where, fault.what) for fault in found] == [
+        (FRAMES, "the object's bytes are not those that were written")
+    ]
+    enlarge(f"{LOCK}/zarr.json")
+    assert megabytes_more(take_lock) < LARGE / 2e6
+    for key, reason in (
+        ("id/c/0", f"'id/c/0' has {LARGE} bytes: at most"),
+        ("zarr.json", "zarr.json in the store is damaged"),
+    ):
+        enlarge(key)
+        assert megabytes_more(lambda: found.append(said(monkeypatch, capsys, "boxes", options.store))) < LARGE / 2e6
+        status, _, error = found[-1]
+        assert (status, error.count("\n")) == (1, 1)
+        assert reason in error
 
 
 def test_a_store_that_may_only_be_read_is_verified_without_its_lock(
