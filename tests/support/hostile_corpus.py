@@ -23,12 +23,14 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 import fvcore.nn.flop_count  # noqa: F401  what is imported late is imported before any child is forked
 import torch
 
+import data_specs.recipes
 import pipelines.cli.app
 import pipelines.flow
 import pipelines.store.verify
@@ -39,10 +41,11 @@ from pipelines.runs.run import Options
 from tests.conftest import run_stages
 from tests.support import hostile_chunks  # noqa: F401  enters its stores
 from tests.support.hostile_stores import ESCAPES, PRECIOUS, STORES
-from tests.support.hostile_texts import CHECKPOINTS, TEXTS
+from tests.support.hostile_texts import CHECKPOINTS, SAID, TEXTS
 
 SECONDS = 90  # of one case, on a machine that does something else too
 MEGABYTES = 1200  # of which torch and what else is imported take 400
+NEW_VIEW = '\n[[views]]\nname = "again"\nkind = "motion"\npreset = "paper-v1"\ngrid = [6, 8]\ncrop_ratio = 0.5\n'
 HARNESS = 99  # the status of a child whose case could not be made
 _CURSOR = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _BARS = re.compile(r"\r|\x1b\[[0-9;?]*[A-Za-z]")
@@ -78,7 +81,7 @@ def _first_id(world: World) -> str:
 
     try:
         return open_store(world.store).ids[0]
-    except StoreError:
+    except (StoreError, OSError):
         return "Class/clip"
 
 
@@ -86,14 +89,26 @@ def _draw(flag: str, name: str) -> Command:
     return lambda world: mocrop("boxes", "STORE", "--clip", _first_id(world), flag, f"OUT/{name}")(world)
 
 
-def _preprocess(world: World) -> None:
+def _preprocess(world: World, *more: str, recipe: str = "smoke") -> None:
     """The command with its stages in this process: Prefect and Dask schedule them and read no store."""
 
     def run_here(options: Options, *_: Any, **__: Any) -> Any:
         return run_stages(options)[0]
 
     pipelines.flow.run_here = run_here
-    mocrop("preprocess", "--source", "SOURCE", "--splits", "SPLITS", "--store", "STORE", "--recipe", "smoke")(world)
+    _asked("preprocess", *more, recipe=recipe)(world)
+
+
+def _asked(command: str, *more: str, recipe: str = "smoke") -> Command:
+    words = ("--source", "SOURCE", "--splits", "SPLITS", "--store", "STORE", "--recipe", recipe)
+    return mocrop(command, *words, *more)
+
+
+def _new_view(world: World) -> None:
+    """Computed from the vectors that the store has."""
+    smoke = (Path(data_specs.recipes.__file__).parent / "smoke.toml").read_text()
+    (world.out / "wider.toml").write_text(smoke + NEW_VIEW)
+    _preprocess(world, "--retry-quarantined", recipe="OUT/wider.toml")
 
 
 _SMALL = ["--arch", "test_resnet", "--input-size", "32", "--cpu", "--split", "1", "-b", "4", "-j", "1"]
@@ -113,14 +128,19 @@ COMMANDS: dict[str, Command] = {
     "status": mocrop("status", "STORE"),
     "status --json": mocrop("status", "STORE", "--json"),
     "verify": mocrop("verify", "STORE"),
+    "verify --json": mocrop("verify", "STORE", "--json"),
     "boxes": mocrop("boxes", "STORE"),
+    "boxes --json": mocrop("boxes", "STORE", "--json"),
     "boxes --csv": mocrop("boxes", "STORE", "--csv"),
     "boxes --png": _draw("--png", "clip.png"),
     "boxes --video": _draw("--video", "clip.avi"),
     "report": mocrop("report", "STORE", "--out", "OUT/page.html", "--clips", "4"),
+    "gc": mocrop("gc", "STORE"),
     "gc --yes": mocrop("gc", "STORE", "--yes"),
     "export-npy": mocrop("export-npy", "STORE", "OUT"),
+    "plan": _asked("plan"),
     "preprocess": _preprocess,
+    "preprocess, a new view": _new_view,
     "training.train": _train,
     "training.test": _test,
 }
@@ -194,6 +214,8 @@ class Corpus:
             return f"{found[0]!r} reached the terminal"
         if ended.status and not ended.said.strip():
             return "no reason was given"
+        if (wanted := SAID.get(ended.case)) and (not ended.status or not re.search(wanted, ended.said)):
+            return f"status {ended.status}, and not {wanted!r}"
         if ended.megabytes > MEGABYTES:
             return f"{ended.megabytes} MB"
         before = json.loads((folder / "before.json").read_text())
@@ -236,16 +258,15 @@ def _status(work: Callable[[], object]) -> int:
     return 0
 
 
-def cases(only: str, everything: bool) -> list[tuple[str, str, Callable[[World], object], Command]]:
+def cases(only: str, more: int) -> list[tuple[str, str, Callable[[World], object], Command]]:
     """The cases: their names, the command, what spoils the world, and what is run.
 
-    For each store the commands of ``ALWAYS`` and two of the others in turn, or ``everything``.
+    Each store meets the commands of ``ALWAYS`` and ``more`` of the others, which take turns; each text meets its own.
     """
     found: list[tuple[str, str, Callable[[World], object], Command]] = []
-    for number, (name, spoil) in enumerate(STORES.items()):
-        others = [command for command in COMMANDS if command not in ALWAYS]
-        two = (others[number % len(others)], others[(number + 5) % len(others)])
-        for command in COMMANDS if everything else (*ALWAYS, *two):
+    others = cycle(command for command in COMMANDS if command not in ALWAYS)
+    for name, spoil in STORES.items():
+        for command in (*ALWAYS, *islice(others, more)):
             found.append((name, command, lambda world, spoil=spoil: spoil(world.store), COMMANDS[command]))
     for name, (write, command, work) in (TEXTS | CHECKPOINTS).items():
         found.append((name, command, write, work))
@@ -259,10 +280,10 @@ def main() -> None:
         parser.add_argument(name, type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", default="")
-    parser.add_argument("--everything", action="store_true")
+    parser.add_argument("--more", type=int, default=3, help="other commands that each store meets, in turn")
     args = parser.parse_args()
     corpus = Corpus(World(args.store, args.source, args.splits, args.weights, args.folder), args.folder)
-    todo = cases(args.only, args.everything)
+    todo = cases(args.only, args.more)
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         ended = list(pool.map(lambda one: corpus.run(one[0], *one[1]), enumerate(todo)))
     args.out.write_text(json.dumps([asdict(one) for one in ended], indent=1))

@@ -10,6 +10,7 @@ import os
 import pickle
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -137,8 +138,22 @@ def _saved(change: Callable[[dict[str, Any]], object]) -> Callable[[Any], object
     return write
 
 
-def _each_weight(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[dict[str, Any]], object]:
-    return lambda content: content.update(model={key: change(value) for key, value in content["model"].items()})
+def _each_weight(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Any], object]:
+    """Change what a model computes with: its counters of batches stay integers."""
+
+    def each(content: dict[str, Any]) -> None:
+        for key, value in content["model"].items():
+            content["model"][key] = change(value) if value.is_floating_point() else value
+
+    return _saved(each)
+
+
+def _one_weight(number: float) -> Callable[[Any], object]:
+    def one(content: dict[str, Any]) -> None:
+        weights = next(value for value in content["model"].values() if value.is_floating_point())
+        weights[(0,) * weights.ndim] = number
+
+    return _saved(one)
 
 
 def _pickled(world: Any) -> None:
@@ -149,38 +164,79 @@ def _saved_pickle(world: Any) -> None:
     torch.save({"model": Pwned(str(world.store.parent / "precious" / "pwned"))}, world.out / "w.pt")
 
 
-_WEIGHTS: dict[str, Callable[[Any], object]] = {
-    "a pickle that runs code": _pickled,
-    "a checkpoint that runs code": _saved_pickle,
-    "an empty file": _file("w.pt", b""),
-    "noise": _file("w.pt", bytes(range(256)) * 64),
-    "a cut checkpoint": lambda world: (world.out / "w.pt").write_bytes(world.weights.read_bytes()[:5000]),
-    "args that are a list": _saved(lambda it: it.update(args=[1])),
-    "args with escapes": _saved(lambda it: it["args"].update(arch=ESCAPES)),
-    "classes that are a number": _saved(lambda it: it["args"].update(classes=7)),
-    "an input of 1e6 px": _saved(lambda it: it["args"].update(input_size=10**6)),
-    "no model": _saved(lambda it: it.update(model=None)),
-    "a model of a number": _saved(lambda it: it.update(model={"a": 7})),
-    "weights that are NaN": _saved(_each_weight(lambda it: it * float("nan"))),
-    "weights that are complex": _saved(_each_weight(lambda it: it.to(torch.complex64))),
-    "weights that are integers": _saved(_each_weight(lambda it: it.to(torch.int8))),
-    "weights without memory": _saved(_each_weight(lambda it: it.to("meta"))),
-    "an epoch in words": _saved(lambda it: it.update(epoch=ESCAPES)),
-    "a list": _saved(lambda it: [1, 2]),  # type: ignore[arg-type, return-value]
+_NOT_FINITE, _OF_ANOTHER_KIND = "with values that are not finite", "of another kind"
+_WEIGHTS: dict[str, tuple[Callable[[Any], object], str]] = {
+    "a pickle that runs code": (_pickled, "not what torch.save writes"),
+    "a checkpoint that runs code": (_saved_pickle, r"more than plain tensors \(posix.mkdir\)"),
+    "an empty file": (_file("w.pt", b""), "not a whole checkpoint"),
+    "noise": (_file("w.pt", bytes(range(256)) * 64), "not what torch.save writes"),
+    "a cut checkpoint": (
+        lambda world: (world.out / "w.pt").write_bytes(world.weights.read_bytes()[:5000]), "not a whole checkpoint",
+    ),
+    "no model": (_saved(lambda it: it.update(model=None)), "missing"),
+    "a model of a number": (_saved(lambda it: it.update(model={"a": 7})), "missing"),
+    "weights that are NaN": (_each_weight(lambda it: it * float("nan")), _NOT_FINITE),
+    "a weight that is NaN": (_one_weight(float("nan")), f"1 {_NOT_FINITE}"),
+    "a weight of infinity": (_one_weight(float("inf")), f"1 {_NOT_FINITE}"),
+    "weights too large for float32": (_each_weight(lambda it: it.double() * 1e300), _NOT_FINITE),
+    "weights that are complex": (_each_weight(lambda it: it.to(torch.complex64)), _OF_ANOTHER_KIND),
+    "weights that are integers": (_each_weight(lambda it: it.to(torch.int8)), _OF_ANOTHER_KIND),
+    "weights without memory": (_each_weight(lambda it: it.to("meta")), _OF_ANOTHER_KIND),
+    "a list": (_saved(lambda it: [1, 2]), "holds list"),  # type: ignore[arg-type, return-value]
 }  # fmt: skip
-_FLAGS = ["--arch", "test_resnet", "--cpu", "--split", "1", "-b", "4", "-j", "1"]
+_ARGUMENTS: dict[str, tuple[Callable[[Any], object], str]] = {
+    "args that are a list": (_saved(lambda it: it.update(args=[1])), "its args are list"),
+    "args with escapes": (_saved(lambda it: it["args"].update(arch=ESCAPES)), "its args: arch"),
+    "args of NaN": (_saved(lambda it: it["args"].update(lr=float("nan"))), "its args hold more than"),
+    "classes that are a number": (_saved(lambda it: it["args"].update(classes=7)), "its args: classes"),
+    "an input of 1e6 px": (_saved(lambda it: it["args"].update(input_size=10**6)), "its args: input_size"),
+    "an epoch in words": (_saved(lambda it: it.update(epoch=ESCAPES)), "its epoch is"),
+    "a version of 1e9": (_saved(lambda it: it.update(mocrop_checkpoint=10**9)), "of version 1000000000"),
+}
+_TRAININGS: dict[str, tuple[Callable[[Any], object], str]] = {
+    "no optimizer": (_saved(lambda it: it.pop("optimizer") and None), "no training to go on with"),
+    "an optimizer of NaN": (
+        _saved(lambda it: it["optimizer"]["param_groups"][0].update(lr=float("nan"))), "its optimizer's state",
+    ),
+    "an optimizer of other tensors": (
+        _saved(lambda it: it["optimizer"]["state"].update({0: {"exp_avg": torch.zeros(10**6)}})),
+        "its optimizer's state",
+    ),
+    "figures of other epochs": (_saved(lambda it: it.update(history=[])), "figures of 0"),
+    "states of no generator": (_saved(lambda it: it.update(random_states=[{"torch": 7}])), "its random_states"),
+}  # fmt: skip
+_SMALL = ["--arch", "test_resnet", "--cpu", "--split", "1", "-b", "4", "-j", "1"]
+_TRAINING = [*_SMALL, "--no-pretrained", "--input-size", "32", "--epochs", "2"]
 
 
 def _tested(world: Any) -> None:
     places = ["--store", str(world.store), "--output-dir", str(world.out), "--weights", str(world.out / "w.pt")]
-    sys.exit(training.test.main([*_FLAGS, *places]))
+    sys.exit(training.test.main([*_SMALL, *places]))
 
 
-def _resumed(world: Any) -> None:
-    places = ["--store", str(world.store), "--output-dir", str(world.out), "--resume", str(world.out / "w.pt")]
-    sys.exit(training.train.main([*_FLAGS, "--no-pretrained", "--input-size", "32", "--epochs", "1", *places]))
+def _trained(flag: str) -> Callable[[Any], object]:
+    def train(world: Any) -> None:
+        places = ["--store", str(world.store), "--output-dir", str(world.out), flag, str(world.out / "w.pt")]
+        sys.exit(training.train.main([*_TRAINING, *places]))
+
+    return train
 
 
-for _name, _write in _WEIGHTS.items():
+def _of_training(write: Callable[[Any], object]) -> Callable[[Any], object]:
+    """The same change of the checkpoint that a training goes on with."""
+    return lambda world: write(replace(world, weights=world.weights.with_name("last.pt")))
+
+
+SAID: dict[str, str] = {}
+"""What a command must say of a case that it must refuse, by the case's name."""
+for _name, (_write, _said) in (_WEIGHTS | _ARGUMENTS).items():
     CHECKPOINTS[f"checkpoint: {_name}"] = (_write, "training.test --weights", _tested)
-    CHECKPOINTS[f"checkpoint to resume: {_name}"] = (_write, "training.train --resume", _resumed)
+    SAID[f"checkpoint: {_name}"] = _said
+for _name, (_write, _said) in _WEIGHTS.items():
+    CHECKPOINTS[f"first weights: {_name}"] = (_write, "training.train --init-weights", _trained("--init-weights"))
+    SAID[f"first weights: {_name}"] = _said
+for _name, (_write, _said) in (_WEIGHTS | _ARGUMENTS | _TRAININGS).items():
+    CHECKPOINTS[f"training to go on with: {_name}"] = (
+        _of_training(_write), "training.train --resume", _trained("--resume"),
+    )  # fmt: skip
+    SAID[f"training to go on with: {_name}"] = _said
