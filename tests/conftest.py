@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, settings
 from pipelines.acquire.synthetic import write_dataset
 from pipelines.cli import app
 from pipelines.execution.prefect_server import throwaway
+from pipelines.execution.process_setup import environment_restored
 from pipelines.runs.run import Options, open_run
 from pipelines.stages.shard_task import STAGES, process_shard
 from pipelines.store.records import Summary
@@ -57,6 +58,15 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
             make(folder)
             whole.touch()
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _left_as_found() -> Iterator[None]:
+    """Put the environment and the working directory back after each test: a command in this process changes them."""
+    folder = Path.cwd()
+    with environment_restored():
+        yield
+    os.chdir(folder)
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import re
 import shutil
 import signal
@@ -19,12 +18,12 @@ import numpy as np
 import pytest
 import typer.main
 import zarr
-from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from rich.console import Console
 from typer.testing import CliRunner
 
 import data_specs
-from pipelines.cli import demo, progress_bars
+from pipelines import flow
+from pipelines.cli import demo, doctor, progress_bars
 from pipelines.cli.app import app
 from pipelines.media.encoder import find_ffmpeg
 from pipelines.report.page import LARGEST
@@ -74,6 +73,8 @@ def test_help_names_the_size_from_which_on_a_page_needs_all() -> None:
 
 
 def test_the_doctor_ends_with_status_1_where_something_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = doctor.Check("torch with torchvision", True, "seconds of imports, which tests/test_doctor.py has")
+    monkeypatch.setattr(doctor, "torch_check", lambda: torch)
     healthy = CliRunner().invoke(app, ["doctor", "--json"])
     assert healthy.exit_code == 0, healthy.stdout
     assert [check["name"] for check in json.loads(healthy.stdout) if not check["ok"] or check["mend"]] == []
@@ -86,21 +87,22 @@ def test_the_doctor_ends_with_status_1_where_something_is_wrong(monkeypatch: pyt
     assert lines[wrong + 1].startswith("       → ")
 
 
-def test_version_names_what_matters() -> None:
+def test_version_names_what_matters(mocrop_here: Callable[..., Said], monkeypatch: pytest.MonkeyPatch) -> None:
     out = mocrop("--version").stdout
     assert all(name in out for name in ("mocrop ", "av ", "pillow ", "zarr ", "prefect ", "dask "))
     assert out.endswith(f", {find_ffmpeg().build}\n")
-    without = mocrop("--version", env={**os.environ, "MOCROP_FFMPEG": "none"})
-    assert without.returncode == 0
-    assert without.stdout.endswith("no ffmpeg that will do (mocrop doctor says more)\n")
+    monkeypatch.setenv("MOCROP_FFMPEG", "none")
+    without = mocrop_here("--version")
+    assert without.status == 0
+    assert without.out.endswith("no ffmpeg that will do (mocrop doctor says more)\n")
 
 
-def test_plan_measures_and_writes_nothing(data: Path, tmp_path: Path) -> None:
+def test_plan_measures_and_writes_nothing(data: Path, tmp_path: Path, mocrop_here: Callable[..., Said]) -> None:
     store = tmp_path / "x.zarr"
-    result = mocrop("plan", "--source", data / "UCF-101", "--splits", data / "ucfTrainTestlist", "--store", store,
-                    "--recipe", "smoke", "--json")  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    plan = json.loads(result.stdout)
+    result = mocrop_here("plan", "--source", data / "UCF-101", "--splits", data / "ucfTrainTestlist", "--store", store,
+                         "--recipe", "smoke", "--json")  # fmt: skip
+    assert result.status == 0, result.err
+    plan = json.loads(result.out)
     assert (plan["clips"], plan["clips_left"], plan["shards"]) == (15, 15, 4)
     assert plan["splits"] == {"1": [5, 10, 0], "2": [14, 1, 0], "3": [12, 3, 0]}
     assert plan["seconds"] > 0
@@ -110,7 +112,7 @@ def test_plan_measures_and_writes_nothing(data: Path, tmp_path: Path) -> None:
 
 
 def test_preprocess_builds_a_store_and_refuses_another_source_for_it(
-    data: Path, tmp_path: Path, prefect_server: dict[str, str]
+    data: Path, tmp_path: Path, prefect_server: dict[str, str], refused: Callable[..., str]
 ) -> None:
     source = tmp_path / "source"
     for name in ("Archery", "Bowling"):
@@ -128,11 +130,10 @@ def test_preprocess_builds_a_store_and_refuses_another_source_for_it(
     for name in ("notes.txt", ".x.mp4"):
         (source / "Archery" / name).unlink()
     (source / "Archery/broken.avi").write_text("x" * 99)
-    again = mocrop(*arguments, env=prefect_server)
-    assert (again.returncode, again.stdout, again.stderr.count("\n")) == (1, "", 1), again
-    assert "the source 3 ('Archery/broken' is new)" in again.stderr
+    assert "the source 3 ('Archery/broken' is new)" in refused(*arguments)
 
 
+@pytest.mark.soak
 def test_a_new_view_is_announced_with_what_it_takes(data: Path, tmp_path: Path, prefect_server: dict[str, str]) -> None:
     shutil.copytree(data / "UCF-101/Archery", tmp_path / "source/Archery")
     store = tmp_path / "s.zarr"
@@ -170,9 +171,16 @@ def test_too_many_quarantined_clips_end_a_run_with_status_1(
     assert mocrop("preprocess", *arguments, "--max-quarantined", "0.5", env=prefect_server).returncode == 0
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.soak)]
+)
 def test_a_run_that_is_stopped_says_that_it_can_go_on(
-    data: Path, tmp_path: Path, prefect_server: dict[str, str], number: signal.Signals, status: int
+    data: Path,
+    tmp_path: Path,
+    prefect_server: dict[str, str],
+    mocrop_here: Callable[..., Said],
+    number: signal.Signals,
+    status: int,
 ) -> None:
     words = ["preprocess", "--source", data / "UCF-101", "--store", tmp_path / "s.zarr", "--workers", 1]
     with subprocess.Popen([MOCROP, *map(str, words)], env=prefect_server, stderr=subprocess.PIPE, text=True) as process:
@@ -184,7 +192,7 @@ def test_a_run_that_is_stopped_says_that_it_can_go_on(
         assert process.wait(600) == status, said
     assert said.endswith("mocrop: stopped; what is done is kept, start the same command again to go on\n")
     assert "Traceback" not in said
-    assert json.loads(mocrop("status", tmp_path / "s.zarr", "--json").stdout)["clips"] == 15
+    assert json.loads(mocrop_here("status", tmp_path / "s.zarr", "--json").out)["clips"] == 15
 
 
 def test_boxes_come_as_table_json_and_csv(mocrop_here: Callable[..., Said], ucf_store: Path) -> None:
@@ -197,17 +205,19 @@ def test_boxes_come_as_table_json_and_csv(mocrop_here: Callable[..., Said], ucf_
     assert table.count(rows[0]["id"]) == 4
 
 
-def test_verify_ends_with_status_1_and_a_list(own_ucf_store: Path) -> None:
-    assert mocrop("verify", own_ucf_store).returncode == 0
+def test_verify_ends_with_status_1_and_a_list(own_ucf_store: Path, mocrop_here: Callable[..., Said]) -> None:
+    assert mocrop_here("verify", own_ucf_store).status == 0
     chunk = own_ucf_store / "views/full/frames/c/1/0/0/0/0"
     rewrite(chunk, chunk.read_bytes()[:-5])
-    result = mocrop("verify", own_ucf_store, "--json")
-    assert result.returncode == 1
-    assert json.loads(result.stdout)[0]["where"] == "views/full/frames/c/1/0/0/0/0"
+    result = mocrop_here("verify", own_ucf_store, "--json")
+    assert result.status == 1
+    assert json.loads(result.out)[0]["where"] == "views/full/frames/c/1/0/0/0/0"
 
 
-def test_density_maps_are_exported_where_the_reference_looks_for_them(ucf_store: Path, tmp_path: Path) -> None:
-    assert mocrop("export-npy", ucf_store, tmp_path).returncode == 0
+def test_density_maps_are_exported_where_the_reference_looks_for_them(
+    ucf_store: Path, tmp_path: Path, mocrop_here: Callable[..., Said]
+) -> None:
+    assert mocrop_here("export-npy", ucf_store, tmp_path).status == 0
     path = tmp_path / "Archery/v_Archery_g01_c01/motion_vectors_denoised_all_mc_6_8.npy"
     density = np.load(path, allow_pickle=False)
     assert (density.shape, density.dtype) == ((6, 8), np.float32)
@@ -229,22 +239,16 @@ def test_an_id_that_leads_out_of_the_folder_is_not_exported(
     assert list(tmp_path.rglob("*.npy")) == []
 
 
-def test_synth_writes_a_data_set_that_preprocess_takes(tmp_path: Path) -> None:
-    made = json.loads(mocrop("synth", tmp_path / "toy", "--classes", 2, "--clips-per-class", 3, "--json").stdout)
+def test_synth_writes_a_data_set_that_preprocess_takes(tmp_path: Path, mocrop_here: Callable[..., Said]) -> None:
+    made = json.loads(mocrop_here("synth", tmp_path / "toy", "--classes", 2, "--clips-per-class", 3, "--json").out)
     assert made["clips"] == 6
-    plan = mocrop("plan", "--source", made["source"], "--splits", made["splits"], "--store", tmp_path / "s.zarr")
-    assert "6 clips, 2 classes" in plan.stdout
+    plan = mocrop_here("plan", "--source", made["source"], "--splits", made["splits"], "--store", tmp_path / "s.zarr")
+    assert "6 clips, 2 classes" in plan.out
 
 
-def test_the_demo_ends_with_a_page_of_its_store(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, prefect_server: dict[str, str]
-) -> None:
-    with temporary_settings({each: prefect_server[each.name] for each in (PREFECT_API_URL, PREFECT_API_AUTH_STRING)}):
-        run_the_demo_twice(monkeypatch, tmp_path)
-
-
-def run_the_demo_twice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """First without torch, then with trainings of which only the call is looked at."""
+def test_the_demo_ends_with_a_page_of_its_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """First without torch, then with trainings of which only the call is looked at, the stages by no Dask."""
+    monkeypatch.setattr(flow, "run_here", lambda options, show: run_stages(options)[0])
     out = tmp_path / "demo"
     monkeypatch.setattr(demo, "CLIPS_PER_CLASS", 3)
     monkeypatch.setattr(demo, "find_spec", lambda name: None)
@@ -289,10 +293,10 @@ def test_views_and_clips_that_are_not_there_are_named(refused: Callable[..., str
     assert "has no density map" in refused("export-npy", ucf_store, "npy", "--view", "full")
 
 
-def test_a_flag_that_cannot_be_ends_with_status_2() -> None:
-    result = mocrop("preprocess", "--source", "x", "--store", "y", "--max-quarantined", "2")
-    assert result.returncode == 2
-    assert "--max-quarantined" in result.stderr
+def test_a_flag_that_cannot_be_ends_with_status_2(mocrop_here: Callable[..., Said]) -> None:
+    result = mocrop_here("preprocess", "--source", "x", "--store", "y", "--max-quarantined", "2")
+    assert result.status == 2
+    assert "--max-quarantined" in result.err
 
 
 def test_commands_that_write_videos_name_an_ffmpeg_that_cannot(

@@ -70,7 +70,7 @@ def test_the_number_of_workers_changes_no_byte(
         record(f"the same bytes with {workers} workers in shuffled order", files=len(expected))
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(1, 5))])
 def test_shards_done_in_any_order_as_far_as_they_can_be_give_the_same_bytes(
     seed: int, asked: tuple[Options, dict[str, bytes]]
 ) -> None:
@@ -137,7 +137,7 @@ def test_two_dask_workers_reached_by_address_give_the_same_bytes(
     asked: tuple[Options, dict[str, bytes]], tmp_path: Path
 ) -> None:
     options, expected = asked
-    with cluster(tmp_path, 2) as (address, _), dask_client(address=address) as client:
+    with cluster(tmp_path, 2, "--no-nanny") as (address, _), dask_client(address=address) as client:
         client.wait_for_workers(2, timeout=600)
         do_on_dask(options, client)
         assert len(set(client.run(os.getpid).values())) == 2

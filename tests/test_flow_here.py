@@ -23,7 +23,7 @@ from pipelines.execution.prefect_server import held_port
 from pipelines.runs import outcome
 from pipelines.store.records import Summary
 from tests.environments import proxied, recording_proxy
-from tests.saboteurs import descendants, wait_until
+from tests.saboteurs import contents, descendants, records, wait_until
 
 RUN = """
 import os, sys
@@ -34,7 +34,8 @@ def show(stage, done, total, report):
         print(os.environ["PREFECT_API_URL"])
     print(stage, done, total, report is not None, flush=True)
 try:
-    summary = run_here(Options(source=sys.argv[1], store=sys.argv[2], recipe="smoke", workers=2), show)
+    asked = Options(*sys.argv[1:], recipe="smoke", workers=2)
+    summary = run_here(asked, show)
     print(f"{summary.done} done")
 except RunError as error:
     sys.exit(f"refused: {error}")
@@ -86,33 +87,49 @@ def run(environment: dict[str, str], folder: Path, *words: object) -> subprocess
     )  # fmt: skip
 
 
-def stop_early(number: signal.Signals, environment: dict[str, str], folder: Path, *words: object) -> str:
-    """Send a run a signal during its first stage, SIGINT to its whole group as a terminal does; its server."""
+def stop_in_its_middle(number: signal.Signals, environment: dict[str, str], folder: Path, *words: object) -> str:
+    """Send a run a signal once a shard is done, SIGINT to its whole group as a terminal does; its server's address.
+
+    All processes below it must end with it.
+    """
     child = subprocess.Popen(
         [sys.executable, "-c", RUN, *map(str, words)], cwd=folder, env=environment, stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL, start_new_session=True,
+        stderr=subprocess.DEVNULL, start_new_session=True, text=True,
     )  # fmt: skip
     assert child.stdout is not None
-    url = child.stdout.readline().decode().strip()
+    url = child.stdout.readline().strip()
     assert prefect_server.answers(url, timeout=600)
+    assert any(line.endswith("True\n") for line in child.stdout), "it ended before a shard was done"
+    below = descendants(child.pid, "")
+    assert len(below) >= 3, "a server and two workers"
     if number is signal.SIGINT:
         os.killpg(child.pid, number)
     else:
         child.send_signal(number)
     assert child.wait(600) == -number
+    _, left = psutil.wait_procs(below, 60)
+    assert not left, f"they outlived {number.name}: {left}"
     return url
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.soak)])
 def test_a_run_needs_no_server_leaves_none_and_goes_on_after_being_stopped(
-    environment: dict[str, str], silent_port: int, synth_data: Path, tmp_path: Path
+    number: signal.Signals,
+    environment: dict[str, str],
+    silent_port: int,
+    synth_data: Path,
+    synth_store: Path,
+    tmp_path: Path,
 ) -> None:
     # settings as in this repository, with a server that does not answer
     (tmp_path / "prefect.toml").write_text(f'[api]\nurl = "http://127.0.0.1:{silent_port}/api"\n')
-    for number in (signal.SIGINT, signal.SIGKILL):
-        url = stop_early(number, environment, tmp_path, synth_data / "UCF-101", "a.zarr")
-        assert wait_until(lambda url=url: not prefect_server.answers(url)), f"the server outlived {number.name}"
+    words = (synth_data / "UCF-101", "a.zarr", synth_data / "ucfTrainTestlist")
+    url = stop_in_its_middle(number, environment, tmp_path, *words)
+    assert not prefect_server.answers(url)
+    finished = records(tmp_path / "a.zarr")
+    assert finished
 
-    found = run(environment, tmp_path, synth_data / "UCF-101", "a.zarr")
+    found = run(environment, tmp_path, *words)
     assert found.returncode == 0, found.stdout + found.stderr
     assert found.stderr == ""
     lines = found.stdout.splitlines()
@@ -120,6 +137,8 @@ def test_a_run_needs_no_server_leaves_none_and_goes_on_after_being_stopped(
     assert re.fullmatch(r"transcode \d+ 12 False", lines[1])
     assert [f"{stage} 12 12 True" in lines for stage in ("motion", "boxes", "clips")] == [True] * 3
     assert lines[-1] == "12 done"
+    assert contents(tmp_path / "a.zarr") == contents(synth_store)
+    assert finished.items() <= records(tmp_path / "a.zarr").items(), "a finished shard was done again"
 
 
 @pytest.mark.soak

@@ -31,7 +31,7 @@ from tests.saboteurs import SMALL, contents, do_on_dask
 from tests.soak import record
 from tests.test_run import ffmpeg, noise_frames
 
-QUICK, WHOLE = 50, 550  # mutants in `make test` and in `make soak`
+QUICK, WHOLE = 20, 550  # mutants in `make test` and in `make soak`
 WORKER_MB, FFMPEG_MB = 512, 768  # far below what pipelines/media/limits.py lets them have
 RECIPE = parse_recipe({**SMALL.model_dump(mode="json"), "shard_clips": 16, "time_limit": 30.0}, "hostile")
 REASON = re.compile(r"(transcode|motion|boxes|clips): [^\n\r\x00-\x1f]{3,330}")

@@ -124,6 +124,7 @@ def check(command: Command, seconds: float, whom: str, seed: int, store: Path) -
     return killed
 
 
+@pytest.mark.soak
 def test_killed_in_its_middle_the_command_takes_all_its_processes_along_and_goes_on(
     command: Command, tmp_path: Path
 ) -> None:

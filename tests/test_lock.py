@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
@@ -20,10 +20,11 @@ import pytest
 from data_specs.stored import zarr_store
 from pipelines.errors import RunError
 from pipelines.runs.run import Options, open_run
+from pipelines.stages.shard_task import STAGES, process_shard
 from pipelines.store import lock
 from pipelines.store.lock import LOCK, Holder, StoreLocked, locked, read_holder
 from pipelines.store.writer import exchange, group_document, put_attributes
-from tests.conftest import run_stages
+from tests.conftest import Said
 from tests.saboteurs import wait_until
 
 
@@ -87,42 +88,34 @@ def test_of_many_exchanges_of_the_same_value_one_succeeds(place: str) -> None:
     assert exchange(store, "progress/x", expected, None)
 
 
-def test_a_second_command_is_refused_while_the_first_runs(place: str, synth_data: Path) -> None:
+def test_a_second_mocrop_preprocess_is_refused_in_one_line_and_the_first_ends_well(
+    place: str, synth_data: Path, mocrop_here: Callable[..., Said]
+) -> None:
+    words = ["--source", synth_data / "UCF-101", "--store", place, "--recipe", "smoke", "--limit", 2]
+    with open_run(Options(str(synth_data / "UCF-101"), place, recipe="smoke", limit=2)) as first:
+        for stage in STAGES:
+            for plan in first.pending(stage):
+                process_shard(plan, first.recipe)
+                second = mocrop_here("preprocess", *words)
+                assert (second.status, second.out) == (1, "")
+                who = f"process {os.getpid()} on {socket.gethostname()} since 20"
+                assert second.err.startswith(f"mocrop: store {place!r} is being written by {who}")
+                assert second.err.endswith("; wait for it, or stop it first\n")
+                assert second.err.count("\n") == 1
+        assert first.publish().done == 2
+
+
+def test_the_lock_of_a_killed_process_is_taken_over(place: str) -> None:
     hold = "with locked(sys.argv[1]): print('held', flush=True); sys.stdin.read()"
     command = [sys.executable, "-c", f"import sys; from pipelines.store.lock import locked\n{hold}", place]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
-        options = Options(str(synth_data / "UCF-101"), place, recipe="smoke")
-        message = (
-            rf"^store '.*' is being written by process {process.pid} on .+ since 20.+; wait for it, or stop it first$"
-        )
-        with pytest.raises(RunError, match=message):
-            run_stages(options)
+        with pytest.raises(StoreLocked, match=f"by process {process.pid} on .+ since 20"), locked(place):
+            pass
         process.kill()
     with locked(place):
         pass
-
-
-def test_a_second_mocrop_preprocess_is_refused_in_one_line_and_the_first_ends_well(
-    place: str, synth_data: Path, prefect_server: dict[str, str]
-) -> None:
-    command = [sys.executable, "-c", "from pipelines.cli.app import main; main()", "preprocess", "--recipe", "smoke"]
-    command += ["--source", str(synth_data / "UCF-101"), "--store", place, "--workers", "1"]
-    with subprocess.Popen(
-        command, env=prefect_server, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
-    ) as first:
-        assert first.stderr is not None
-        assert first.stderr.readline().startswith("transcode: ")
-        first.send_signal(signal.SIGSTOP)  # it lives, and goes on only when the second has been refused
-        second = subprocess.run(command, env=prefect_server, capture_output=True, text=True, timeout=600)
-        first.send_signal(signal.SIGCONT)
-        assert (second.returncode, second.stdout) == (1, "")
-        who = f"process {first.pid} on {socket.gethostname()} since 20"
-        assert second.stderr.startswith(f"mocrop: store {place!r} is being written by {who}")
-        assert second.stderr.count("\n") == 1
-        assert first.stderr.read().splitlines()[-1].startswith("clips: 12 of 12")
-    assert first.returncode == 0
 
 
 def test_a_process_number_that_was_given_again_is_not_mistaken_for_the_holder(place: str) -> None:

@@ -153,7 +153,7 @@ def test_a_shard_that_is_replaced_gives_its_own_frames(options: Options, synth_d
     import boto3
 
     recipe = parse_recipe({**RAW, "views": [{"kind": "full"}]}, "raw")
-    run_stages(replace(options, recipe=recipe, splits=str(synth_data / "ucfTrainTestlist"), limit=None))
+    run_stages(replace(options, recipe=recipe, splits=str(synth_data / "ucfTrainTestlist")))
     clips = read_clips(options.store, "full", 1, "train")
     reader = FrameReader(clips)
     positions, slots = np.repeat(np.arange(len(clips)), 2), np.tile([0, 1], len(clips))
@@ -255,7 +255,7 @@ def test_no_secret_is_printed_or_kept(server: str, command: Command) -> None:
 @pytest.fixture
 def options(synth_data: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Options:
     """A run of four clips in two shards; each test has a store of its own."""
-    recipe = parse_recipe({**TINY, "views": [{"kind": "full"}, {"kind": "motion"}]}, "tiny")
+    recipe = parse_recipe({**TINY, "views": [{"kind": "motion"}]}, "tiny")
     store = f"s3://bucket/{request.node.name.partition('[')[0]}.zarr"
     return Options(str(synth_data / "UCF-101"), store, recipe=recipe, work_dir=str(tmp_path / "work"), limit=4)
 
@@ -459,12 +459,12 @@ def test_verify_finds_damage_on_s3_and_the_next_run_mends_it(
     flipped = bytearray(local["motion/00001/dx/c/0"])
     flipped[5] ^= 1
     client.put_object(Bucket="bucket", Key=f"{key}/motion/00001/dx/c/0", Body=bytes(flipped))
-    client.delete_object(Bucket="bucket", Key=f"{key}/views/full/frames/c/0/0/0/0/0")
+    client.delete_object(Bucket="bucket", Key=f"{key}/views/mocrop/frames/c/0/0/0/0/0")
     client.put_object(Bucket="bucket", Key=f"{key}/progress/boxes/mocrop/00000/zarr.json", Body=b"")
     assert sorted(fault.where for fault in verify(options.store) if fault.record) == [
         "motion/00001/dx/c/0",
         "progress/boxes/mocrop/00000",
-        "views/full/frames/c/0/0/0/0/0",
+        "views/mocrop/frames/c/0/0/0/0/0",
     ]
     summary, done = run_stages(options)
     assert summary.done == 4
@@ -521,15 +521,16 @@ def test_objects_of_any_size_are_refused_or_hashed_without_being_read_into_memor
 
 
 def test_a_store_that_may_only_be_read_is_verified_without_its_lock(
-    s3: str, options: Options, monkeypatch: pytest.MonkeyPatch
+    s3: str, command: Command, synth_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_stages(options)
     with faulty(s3, lambda _, method: "" if method in ("GET", "HEAD") else "denied") as (address, proxy):
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
-        assert verify(options.store) == []
+        assert verify(command.store) == []
         assert proxy.failed
+        lists = str(synth_data / "ucfTrainTestlist")
+        again = Options(str(synth_data / "UCF-101"), command.store, lists, "smoke", str(tmp_path), limit=5)
         with pytest.raises(RunError, match=r"^store 's3://.*': it answers 403 Forbidden AccessDenied"):
-            run_stages(options)
+            run_stages(again)
 
 
 def test_one_run_a_store_on_s3(s3: str, options: Options) -> None:

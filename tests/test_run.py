@@ -73,6 +73,9 @@ def test_a_new_view_runs_neither_transcode_nor_motion_again(options: Options) ->
     run_stages(options)
     before = contents(Path(options.store))
     wider = with_views(SMALL, {"kind": "centre"}, {"kind": "motion", "name": "v2", "preset": "paper-v2"})
+    with open_run(replace(options, recipe=wider)) as run:
+        notice = "new in the store: centre, v2, from the stored vectors; H.264 files that are gone are made again"
+        assert run.notices == [notice]
     summary, done = run_stages(replace(options, recipe=wider))
     assert sorted(set(done)) == ["boxes", "clips"]
     assert summary.done == 3

@@ -262,7 +262,7 @@ def test_a_batch_larger_than_the_train_list_is_refused() -> None:
         batches_of_training(np.arange(10), 6, 0, 2)
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.soak)])
 def test_worker_processes_give_the_same_batches_in_the_same_order(ucf_store: Path, start: str) -> None:
     stream = stream_of(read_clips(str(ucf_store), "full", 1, "test"), batch_size=3)
     here = list(stream)  # the parent has read before its children do
