@@ -29,6 +29,8 @@ from data_specs.locations import Replaced, StoreError, shown, split_url
 from data_specs.schema import MAX_DOCUMENT
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from obstore import ObjectMeta
     from obstore.store import ClientConfig, RetryConfig
 
@@ -45,17 +47,35 @@ AnyStore = S3Store | GCSStore | AzureStore
 def open_remote(location: str, *, read_only: bool) -> RemoteStore:
     """The store at an object store's URL; nothing is asked of it yet. ``StoreError`` for a URL that is not one."""
     scheme, bucket, key = split_url(location)
-    options: dict[str, Any] = {"client_options": _client(), "retry_config": _retries(), "prefix": key}
+    return RemoteStore(
+        _connected(scheme, bucket, key, location), read_only=read_only, where=shown(location), bucket=bucket
+    )
+
+
+def download(location: str, target: Path) -> None:
+    """Write the object at an object store's URL into a file, piece by piece; ``StoreError`` where that fails."""
+    scheme, bucket, key = split_url(location)
+    store = _connected(scheme, bucket, None, location)
+    try:
+        with target.open("wb") as file:
+            for piece in obstore.get(store, key).stream(min_chunk_size=1 << 22):
+                file.write(piece)
+    except FileNotFoundError as error:
+        raise StoreError(f"{shown(location)!r}: no such object") from error
+    except (BaseError, PermissionError) as error:
+        raise StoreError(f"{shown(location)!r}: {reason(error)}") from error
+
+
+def _connected(scheme: str, bucket: str, prefix: str | None, location: str) -> AnyStore:
+    options: dict[str, Any] = {"client_options": _client(), "retry_config": _retries(), "prefix": prefix}
     try:
         if scheme == "s3":
-            store: AnyStore = S3Store(bucket, **options)
-        elif scheme == "gs":
-            store = GCSStore(bucket, **options)
-        else:
-            store = AzureStore(bucket, **options)
+            return S3Store(bucket, **options)
+        if scheme == "gs":
+            return GCSStore(bucket, **options)
+        return AzureStore(bucket, **options)
     except (BaseError, ValueError) as error:
         raise StoreError(f"store {shown(location)!r}: {reason(error)}") from error
-    return RemoteStore(store, read_only=read_only, where=shown(location), bucket=bucket)
 
 
 def _client() -> ClientConfig:

@@ -70,6 +70,16 @@ def test_transcoding_turns_and_mirrors_as_the_matrix_says(turned: str, plain: Pa
     assert compared == FRAMES
 
 
+@pytest.mark.parametrize("turned", SHOWN)
+def test_pictures_are_read_as_the_matrix_shows_them(turned: str, plain: Path, tmp_path: Path) -> None:
+    values, show = SHOWN[turned]
+    source = with_matrix(plain, tmp_path / "turned.mp4", values)
+    pairs = list(zip(rgb_frames(source, range(FRAMES)), rgb_frames(plain, range(FRAMES)), strict=True))
+    assert len(pairs) == FRAMES
+    for (_, picture), (_, coded) in pairs:
+        np.testing.assert_array_equal(picture, show(coded))
+
+
 def test_transcoding_turns_by_other_angles_within_the_frame(plain: Path, tmp_path: Path) -> None:
     half = round(ONE * 0.5**0.5)
     source = with_matrix(plain, tmp_path / "turned.mp4", matrix(half, half, -half, half))

@@ -26,6 +26,10 @@ class VideoError(Exception):
     """Why a video cannot be read: one line, without the path."""
 
 
+class NoVectors(VideoError):
+    """A video that can be decoded, but has no motion vectors of its own that fit its picture: transcode it."""
+
+
 def url(path: str | os.PathLike[str]) -> str:
     """The path as FFmpeg takes it: ``file:`` keeps names such as ``-x.avi`` or ``a:b.avi`` from meaning
     something else."""

@@ -23,8 +23,9 @@ from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideData
 from av.video.reformatter import VideoReformatter
 
-from pipelines.media.containers import FORMATS, MAX_PIXELS, PROTOCOLS, VideoError, fault, too_large, url
-from pipelines.media.motion_vectors import VectorPacker, check_upright
+from pipelines.media.containers import FORMATS, MAX_PIXELS, PROTOCOLS, NoVectors, VideoError, fault, too_large, url
+from pipelines.media.motion_vectors import VectorPacker
+from pipelines.media.orientation import check_upright, upright
 from pipelines.media.sps import CropOffsets
 from pipelines.media.streams import (
     Decoded,
@@ -107,15 +108,16 @@ def extract(
     last with fewer; none if there are no vectors. They are in the coordinates of the frames as they are shown: where
     H.264 leaves out pixels at the left or top, vectors are shifted, and those of blocks wholly left out are dropped.
     Memory does not grow with the length of the video. Raises VideoError where nothing can be decoded, frames change
-    their size or are shown turned or mirrored, a header claims more than ``max_pixels`` px, the decoder gives no
-    vectors by its kind, a vector does not fit the type, or it takes more than ``time_limit`` seconds.
+    their size, a header claims more than ``max_pixels`` px, a vector does not fit the type, or it takes more than
+    ``time_limit`` seconds; `NoVectors` where the decoder gives none by its kind, or frames are shown turned or
+    mirrored.
     """
     damage = _Damage(time_limit)
     size, number, keys, interlaced = (0, 0), -1, [], 0
     with _opened(path, max_pixels) as (container, stream):
         context = stream.codec_context
         if context.name not in VECTOR_CODECS:
-            raise VideoError(f"its codec {context.name} gives no motion vectors")
+            raise NoVectors(f"its codec {context.name} gives no motion vectors")
         # the loop filter changes pixels only, and no pixel is looked at
         _configure(stream, max_pixels, flags2="+export_mvs", skip_loop_filter="all")
         offsets = CropOffsets(context.extradata) if context.name == "h264" else None
@@ -146,7 +148,7 @@ def rgb_frames(
     time_limit: float = math.inf,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Each frame of ``indices`` once, in rising order, as its number and its (height, width, 3) uint8 RGB
-    pixels.
+    pixels, turned and mirrored as players show it.
 
     ``key_frames`` are the file's own, from `extract`: when only such frames are wanted, nothing else is
     decoded, and the pixels are the same. Colours are converted by the stream's own matrix, BT.601 where it
@@ -192,7 +194,9 @@ def _rgb_frames(
             number = place if alone is None else alone[place]
             size = _same_size(size, frame, number)
             if number == target:
-                yield number, reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+                picture = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+                matrix = SideDataContainer(frame).get(SideData.DISPLAYMATRIX)  # type: ignore[call-arg]
+                yield number, picture if matrix is None else upright(picture, bytes(matrix))
                 target = next(left, -1)
                 if target < 0:
                     return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 
 import numpy as np
@@ -90,13 +89,3 @@ class VectorPacker:
         inside = (packed["x"] + packed["w"] // 2 > 0) & (packed["x"] - packed["w"] // 2 < width)
         inside &= (packed["y"] + packed["h"] // 2 > 0) & (packed["y"] - packed["h"] // 2 < height)
         return packed[inside]
-
-
-def check_upright(matrix: bytes, number: int) -> None:
-    """VideoError if the display matrix of frame ``number`` does more than move or scale the picture."""
-    across, right_down, _, down_right, down, *_ = struct.unpack("=9i", matrix)
-    if across <= 0 or down <= 0 or right_down or down_right:
-        raise VideoError(
-            f"its display matrix turns or mirrors the picture (frame {number}), and vectors are those of the "
-            "picture as it is coded: transcode it"
-        )

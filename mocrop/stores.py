@@ -1,0 +1,149 @@
+"""A store, open for reading."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from data_specs import schema, stored
+from data_specs.locations import StoreError, shown
+from data_specs.vector_reader import VectorReader
+from mocrop_core.motion_vectors import MotionVectors
+
+
+class Store:
+    """The boxes, frames and motion vectors of many clips, as `open_store` opens them.
+
+    Row i is the same clip in every table; tables are read once, when they are first used. Methods raise
+    ``mocrop.StoreError`` in one line for a view or a row that does not exist, or objects that are damaged.
+    """
+
+    def __init__(self, location: str) -> None:
+        self._store = stored.open_store(location)
+        self._tables: dict[str, npt.NDArray[Any]] = {}
+
+    def __repr__(self) -> str:
+        done, views = int(self.done.sum()), ", ".join(self.views)
+        return f"Store({shown(self._store.location)!r}: {done} of {len(self)} clips done, views {views})"
+
+    def __len__(self) -> int:
+        return len(self._store.ids)
+
+    @property
+    def views(self) -> list[str]:
+        """The names of the views, each one way to choose the box.
+
+        >>> mocrop.open_store("videos.zarr").views
+        ['full', 'centre', 'random', 'mocrop']
+        """
+        return self._store.views
+
+    @property
+    def ids(self) -> list[str]:
+        """The id of each clip: the path of its video in the source folder, without the suffix."""
+        return self._store.ids
+
+    @property
+    def class_names(self) -> list[str]:
+        """The names of the classes, which labels index."""
+        return self._store.class_names
+
+    @property
+    def labels(self) -> npt.NDArray[np.int16]:
+        """The 0-based label of each clip: int16 (clips,)."""
+        return self._table("label")
+
+    @property
+    def done(self) -> npt.NDArray[np.bool_]:
+        """Which clips are done: bool (clips,); the others are pending or quarantined, and have no boxes or frames.
+
+        >>> store = mocrop.open_store("videos.zarr")
+        >>> int(store.done.sum()), len(store)
+        (12, 12)
+        """
+        return np.asarray(self._table("state") == schema.State.DONE)
+
+    def row(self, id: str) -> int:
+        """The row of the clip with that id.
+
+        >>> mocrop.open_store("videos.zarr").row("MovingDisc/v_MovingDisc_g01_c02")
+        5
+        """
+        return self._store.row(id)
+
+    def boxes(self, view: str) -> npt.NDArray[np.int32]:
+        """The box of each clip in a view.
+
+        Returns int32 (clips, 4): x0, y0, x1, y1, px of the clip's H.264 frame, half-open; zeros for clips that are not
+        done.
+
+        >>> mocrop.open_store("videos.zarr").boxes("full")[0].tolist()
+        [0, 0, 320, 240]
+        """
+        return self._view_table(view, "box")
+
+    def frames(self, view: str, row: int) -> npt.NDArray[np.uint8]:
+        """The cached frames of a clip in a view.
+
+        Returns uint8 (frames, y, x, 3), RGB, in the order of the video; none for a clip that is not done. Which frames
+        of the video they are is in the view's array ``frame_index``.
+
+        >>> mocrop.open_store("videos.zarr").frames("mocrop", 0).shape
+        (2, 96, 96, 3)
+        """
+        row = self._checked(row)
+        count = int((self._view_table(view, "frame_index")[row] >= 0).sum())
+        with stored.reading(f"views/{view}/frames in the store {shown(self._store.location)!r}"):
+            return np.asarray(self._store.array(f"views/{view}/frames")[row, :count])
+
+    def motion_vectors(self, row: int) -> MotionVectors:
+        """The motion vectors of a clip, as they were read from its H.264 file.
+
+        Raises ``mocrop.StoreError`` for a clip without any: pending, or quarantined before they were read.
+
+        >>> mocrop.open_store("videos.zarr").motion_vectors(0).num_frames
+        24
+        """
+        row = self._checked(row)
+        shard, within = divmod(row, self._store.recipe.shard_clips)
+        record = stored.read_records(self._store.zarr, "motion", None, [shard]).get(shard)
+        known: dict[str, Any] = dict(record.clips[self.ids[row]]) if record else {}
+        if "frames" not in known:
+            reason = known.get("reason", "its motion stage is not done")
+            raise StoreError(f"clip {self.ids[row]!r} has no motion vectors: {reason}")
+        height, width = known["size"]
+        vectors = VectorReader(self._store.zarr, shard).read(within)
+        return MotionVectors(vectors, (height, width), known["frames"], tuple(known["key_frames"]))
+
+    def _view_table(self, view: str, name: str) -> npt.NDArray[Any]:
+        return self._table(f"views/{self._store.view(view).name}/{name}")
+
+    def _table(self, path: str) -> npt.NDArray[Any]:
+        if path not in self._tables:
+            self._tables[path] = self._store.table(path)
+            self._tables[path].flags.writeable = False
+        return self._tables[path]
+
+    def _checked(self, row: int) -> int:
+        if not 0 <= row < len(self):
+            raise StoreError(f"row {row}: the store has rows 0 to {len(self) - 1}")
+        return int(row)
+
+
+def open_store(location: str | os.PathLike[str]) -> Store:
+    """Open a store for reading.
+
+    location: a folder, or the URL of an object store (``s3://bucket/name.zarr``, ``gs://``, ``az://``; with the extra
+    ``s3``; credentials come from the environment). Only what is asked for is read. Raises ``mocrop.StoreError`` where
+    there is no store, or one of another format.
+
+    >>> store = mocrop.open_store("videos.zarr")
+    >>> store
+    Store('videos.zarr': 12 of 12 clips done, views full, centre, random, mocrop)
+    >>> store.boxes("mocrop").shape
+    (12, 4)
+    """
+    return Store(os.fspath(location))

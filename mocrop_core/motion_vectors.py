@@ -1,0 +1,81 @@
+"""The motion vectors of one video, with what is needed to make use of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from mocrop_core.density import Density, density_map
+from mocrop_core.flow import Flow, cell_flow
+from mocrop_core.ranges import check_count, check_size
+from mocrop_core.vectors import Vectors, check_vectors, faster_than
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class MotionVectors:
+    """The motion vectors of one video, in decode order.
+
+    vectors: `mocrop_core.VECTOR` (n,): for each block of each predicted frame its ``frame`` (from 0), centre ``x``,
+    ``y`` and size ``w``, ``h`` in px, and the displacement ``dx``, ``dy`` in px (parts of a px count): where the block
+    is found in the frame that it was predicted from, right and down positive. What moves to the right has a negative
+    dx. frame_size: height and width, px. num_frames: frames of the video. key_frames: the numbers of the frames that
+    are coded without others, which have no vectors. texture: of the key frames, as the method ``actor`` takes it; None
+    where it was not read. Raises ValueError for another dtype or a size below 1.
+
+    >>> mv = mocrop.read_motion_vectors("clip.mp4")
+    >>> mv
+    MotionVectors(13608 vectors, 50 frames of 320x240 px, 5 key frames)
+    >>> mv.frame_size, mv.num_frames, mv.key_frames
+    ((240, 320), 50, (0, 12, 24, 36, 48))
+    >>> mv.vectors["dx"].dtype
+    dtype('float32')
+    """
+
+    vectors: Vectors
+    frame_size: tuple[int, int]
+    num_frames: int
+    key_frames: tuple[int, ...]
+    texture: npt.NDArray[np.uint8] | None = None
+
+    def __post_init__(self) -> None:
+        check_vectors("vectors", self.vectors)
+        check_size("frame_size", self.frame_size)
+        check_count("num_frames", self.num_frames)
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def __repr__(self) -> str:
+        height, width = self.frame_size
+        texture = "" if self.texture is None else ", texture"
+        return (
+            f"MotionVectors({len(self.vectors)} vectors, {self.num_frames} frames of {width}x{height} px, "
+            f"{len(self.key_frames)} key frames{texture})"
+        )
+
+    def flow(self, cell: int = 8) -> Flow:
+        """Return the mean displacement in each square cell of each frame.
+
+        cell: side of a cell, px, >= 1. Returns float32 (frames, rows, columns, 2): dx, dy in px per frame, with the
+        sign that `vectors` have, and NaN where no vector is, as in all of a key frame. The last row and column may
+        reach over the frame's edge. Raises ValueError for a cell below 1.
+
+        >>> flow = mocrop.read_motion_vectors("clip.mp4").flow(cell=8)
+        >>> flow.shape, flow.dtype
+        ((50, 30, 40, 2), dtype('float32'))
+        """
+        return cell_flow(self.vectors, self.num_frames, self.frame_size, cell)
+
+    def density(self, grid: tuple[int, int] = (30, 40), threshold: float = 0.0) -> Density:
+        """Return how many vectors of the whole video lie in each cell of a grid.
+
+        grid: rows and columns. threshold: px, >= 0; only vectors strictly longer count. Returns float32 (rows,
+        columns), all 0 where nothing moves. Raises ValueError for a grid below 1 or a negative threshold.
+
+        >>> density = mocrop.read_motion_vectors("clip.mp4").density(grid=(6, 8), threshold=1.0)
+        >>> density.shape, int(density.sum())
+        ((6, 8), 1108)
+        """
+        return density_map(faster_than(self.vectors, threshold), self.frame_size, grid)

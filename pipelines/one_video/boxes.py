@@ -1,0 +1,79 @@
+"""The box of one video."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from mocrop_core.method import Choice, Method, choose_box
+from mocrop_core.motion_vectors import MotionVectors
+from mocrop_core.vectors import clip_rng
+from pipelines.one_video.methods import DEFAULT, create_method
+from pipelines.one_video.motion import motion_vectors, with_vectors
+from pipelines.one_video.sources import Source, local_video
+
+
+def read_motion_vectors(source: Source) -> MotionVectors:
+    """Read the motion vectors of a video.
+
+    source: the path of a file, the URL of an object (``s3://bucket/clip.mp4``, with the extra ``s3``), the bytes of a
+    file, or a file object opened in binary mode. H.264, MPEG-1, MPEG-2, MPEG-4, H.263, WMV and FLV carry vectors.
+    Memory grows with the number of vectors, 18 bytes each. Raises ``mocrop.VideoError`` for what is not a video or has
+    no vectors that fit its picture (HEVC, VP9 and AV1 give none; in a video that players turn they are turned, too);
+    `find_box` and `crop_video` take those as well. Raises ``mocrop.StoreError`` where an object store refuses,
+    TypeError for anything else.
+
+    >>> mocrop.read_motion_vectors("clip.mp4")
+    MotionVectors(13608 vectors, 50 frames of 320x240 px, 5 key frames)
+    >>> with open("clip.mp4", "rb") as file:
+    ...     len(mocrop.read_motion_vectors(file))
+    13608
+    """
+    with local_video(source) as path:
+        return motion_vectors(path)
+
+
+def find_box(
+    source: Source | MotionVectors,
+    method: str | Method = DEFAULT,
+    area: float | None = None,
+    *,
+    clip_id: str = "",
+    seed: int = 0,
+) -> Choice:
+    """Find the box of a video: the part of the frame that holds what its motion vectors show moving.
+
+    source: as `read_motion_vectors` takes it, or what that returns. A video without vectors of its own is transcoded to
+    H.264 in a temporary file. method: a name of `list_methods`, or what `create_method` returns. area: of the box, as a
+    share of the frame's, in (0, 1]; None leaves it to the method. clip_id, seed: the random draws of ``paper-v1`` and
+    ``paper-v2`` depend on these: with the clip's id in a store and the seed of its recipe, the box is the store's, bit
+    for bit, given the same H.264 file. Returns ``box`` (x0, y0, x1, y1: px of the frame as it is shown, half-open),
+    ``score`` (share of the density inside the box, 0 to 1; NaN where nothing moves), ``source``
+    (``mocrop.SOURCE_MOTION``, or ``mocrop.SOURCE_FALLBACK`` where nothing moves and the box is the middle of the frame)
+    and ``density`` (float32, rows and columns: the map the box was chosen on). Raises as `read_motion_vectors`, and
+    ValueError for a method or an area that cannot be.
+
+    >>> found = mocrop.find_box("clip.mp4", method="paper-v1", area=0.5)
+    >>> found.box
+    Box(x0=0, y0=40, x1=200, y1=240)
+    >>> found.source == mocrop.SOURCE_MOTION, found.density.shape
+    (True, (6, 8))
+    """
+    chosen = method_of(method, area)
+    if isinstance(source, MotionVectors):
+        return choose(source, chosen, clip_id, seed)
+    with local_video(source) as path, with_vectors(path) as (_, found):
+        return choose(found, chosen, clip_id, seed)
+
+
+def method_of(method: str | Method, area: float | None) -> Method:
+    """The method of a name, or the given one, with that area in the place of its own."""
+    overrides: dict[str, Any] = {} if area is None else {"crop_ratio": area}
+    if isinstance(method, str):
+        return create_method(method, **overrides)
+    return replace(method, **overrides)
+
+
+def choose(found: MotionVectors, method: Method, clip_id: str = "", seed: int = 0) -> Choice:
+    """The box that a method chooses on the vectors of a video; as in a store for the clip of that id."""
+    return choose_box(found.vectors, found.frame_size, method, clip_rng(seed, clip_id, "motion"))

@@ -1,0 +1,39 @@
+"""The methods by which a box is chosen, by name."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from mocrop_core.method import PRESETS, Method
+
+METHODS: dict[str, Method] = dict(PRESETS)
+DEFAULT = "paper-v1"
+
+
+def list_methods() -> list[str]:
+    """Return the names of the methods that choose a box from motion, as `find_box` and ``mocrop crop`` take them.
+
+    >>> mocrop.list_methods()
+    ['paper-v1', 'paper-v2', 'reference']
+    """
+    return list(METHODS)
+
+
+def create_method(name: str, **overrides: Any) -> Method:
+    """Return the method of that name, with other numbers in the place of its own.
+
+    name: one of `list_methods`. overrides: fields of the method and their values; `crop_ratio` (area of the box as a
+    share of the frame's) is one of every method. Raises ValueError for a name or a field that does not exist, or a
+    value outside its range.
+
+    >>> method = mocrop.create_method("paper-v2", grid=(12, 16), crop_ratio=0.5)
+    >>> method.grid, method.crop_ratio
+    ((12, 16), 0.5)
+    """
+    if name not in METHODS:
+        raise ValueError(f"method {name!r}: give one of {', '.join(METHODS)}")
+    known = [field.name for field in dataclasses.fields(METHODS[name])]
+    if unknown := sorted(set(overrides) - set(known)):
+        raise ValueError(f"method {name!r} has no {', '.join(unknown)}; it has {', '.join(known)}")
+    return dataclasses.replace(METHODS[name], **overrides)
