@@ -1,4 +1,4 @@
-"""The flow ``preprocess-ucf101``: Prefect keeps the record, Dask does the work. Only this imports Prefect.
+"""The flow ``preprocess-ucf101``: Prefect keeps the record, Dask does the work. It and `flow_runs` import Prefect.
 
     stage ── one Prefect task ──▶ its pending shards ── Dask, one single-threaded process a core ──▶ reports
 
@@ -10,14 +10,10 @@ that was killed goes on where it stopped; Prefect's own caching and result files
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
-import sys
-import tempfile
 import time
 import uuid
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
 from functools import partial
@@ -27,7 +23,6 @@ os.environ.setdefault("DO_NOT_TRACK", "1")  # Prefect reads it when it is import
 os.environ.setdefault("HOME", os.path.expanduser("~").replace("~", "/nonexistent"))  # it ends where there is none
 
 import httpx
-import prefect
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import (
     create_image_artifact,
@@ -37,14 +32,8 @@ from prefect.artifacts import (
 )
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
-from prefect.context import refresh_global_settings_context
-from prefect.deployments.runner import RunnerDeployment
-from prefect.events.worker import EventsWorker
 from prefect.exceptions import PrefectException
-from prefect.logging.handlers import APILogHandler
-from prefect.settings import get_current_settings, temporary_settings
 from prefect.states import Completed, Failed
-from prefect.types.entrypoint import EntrypointType
 from pydantic import Field
 
 from data_specs.locations import SAFE, without_passwords
@@ -52,19 +41,19 @@ from data_specs.recipes import Recipe
 from data_specs.resources import lack_of_memory, usable_cores
 from data_specs.stored import StoreError, open_store, shown
 from pipelines.errors import RunError, RunStopped
-from pipelines.execution import prefect_server, proxies
+from pipelines.execution import prefect_server
 from pipelines.execution.dask_cluster import ATTEMPTS, Client, check_workers, dask_client, map_shards
-from pipelines.execution.deployment_alias import DEPLOYMENT, FLOW
-from pipelines.execution.process_setup import SAFE_PATH, environment, off_the_terminal, sigterm_exits
+from pipelines.execution.deployment_alias import FLOW
 from pipelines.execution.worker import attempt, one_line
 from pipelines.internal_errors import internal_error, record
 from pipelines.media.limits import too_little_for
 from pipelines.report.clip_reader import ClipReader
 from pipelines.report.contact_sheet import about_sheet, contact_sheet, data_url
 from pipelines.runs import outcome
-from pipelines.runs.addresses import ALLOWED, check_addresses
-from pipelines.runs.run import Options, Run, open_run
-from pipelines.stages.shard_task import DOES, STAGES, ShardReport
+from pipelines.runs.addresses import check_addresses
+from pipelines.runs.options import Options
+from pipelines.runs.run import Run, open_run
+from pipelines.stages.tasks import DOES, STAGES, ShardReport
 from pipelines.store.records import Summary
 
 Location = Annotated[str, Field(pattern=SAFE)]
@@ -147,9 +136,9 @@ def run_stage(run: Run, stage: str, client: Client, on_progress: OnProgress) -> 
 
 def _await_server() -> None:
     """Wait until the run's own server answers, which may have been started again."""
-    here = _HERE.get()
+    here = OPENED.get()
     if here is not None and here.server is not None:
-        with _one_line():
+        with one_line_errors():
             here.server.when_ready()
 
 
@@ -196,7 +185,7 @@ def show_boxes(run: Run) -> None:
         get_run_logger().warning("no contact sheet: %s", one_line(error))
 
 
-def _check_limits(options: Options | None = None) -> None:
+def check_limits(options: Options | None = None) -> None:
     """``RunError`` if this process may not open the files, or have the memory, that a run needs."""
     workers = (options.workers if options else None) or usable_cores()
     if problem := too_little_for(0 if options and options.dask_address else workers):
@@ -206,14 +195,14 @@ def _check_limits(options: Options | None = None) -> None:
 @contextlib.contextmanager
 def opened(options: Options) -> Iterator[tuple[Run, Client]]:
     """A run and its cluster, which is gone before the store's lock is."""
-    _check_limits(options)
+    check_limits(options)
     with open_run(options) as run, dask_client(options.workers, options.dask_address) as client:
         check_workers(client, run)
         yield run, client
 
 
 @dataclass(slots=True)
-class _Here:
+class Opened:
     """What ``run_here`` has opened for the flow that it calls, and what came of it."""
 
     run: Run
@@ -223,7 +212,7 @@ class _Here:
     summary: Summary | None = None
 
 
-_HERE: ContextVar[_Here | None] = ContextVar("here", default=None)
+OPENED: ContextVar[Opened | None] = ContextVar("here", default=None)
 
 
 @flow(name=FLOW, persist_result=False)
@@ -261,7 +250,7 @@ def preprocess_ucf101(
         max_missing: share of its frames, 0 to 1, that a clip may lack, in place of the recipe's.
     """
     given = dict(locals())
-    here = _HERE.get()
+    here = OPENED.get()
     try:
         options = Options(**{option.name: given[option.name] for option in fields(Options)})
         if folder := os.environ.get(FOLDER):
@@ -293,108 +282,9 @@ def _recorded(error: Exception, options: Options, where: str) -> str:
     return lack_of_memory(error) or record(internal_error(error), options.log_folder(), where)
 
 
-def run_here(options: Options, on_progress: OnProgress = no_progress, *, verbose: bool = False) -> Summary:
-    """Run the flow in this process, recorded by the Prefect server of the settings or by one that lasts as long.
-
-    A server on loopback that does not answer is done without. ``RunError`` in one line if the run is refused or
-    fails; a KeyboardInterrupt ends the workers first, and what is done is kept.
-    """
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(sigterm_exits())
-        _check_limits(options)  # before a server is started
-        url = get_current_settings().api.url
-        child = None if prefect_server.usable(url) else stack.enter_context(prefect_server.throwaway())
-        run, client = stack.enter_context(opened(options))
-        with _one_line():
-            api_url = child.when_ready() if child else str(url)
-        stack.enter_context(_prefect_at(api_url, child.secret if child else None))
-        if child:
-            stack.enter_context(child.started_again(partial(print, file=sys.stderr, flush=True)))
-        if not verbose:
-            stack.enter_context(off_the_terminal("prefect", silent="prefect._internal.concurrency"))
-        here = _Here(run, client, on_progress, child)
-        stack.callback(_HERE.reset, _HERE.set(here))
-        stack.enter_context(temporary_settings({"flows.heartbeat_frequency": None}))  # it costs 1 s at the end
-        parameters = {option.name: getattr(options, option.name) for option in fields(options)}
-        try:
-            state = preprocess_ucf101(**parameters, return_state=True)
-        except (RuntimeError, httpx.HTTPError) as error:  # Prefect's own: what goes wrong in the flow is in its state
-            ours = "it is the run's own; what is done is kept, start the same command again"
-            remedy = ours if child else f"correct or unset PREFECT_API_URL {shown(str(url))!r}"
-            raise RunError(f"{_why_unrecorded(error)}; {remedy}") from None
-        if here.summary is not None and state.is_completed():
-            return here.summary
-        problem = state.message or f"the run ended as {state.name}"
-        raise outcome.TooManyQuarantined(problem, here.summary) if here.summary else RunError(problem)
-
-
-def _why_unrecorded(error: Exception) -> str:
-    """Why Prefect cannot record a run; not in its own words, which may quote an address with a password."""
-    answer = f" (status {error.response.status_code})" if isinstance(error, httpx.HTTPStatusError) else ""
-    return f"the Prefect server cannot be reached or refuses{answer}"
-
-
 @contextlib.contextmanager
-def _prefect_at(url: str, secret: str | None = None, **settings: str | None) -> Iterator[None]:
-    """Prefect's settings, in every thread and child process, with a server's address; sent off at exit.
-
-    The password is ``secret``, or what a server of this user's at the address has left for us, or the user's own.
-    """
-    ours = {"PREFECT_API_URL": url, "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-    if secret or (secret := prefect_server.secret_of(url, get_current_settings().home)):
-        ours |= {"PREFECT_API_AUTH_STRING": secret, "PREFECT_CLIENT_CSRF_SUPPORT_ENABLED": "true"}
-    with environment(**ours, **proxies.around_loopback(), **settings):
-        refresh_global_settings_context()
-        try:
-            yield
-        finally:
-            EventsWorker.drain_all(timeout=5)
-            APILogHandler().flush()
-    refresh_global_settings_context()
-
-
-@contextlib.contextmanager
-def _one_line() -> Iterator[None]:
+def one_line_errors() -> Iterator[None]:
     try:
         yield
     except prefect_server.ServerError as error:
         raise RunError(str(error)) from None
-
-
-def _have_server(stack: contextlib.ExitStack, port: int) -> str:
-    """The address of the lasting server at a port, which is started if there is none."""
-    settings = get_current_settings()
-    database, auth = settings.server.database.connection_url, settings.server.api.auth_string
-    own = database is None or database.get_secret_value() == f"sqlite+aiosqlite:///{settings.home}/prefect.db"
-    secret = auth.get_secret_value() if auth else None
-    with _one_line():
-        return stack.enter_context(prefect_server.lasting(port, settings.home, own_database=own, secret=secret))
-
-
-def serve(say: Callable[[str], None] = print, allow: Sequence[str] = ()) -> None:
-    """Serve the deployment until SIGINT or SIGTERM, with a Prefect server on loopback if none answers.
-
-    Runs may open local paths and the addresses in ``allow``: object stores, and schedulers of Dask clusters.
-    ``RunError`` if the server cannot be started. The server is a child of this process and ends with it.
-    """
-    url = get_current_settings().api.url or prefect_server.DEFAULT_URL
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(sigterm_exits())
-        _check_limits()
-        if not prefect_server.usable(url):
-            say(f"starting a Prefect server at {shown(url)}; its first start on a machine takes some 15 s")
-            url = _have_server(stack, prefect_server.port_of(url))
-        polling = os.environ.get("PREFECT_RUNNER_POLL_FREQUENCY", "2")
-        home = get_current_settings().home.absolute()
-        allowed = " ".join([*os.environ.get(ALLOWED, "").split(), *allow])
-        ours = {"PREFECT_RUNNER_POLL_FREQUENCY": polling, "PREFECT_HOME": str(home)}
-        stack.enter_context(_prefect_at(url, **ours, **SAFE_PATH, **{FOLDER: os.getcwd(), ALLOWED: allowed}))
-        logging.getLogger("prefect").setLevel(logging.WARNING)
-        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # what SIGTERM interrupts in it
-        say(prefect_server.how_to_start_runs(DEPLOYMENT, url, prefect_server.page_of(url, home)))
-        # Prefect imports the flow with the current folder first on the path: an empty one, which the flow leaves
-        stack.enter_context(contextlib.chdir(stack.enter_context(tempfile.TemporaryDirectory(prefix="mocrop-serve-"))))
-        warnings.filterwarnings("ignore", "coroutine 'Runner.astop'", RuntimeWarning)  # its SIGTERM handler's
-        name = DEPLOYMENT.removeprefix(f"{FLOW}/")
-        deployment = preprocess_ucf101.to_deployment(name, entrypoint_type=EntrypointType.MODULE_PATH)
-        prefect.serve(cast(RunnerDeployment, deployment), limit=1, print_starting_message=False)

@@ -19,8 +19,10 @@ from pipelines.acquire.synthetic import write_dataset
 from pipelines.cli import app
 from pipelines.execution.prefect_server import throwaway
 from pipelines.execution.process_setup import environment_restored
-from pipelines.runs.run import Options, open_run
-from pipelines.stages.shard_task import STAGES, process_shard
+from pipelines.runs.options import Options
+from pipelines.runs.run import open_run
+from pipelines.stages.shard_task import process_shard
+from pipelines.stages.tasks import STAGES
 from pipelines.store.records import Summary
 
 # a shell's background jobs ignore it, and so would every command that a test interrupts

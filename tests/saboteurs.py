@@ -20,8 +20,10 @@ import psutil
 
 from data_specs.recipes import parse_recipe
 from pipelines.execution.worker import attempt
-from pipelines.runs.run import Options, open_run
-from pipelines.stages.shard_task import STAGES, ShardReport, process_shard
+from pipelines.runs.options import Options
+from pipelines.runs.run import open_run
+from pipelines.stages.shard_task import process_shard
+from pipelines.stages.tasks import STAGES, ShardReport
 
 SMALL = parse_recipe(
     {"name": "small", "shard_clips": 2, "transcode": {"preset": "ultrafast"}, "frames": {"slots": 4, "size": 32}},

@@ -8,7 +8,7 @@ import pytest
 
 from pipelines.errors import RunError
 from pipelines.runs.addresses import ALLOWED, check_addresses
-from pipelines.runs.run import Options
+from pipelines.runs.options import Options
 
 OPTIONS: dict[str, Any] = {"source": "videos", "store": "a.zarr"}
 

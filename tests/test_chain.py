@@ -23,8 +23,8 @@ from pipelines.media.encoder import write_video
 from pipelines.report.clip_reader import ClipReader
 from pipelines.runs import source_index
 from pipelines.runs.estimate import _shards_left
-from pipelines.runs.run import Options, read_request
-from pipelines.stages.shard_task import STAGES
+from pipelines.runs.options import Options, read_request
+from pipelines.stages.tasks import STAGES
 from pipelines.store.verify import verify
 from tests.conftest import run_stages
 from tests.test_store import contents

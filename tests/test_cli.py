@@ -25,9 +25,9 @@ import data_specs
 from pipelines import flow
 from pipelines.cli import demo, doctor, progress_bars
 from pipelines.cli.app import app
-from pipelines.media.encoder import find_ffmpeg
+from pipelines.media.ffmpeg_binary import find_ffmpeg
 from pipelines.report.page import LARGEST
-from pipelines.runs.run import Options
+from pipelines.runs.options import Options
 from tests.conftest import Said, run_stages
 from tests.rewriting import rewrite
 from tests.test_report_file import document_of

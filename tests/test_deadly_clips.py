@@ -10,8 +10,8 @@ import pytest
 from data_specs.recipes import parse_recipe
 from data_specs.stored import open_store
 from pipelines.execution.dask_cluster import dask_client
-from pipelines.runs.run import Options
-from pipelines.stages.shard_task import STAGES
+from pipelines.runs.options import Options
+from pipelines.stages.tasks import STAGES
 from pipelines.store.records import summarise
 from tests.saboteurs import CLIPS, SMALL, contents, copy_clips, do_on_dask
 from tests.soak import record

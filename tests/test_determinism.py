@@ -21,8 +21,10 @@ import pytest
 
 from pipelines.errors import RunError
 from pipelines.execution.dask_cluster import dask_client
-from pipelines.runs.run import Options, Run, open_run
-from pipelines.stages.shard_task import STAGES, ShardPlan, process_shard
+from pipelines.runs.options import Options
+from pipelines.runs.run import Run, open_run
+from pipelines.stages.shard_task import process_shard
+from pipelines.stages.tasks import STAGES, ShardPlan
 from tests.conftest import run_stages
 from tests.saboteurs import SMALL, contents, copy_clips, do_on_dask
 from tests.soak import record

@@ -12,7 +12,7 @@ import pytest
 from data_specs.datasets import DatasetError, read_dataset
 from data_specs.discovery import VIDEO_SUFFIXES
 from data_specs.recipes import parse_recipe
-from pipelines.runs.run import Options
+from pipelines.runs.options import Options
 from pipelines.store.records import Summary
 from tests.saboteurs import SMALL
 from tests.test_datasets import make

@@ -18,7 +18,7 @@ from pipelines.media.decoder import decode_all, rgb_frames
 from pipelines.report.clip_reader import ClipReader
 from pipelines.report.contact_sheet import contact_sheet
 from pipelines.report.drawing import clip_figure, draw_density, draw_vectors, fitting, h264_path, webp, write_clip_video
-from pipelines.runs.run import Options
+from pipelines.runs.options import Options
 from tests.rewriting import rewrite
 from tests.test_report_file import stopped_after
 

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from pipelines.execution.server_address import held_port
 
 from pipelines.execution import prefect_server
 from pipelines.execution.deployment_alias import DEPLOYMENT
-from pipelines.execution.prefect_server import held_port
 from pipelines.runs import outcome
 from pipelines.store.records import Summary
 from tests.environments import proxied, recording_proxy
@@ -27,7 +27,7 @@ from tests.saboteurs import contents, descendants, records, wait_until
 
 RUN = """
 import os, sys
-from pipelines.flow import run_here
+from pipelines.flow_runs import run_here
 from pipelines.runs.run import Options, RunError
 def show(stage, done, total, report):
     if stage == "transcode" and report is None:

@@ -22,17 +22,18 @@ from urllib.parse import quote
 
 import pytest
 from PIL import Image
+from pipelines.execution.server_address import held_port
 from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from pipelines.execution import prefect_server
 from pipelines.execution.deployment_alias import DEPLOYMENT, FLOW
-from pipelines.execution.prefect_server import held_port
 from pipelines.execution.server_secret import secret_path
 from pipelines.flow import preprocess_ucf101
-from pipelines.runs.run import Options, open_run
-from pipelines.stages.shard_task import DOES
+from pipelines.runs.options import Options
+from pipelines.runs.run import open_run
+from pipelines.stages.tasks import DOES
 from tests.browser import Browser, open_chromium, website
 from tests.environments import proxied, recording_proxy, write_hostile_modules
 from tests.listening import is_loopback, listening, tree

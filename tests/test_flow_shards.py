@@ -19,7 +19,7 @@ from pipelines.errors import RunError, RunStopped
 from pipelines.execution.dask_cluster import ATTEMPTS, dask_client, map_shards
 from pipelines.execution.worker import Attempt, attempt, missing_folders, one_line
 from pipelines.stages.h264_cache import Folders
-from pipelines.stages.shard_task import ShardPlan, ShardReport
+from pipelines.stages.tasks import ShardPlan, ShardReport
 
 PLAN = ShardPlan("motion", 0, "store", Folders("source", "work"), "build", 0, ())
 

@@ -12,7 +12,7 @@ import typer
 from data_specs.locations import expanded
 from pipelines.cli.app import app
 from pipelines.errors import RunError
-from pipelines.runs.run import Options
+from pipelines.runs.options import Options
 from training import demo, flops, results, test, train
 
 NO_PATHS = {"dataset", "url", "dask_address", "view", "clip", "method"}

@@ -24,7 +24,7 @@ from data_specs.recipes import parse_recipe
 from data_specs.stored import open_store
 from pipelines.execution.dask_cluster import dask_client
 from pipelines.media.encoder import write_video
-from pipelines.runs.run import Options
+from pipelines.runs.options import Options
 from pipelines.store.records import Summary, summarise
 from tests.mutations import KINDS, NAMES, claims, mutants, references
 from tests.saboteurs import SMALL, contents, do_on_dask

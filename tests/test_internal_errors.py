@@ -22,7 +22,8 @@ from pipelines.errors import RunError
 from pipelines.execution.dask_cluster import dask_client
 from pipelines.execution.worker import attempt
 from pipelines.internal_errors import InternalError, Tail, record
-from pipelines.runs.run import Options, open_run
+from pipelines.runs.options import Options
+from pipelines.runs.run import open_run
 from pipelines.stages import shard_task
 from pipelines.stages.shard_task import process_shard
 from pipelines.store.records import summarise

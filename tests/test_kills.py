@@ -15,8 +15,8 @@ import distributed
 import pytest
 
 from data_specs.stored import open_store
-from pipelines.runs.run import Options
-from pipelines.stages.shard_task import STAGES
+from pipelines.runs.options import Options
+from pipelines.stages.tasks import STAGES
 from tests.conftest import run_stages
 from tests.rewriting import rewrite
 from tests.saboteurs import (

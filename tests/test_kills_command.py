@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from data_specs.recipes import load_recipe
-from pipelines.runs.run import Options
+from pipelines.runs.options import Options
 from tests.conftest import run_stages
 from tests.saboteurs import contents, copy_clips, descendants, records, wait_until
 from tests.soak import record

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipelines.atomic_files import beside, sweep
+from pipelines.atomic_files import atomic_write, sweep
 from pipelines.media.subprocess_runner import run, run_again_if_killed
 from tests.saboteurs import descendants, wait_until
 
@@ -113,10 +113,10 @@ def test_only_the_parts_of_dead_makers_are_swept(tmp_path: Path) -> None:
 def test_a_part_takes_its_place_whole_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.write_text("before")
-    with pytest.raises(FileNotFoundError), beside(target):
+    with pytest.raises(FileNotFoundError), atomic_write(target):
         (tmp_path / "nowhere").read_text()
     assert (target.read_text(), os.listdir(tmp_path)) == ("before", ["target"])
-    with beside(target) as part:
+    with atomic_write(target) as part:
         part.write_text("whole")
         assert target.read_text() == "before"
     assert (target.read_text(), os.listdir(tmp_path)) == ("whole", ["target"])
@@ -127,7 +127,7 @@ def test_sweeping_while_parts_are_made_takes_none_away(tmp_path: Path) -> None:
 
     def keep_making() -> None:
         while not over.is_set():
-            with beside(tmp_path / f"{next(made)}") as part:
+            with atomic_write(tmp_path / f"{next(made)}") as part:
                 part.write_text("whole")
 
     maker = threading.Thread(target=keep_making)

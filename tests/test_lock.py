@@ -19,8 +19,10 @@ import pytest
 
 from data_specs.stored import zarr_store
 from pipelines.errors import RunError
-from pipelines.runs.run import Options, open_run
-from pipelines.stages.shard_task import STAGES, process_shard
+from pipelines.runs.options import Options
+from pipelines.runs.run import open_run
+from pipelines.stages.shard_task import process_shard
+from pipelines.stages.tasks import STAGES
 from pipelines.store import lock
 from pipelines.store.lock import LOCK, Holder, StoreLocked, locked, read_holder
 from pipelines.store.writer import exchange, group_document, put_attributes

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from mocrop_core import PACKED
 from pipelines.media.decoder import Motion, VideoError, extract, rgb_frames
-from pipelines.media.encoder import EncodeSettings, find_ffmpeg, transcode, write_video
+from pipelines.media.encoder import EncodeSettings, transcode, write_video
+from pipelines.media.ffmpeg_binary import find_ffmpeg
 from pipelines.media.sps import CropOffsets, crop_offset
 
 FRAMES, HEIGHT, WIDTH = 14, 240, 320

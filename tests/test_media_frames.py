@@ -10,7 +10,8 @@ import pytest
 
 from pipelines.media import decoder
 from pipelines.media.decoder import VideoError, extract, rgb_frames
-from pipelines.media.encoder import EncodeSettings, find_ffmpeg, transcode, write_video
+from pipelines.media.encoder import EncodeSettings, transcode, write_video
+from pipelines.media.ffmpeg_binary import find_ffmpeg
 
 
 @pytest.fixture(scope="module")

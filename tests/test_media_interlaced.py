@@ -10,8 +10,9 @@ import pytest
 
 from data_specs.recipes import parse_recipe
 from pipelines.media.decoder import extract, rgb_frames
-from pipelines.media.encoder import EncodeSettings, find_ffmpeg, transcode, write_video
-from pipelines.runs.run import Options
+from pipelines.media.encoder import EncodeSettings, transcode, write_video
+from pipelines.media.ffmpeg_binary import find_ffmpeg
+from pipelines.runs.options import Options
 from tests.conftest import run_stages
 
 FRAMES, HEIGHT, WIDTH, SPEED = 8, 96, 160, 6

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from pipelines.media.decoder import VideoError, extract, rgb_frames
-from pipelines.media.encoder import EncodeSettings, find_ffmpeg, transcode, write_video
+from pipelines.media.encoder import EncodeSettings, transcode, write_video
+from pipelines.media.ffmpeg_binary import find_ffmpeg
 
 ONE, FRAMES = 1 << 16, 4
 HEIGHT, WIDTH = 96, 160

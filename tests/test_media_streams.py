@@ -11,7 +11,8 @@ import pytest
 
 from pipelines.media import decoder
 from pipelines.media.decoder import VideoError
-from pipelines.media.encoder import EncodeSettings, FfmpegError, find_ffmpeg, transcode, write_video
+from pipelines.media.encoder import EncodeSettings, transcode, write_video
+from pipelines.media.ffmpeg_binary import FfmpegError, find_ffmpeg
 
 FAST = EncodeSettings(preset="ultrafast")
 Videos = dict[str, Path]

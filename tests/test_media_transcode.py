@@ -16,14 +16,8 @@ import numpy as np
 import pytest
 
 from pipelines.media import decoder
-from pipelines.media.encoder import (
-    EncodeSettings,
-    Ffmpeg,
-    FfmpegError,
-    find_ffmpeg,
-    transcode,
-    write_video,
-)
+from pipelines.media.encoder import EncodeSettings, transcode, write_video
+from pipelines.media.ffmpeg_binary import Ffmpeg, FfmpegError, find_ffmpeg
 from tests.saboteurs import wait_until
 
 FAST = EncodeSettings(preset="ultrafast")

@@ -17,10 +17,11 @@ from av.sidedata.sidedata import Type as SideData
 from mvextractor.videocap import VideoCap
 
 from mocrop_core import PACKED
-from pipelines.acquire.synthetic import actor_boxes, compose
+from pipelines.acquire.synthetic_scenes import actor_boxes, compose
 from pipelines.media import decoder
 from pipelines.media.decoder import Motion, VideoError, extract
-from pipelines.media.encoder import EncodeSettings, find_ffmpeg, transcode, write_video
+from pipelines.media.encoder import EncodeSettings, transcode, write_video
+from pipelines.media.ffmpeg_binary import find_ffmpeg
 
 COLUMNS = {"x": "dst_x", "y": "dst_y", "w": "w", "h": "h", "motion_x": "motion_x", "motion_y": "motion_y"}
 SQUARE, LEFT, TOP, SPEED = 64, 24, 32, 2.25  # px, px, px, px a frame

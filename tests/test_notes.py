@@ -19,7 +19,7 @@ from pipelines.cli.app import app
 from pipelines.errors import RunError
 from pipelines.media.encoder import write_video
 from pipelines.runs import outcome
-from pipelines.runs.run import Options
+from pipelines.runs.options import Options
 from pipelines.store.records import summarise
 from tests.conftest import run_stages
 from tests.test_report_file import report_of

@@ -28,7 +28,7 @@ from data_specs.stored import StoreError, hash_objects, open_store, zarr_store
 from pipelines.cli import app
 from pipelines.cli.tables import box_rows, export_npy
 from pipelines.errors import RunError
-from pipelines.runs.run import Options
+from pipelines.runs.options import Options
 from pipelines.store.lock import LOCK, StoreLocked, locked
 from pipelines.store.verify import verify
 from pipelines.store.writer import exchange, group_document

@@ -11,7 +11,8 @@ import pytest
 from data_specs.recipes import load_recipe, parse_recipe
 from pipelines.errors import RunError
 from pipelines.runs import estimate, outcome
-from pipelines.runs.run import Options, open_run
+from pipelines.runs.options import Options
+from pipelines.runs.run import open_run
 from pipelines.store.records import summarise
 from tests.saboteurs import contents
 

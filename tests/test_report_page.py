@@ -21,7 +21,7 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 from data_specs.stored import open_store
 from pipelines.media.encoder import write_video
 from pipelines.report.page import render, write_report
-from pipelines.runs.run import Options
+from pipelines.runs.options import Options
 from tests.browser import Browser, open_chromium
 from tests.test_report_file import document_of, report_of, stopped_after
 

@@ -18,9 +18,12 @@ import pytest
 from data_specs.recipes import Recipe, parse_recipe
 from data_specs.stored import open_store
 from pipelines.errors import RunError
-from pipelines.media.encoder import find_ffmpeg, write_video
-from pipelines.runs.run import Options, open_run
-from pipelines.stages.shard_task import STAGES, process_shard
+from pipelines.media.encoder import write_video
+from pipelines.media.ffmpeg_binary import find_ffmpeg
+from pipelines.runs.options import Options
+from pipelines.runs.run import open_run
+from pipelines.stages.shard_task import process_shard
+from pipelines.stages.tasks import STAGES
 from pipelines.store.lock import StoreLocked, locked
 from tests.conftest import run_stages
 from tests.rewriting import rewrite

@@ -14,7 +14,7 @@ from data_specs.locations import SAFE, shown, without_passwords
 from pipelines.cli import app
 from pipelines.errors import RunError
 from pipelines.internal_errors import InternalError, record
-from pipelines.runs.run import Options, read_request
+from pipelines.runs.options import Options, read_request
 from training import test as testing
 from training import train as training
 

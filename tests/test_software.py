@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from data_specs.stored import open_store, zarr_store
 from pipelines.cli.app import app
 from pipelines.runs import outcome
-from pipelines.runs.run import Options, about_store
+from pipelines.runs.options import Options
+from pipelines.runs.run import about_store
 from pipelines.store.records import summarise
 from pipelines.store.verify import verify
 from pipelines.store.writer import write_record

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.runs.run import Options
+from pipelines.runs.options import Options
 from tests.conftest import run_stages
 from tests.namespace import private
 from tests.test_store import contents

@@ -10,9 +10,11 @@ import pytest
 
 from data_specs.recipes import parse_recipe
 from pipelines.errors import RunStopped
-from pipelines.media import encoder
-from pipelines.runs.run import Options, open_run
-from pipelines.stages.shard_task import STAGES, process_shard
+from pipelines.media import ffmpeg_binary
+from pipelines.runs.options import Options
+from pipelines.runs.run import open_run
+from pipelines.stages.shard_task import process_shard
+from pipelines.stages.tasks import STAGES
 from pipelines.store.records import summarise
 from tests.conftest import run_stages
 from tests.saboteurs import SMALL, contents, copy_clips
@@ -70,7 +72,7 @@ def test_an_ffmpeg_that_goes_away_stops_the_run(
     options: Options, expected: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = tmp_path / "ffmpeg"
-    own.symlink_to(encoder.find_ffmpeg().path)
+    own.symlink_to(ffmpeg_binary.find_ffmpeg().path)
     monkeypatch.setenv("MOCROP_FFMPEG", str(own))
     begin(options)
     own.unlink()

@@ -17,7 +17,7 @@ from mocrop_core.boxes import Box
 from mocrop_core.density import density_map
 from mocrop_core.method import choose_box
 from mocrop_core.vectors import clip_rng
-from pipelines.runs.run import Options
+from pipelines.runs.options import Options
 from pipelines.store.verify import verify
 from tests.conftest import run_stages
 from tests.rewriting import rewrite

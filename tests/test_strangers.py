@@ -32,7 +32,7 @@ from pipelines.errors import RunError
 from pipelines.report.clip_reader import ClipReader
 from pipelines.report.drawing import write_clip_video
 from pipelines.runs.cleanup import clear
-from pipelines.runs.run import Options
+from pipelines.runs.options import Options
 from pipelines.runs.source_index import SourceIndex
 from pipelines.store.records import summarise
 from pipelines.store.verify import Fault, verify

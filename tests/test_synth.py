@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from data_specs.datasets import read_dataset
 from mocrop_core.search import best_rectangle
-from pipelines.acquire import synthetic
-from pipelines.media import decoder, encoder
+from pipelines.acquire import synthetic, synthetic_scenes
+from pipelines.media import decoder, encoder, ffmpeg_binary
 
 CLASSES, CLIPS, FRAMES = 3, 4, 20
 
@@ -131,9 +131,9 @@ def test_boxes_are_the_drawn_actor_to_the_pixel() -> None:
     """Against the same scene with the actor far away, what differs by more than noise spans the box."""
     checked = 0
     for clip_id in ("MovingStar/v_MovingStar_g01_c01", "MovingBolt/v_MovingBolt_g02_c01"):
-        scene = synthetic.compose(3, clip_id, 12, 30)
-        frames = np.stack(list(synthetic.draw(scene, 3, clip_id, 1))).astype(np.int16)
-        for k, (x, y, w, h) in enumerate(synthetic.actor_boxes(scene)):
+        scene = synthetic_scenes.compose(3, clip_id, 12, 30)
+        frames = np.stack(list(synthetic_scenes.draw(scene, 3, clip_id, 1))).astype(np.int16)
+        for k, (x, y, w, h) in enumerate(synthetic_scenes.actor_boxes(scene)):
             path = np.abs(scene.figures[scene.actor].centres - scene.figures[scene.actor].centres[k]).max(axis=1)
             without = frames[path > 30]  # the actor has gone by more than its own size
             if not len(without):
@@ -154,9 +154,9 @@ def test_boxes_are_the_drawn_actor_to_the_pixel() -> None:
 def test_every_frame_shows_one_figure_of_each_class(classes: int) -> None:
     name = synthetic.class_names(classes)[-1]
     clip_id = f"{name}/v_{name}_g01_c01"
-    scene = synthetic.compose(0, clip_id, classes, 8)
+    scene = synthetic_scenes.compose(0, clip_id, classes, 8)
     assert [figure.kind for figure in scene.figures] == list(range(classes))
-    frames = list(synthetic.draw(scene, 0, clip_id, 1))
+    frames = list(synthetic_scenes.draw(scene, 0, clip_id, 1))
     assert len(frames) == 8
     rows, cols = np.mgrid[:240, :320]
     for k, frame in enumerate(frames):
@@ -170,15 +170,15 @@ def test_every_frame_shows_one_figure_of_each_class(classes: int) -> None:
             mine = np.abs((hues - figure.hue + 0.5) % 1 - 0.5) < 0.02
             x, y = figure.centres[k]
             near = np.hypot(cols + 0.5 - x, rows + 0.5 - y) < figure.radius + 1
-            assert (mine & near).sum() > 0.2 * figure.radius**2, synthetic.FIGURES[figure.kind]
-            assert (mine & ~near).sum() <= 5, synthetic.FIGURES[figure.kind]
+            assert (mine & near).sum() > 0.2 * figure.radius**2, synthetic_scenes.FIGURES[figure.kind]
+            assert (mine & ~near).sum() <= 5, synthetic_scenes.FIGURES[figure.kind]
 
 
 def test_only_the_actor_of_a_scene_moves_and_speeds_differ() -> None:
     speeds = []
     for k in range(40):
-        scene = synthetic.compose(1, f"MovingStar/v_MovingStar_g01_c{k:02d}", 4, 50)
-        assert synthetic.FIGURES[scene.actor] == "Star"
+        scene = synthetic_scenes.compose(1, f"MovingStar/v_MovingStar_g01_c{k:02d}", 4, 50)
+        assert synthetic_scenes.FIGURES[scene.actor] == "Star"
         for kind, figure in enumerate(scene.figures):
             assert figure.centres.shape == (50, 2)
             assert (np.ptp(figure.centres, axis=0).max() > 5) == (kind == scene.actor)
@@ -207,7 +207,7 @@ def test_a_class_does_not_show_in_the_background() -> None:
     for name in synthetic.class_names(4):
         for group in (1, 2):
             clip_id = f"{name}/v_{name}_g{group:02d}_c01"
-            frames = list(synthetic.draw(synthetic.compose(0, clip_id, 4, 8), 0, clip_id, group))
+            frames = list(synthetic_scenes.draw(synthetic.compose(0, clip_id, 4, 8), 0, clip_id, group))
             backgrounds[name, group] = np.median(frames, axis=0).astype(int)
     for name in synthetic.class_names(4):
         difference = np.abs(backgrounds[name, 1] - backgrounds["MovingDisc", 1]).max(axis=2)
@@ -283,11 +283,11 @@ def knowledge(classes: int, scenes: int) -> Knowledge:
     side = 0.75**0.5
     for k in range(scenes):
         name = synthetic.class_names(classes)[k % classes]
-        scene = synthetic.compose(9, f"{name}/v_{name}_g01_c{k:04d}", classes, 50)
+        scene = synthetic_scenes.compose(9, f"{name}/v_{name}_g01_c{k:04d}", classes, 50)
         at = np.array([figure.centres for figure in scene.figures])
         radius = np.array([figure.radius for figure in scene.figures])[:, None]
         density = np.zeros((6, 8))
-        for x, y, w, h in synthetic.actor_boxes(scene):
+        for x, y, w, h in synthetic_scenes.actor_boxes(scene):
             cols, rows = np.arange(x, x + w, 8), np.arange(y, y + h, 8)
             np.add.at(density, (rows[:, None] * 6 // 240, cols * 8 // 320), 1)
         best = best_rectangle(density, 0.75)
@@ -330,7 +330,7 @@ def test_a_codec_finds_motion_in_the_actor_and_noise_elsewhere(made: synthetic.S
     """After the transcode stage most vectors above one pixel are the actor's, most others are the noise's."""
     clip_id = ids(made)[0]
     target = tmp_path / "clip.mp4"
-    tool = encoder.find_ffmpeg()
+    tool = ffmpeg_binary.find_ffmpeg()
     encoder.transcode(made.source / f"{clip_id}.avi", target, encoder.EncodeSettings(), tool, 60)
     blocks: list[np.ndarray] = []
     motion = decoder.extract(target, lambda block: blocks.append(block.copy()))

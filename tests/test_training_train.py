@@ -25,7 +25,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from data_specs.recipes import load_recipe, parse_recipe
 from data_specs.stored import open_store
-from pipelines.runs.run import Options
+from pipelines.runs.options import Options
 from tests.benchmarks import loader_training
 from tests.conftest import run_stages
 from tests.rewriting import rewrite

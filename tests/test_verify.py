@@ -20,7 +20,7 @@ import zarr
 from data_specs.recipes import load_recipe
 from data_specs.stored import Record, StoreError, open_store, read_records, zarr_store
 from pipelines.errors import RunError
-from pipelines.runs.run import Options
+from pipelines.runs.options import Options
 from pipelines.store.lock import StoreLocked, locked
 from pipelines.store.records import Progress
 from pipelines.store.verify import Fault, _object_faults, verify

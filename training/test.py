@@ -23,7 +23,7 @@ from training.backbones import Backbone, build
 from training.checkpoint_checks import arguments_of
 from training.checkpoints import replaced, settings_of
 from training.clips import read_clips
-from training.evaluation import Scores, evaluate, write_confusion
+from training.evaluation import EvalResult, evaluate, write_confusion
 from training.flops import gflops
 from training.options import (
     OneLineParser,
@@ -144,7 +144,7 @@ def loaded(
 
 def test_view(
     args: argparse.Namespace, view: str, size: int, arch: str, backbone: Backbone, accelerator: Accelerator
-) -> tuple[dict[str, Any], Scores]:
+) -> tuple[dict[str, Any], EvalResult]:
     """The result of one view at one size, and the scores that it is of."""
     clips = read_clips(args.store, view, args.split, "test")
     store = open_store(args.store)
@@ -205,7 +205,7 @@ def test_view(
     return result, scores
 
 
-def said(arch: str, view: str, size: int, args: argparse.Namespace, scores: Scores) -> str:
+def said(arch: str, view: str, size: int, args: argparse.Namespace, scores: EvalResult) -> str:
     """One line about a result."""
     return (
         f"{arch}, view {view} at {size} px, split {args.split}, {args.test_segments} frames: "

@@ -21,9 +21,9 @@ from pipelines.errors import RunError, RunStopped
 from pipelines.execution.process_setup import no_collections, sigterm_exits, stderr_held_back, warn_only
 from pipelines.internal_errors import internal_error, record
 from pipelines.media.decoder import VideoError
-from pipelines.media.encoder import FfmpegError
+from pipelines.media.ffmpeg_binary import FfmpegError
+from pipelines.runs.options import Options
 from pipelines.runs.outcome import TooManyQuarantined, notes
-from pipelines.runs.run import Options
 from pipelines.store.software import mixed
 
 EXITS = "Exit status: 0 all is well, 1 refused, failed or something wrong found, 2 a flag that cannot be."
@@ -108,7 +108,7 @@ def _show_version(wanted: bool) -> None:
 
 
 def _ffmpeg_build() -> str:
-    from pipelines.media.encoder import FfmpegError, find_ffmpeg
+    from pipelines.media.ffmpeg_binary import FfmpegError, find_ffmpeg
 
     try:
         return find_ffmpeg().build
@@ -280,7 +280,8 @@ def preprocess(
 
 def _announced(options: Options) -> Dataset:
     """The data set that is asked for, after its notices were shown."""
-    from pipelines.runs.run import about_store, read_request
+    from pipelines.runs.options import read_request
+    from pipelines.runs.run import about_store
 
     dataset, recipe = read_request(options)
     for notice in dataset.notices:
@@ -295,21 +296,21 @@ def _flow() -> Any:
     warnings.filterwarnings("ignore", "Failed to create the Prefect home directory")  # a run does without
     try:
         with stderr_held_back(), no_collections():
-            from pipelines import flow
+            from pipelines import flow_runs
     except ValueError as error:
         why = " ".join(str(error).split())[:300]
         raise RunError(
             f"Prefect refuses its settings (PREFECT_ variables, profiles.toml, prefect.toml): {why}"
         ) from None
-    return flow
+    return flow_runs
 
 
 def _run(options: Options, verbose: bool) -> Any:
-    flow = _flow()
+    flow_runs = _flow()
     from pipelines.cli.progress_bars import stage_progress
 
     with stage_progress() as show:
-        return flow.run_here(options, show, verbose=verbose)
+        return flow_runs.run_here(options, show, verbose=verbose)
 
 
 def _print_summary(summary: Any, as_json: bool, more: dict[str, Any] | None = None) -> None:

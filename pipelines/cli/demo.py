@@ -10,7 +10,7 @@ from pathlib import Path
 from pipelines.acquire.synthetic import write_dataset
 from pipelines.errors import RunError
 from pipelines.execution.process_setup import own_python
-from pipelines.runs.run import Options
+from pipelines.runs.options import Options
 from pipelines.store.records import Summary
 
 RECIPE = "smoke"
@@ -23,7 +23,7 @@ def run_demo(out: Path, *, say: Callable[[str], None]) -> Summary:
     It goes on where a run was stopped. Without torch there is no training.
     """
     from pipelines.cli.progress_bars import stage_progress
-    from pipelines.flow import run_here
+    from pipelines.flow_runs import run_here
     from pipelines.report.page import write_report
 
     store = out / "synth.zarr"

@@ -133,13 +133,17 @@ def torch_check() -> Check:
 def video_checks() -> Iterator[Check]:
     """ffmpeg, and a trial of the chain on a tiny video: MPEG-4 written, read, made H.264, and read again."""
     try:
-        from pipelines.media import decoder, encoder  # here, so that a broken install is a finding and not a crash
+        from pipelines.media import (  # here, so that a broken install is a finding and not a crash
+            decoder,
+            encoder,
+            ffmpeg_binary,
+        )
     except ImportError as error:
         yield Check("ffmpeg", False, f"cannot be looked for: {error}", "run pip install -e . again")
         return
     try:
-        tool = encoder.find_ffmpeg()
-    except encoder.FfmpegError as error:
+        tool = ffmpeg_binary.find_ffmpeg()
+    except ffmpeg_binary.FfmpegError as error:
         mend = "install an ffmpeg with libx264 (Debian, Ubuntu: apt install ffmpeg; macOS: brew install ffmpeg)"
         if os.environ.get("MOCROP_FFMPEG"):
             mend += ", or unset MOCROP_FFMPEG, or let it name one"

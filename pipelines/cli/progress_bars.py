@@ -26,7 +26,7 @@ from rich.text import Text
 from data_specs.text import printable
 from pipelines.acquire.download import OnBytes
 from pipelines.disk_space import mebibytes
-from pipelines.stages.shard_task import ShardReport
+from pipelines.stages.tasks import ShardReport
 
 PLAIN_SECONDS = 5.0  # between two plain lines of a stage
 

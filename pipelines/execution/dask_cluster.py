@@ -27,7 +27,7 @@ from pipelines.execution.process_setup import SAFE_PATH, bare_main, environment_
 from pipelines.execution.worker import Attempt, missing_folders, one_line
 from pipelines.internal_errors import LOGS, record, write_log
 from pipelines.runs.run import Run
-from pipelines.stages.shard_task import ShardPlan, ShardReport
+from pipelines.stages.tasks import ShardPlan, ShardReport
 
 _logger = logging.getLogger(__name__)
 

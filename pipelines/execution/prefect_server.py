@@ -29,7 +29,7 @@ from typing import IO
 from urllib.parse import urlsplit
 
 from data_specs.locations import shown
-from pipelines.atomic_files import beside
+from pipelines.atomic_files import atomic_write
 from pipelines.execution import proxies
 from pipelines.execution.process_setup import SAFE_PATH, own_python
 from pipelines.execution.server_secret import (
@@ -173,7 +173,7 @@ class Server:
         if self.template is not None:
             with contextlib.suppress(OSError, sqlite3.Error):  # the next server makes its own, as this one did
                 self.template.parent.mkdir(parents=True, exist_ok=True)
-                with beside(self.template) as part:
+                with atomic_write(self.template) as part:
                     _copy(self.database, part)
         return self.api_url
 

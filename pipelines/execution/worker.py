@@ -30,7 +30,8 @@ from pipelines.execution.process_setup import own_python
 from pipelines.internal_errors import InternalError, Tail, internal_error
 from pipelines.media.limits import MEMORY, alarm_seconds, bound_memory, deadline
 from pipelines.stages.h264_cache import Folders
-from pipelines.stages.shard_task import Around, ShardPlan, ShardReport, process_shard
+from pipelines.stages.shard_task import process_shard
+from pipelines.stages.tasks import Around, ShardPlan, ShardReport
 
 DIED = "worker died"
 DEATHS = 2  # of processes with the same clip in hand, before it is quarantined

@@ -1,4 +1,4 @@
-"""The ffmpeg program: finding one that will do, transcoding to H.264, writing small videos from arrays.
+"""Encoding with ffmpeg: transcoding to H.264, and writing small videos from arrays.
 
 ffmpeg-python builds the command lines; this module alone imports it. ffmpeg reads and writes nothing but the
 named files, runs in a session of its own with bounded memory, and is killed when its time is over or its maker dies.
@@ -7,15 +7,12 @@ named files, runs in a session of its own with bounded memory, and is killed whe
 from __future__ import annotations
 
 import errno
-import functools
-import hashlib
 import os
 import re
 import shutil
-import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
@@ -23,12 +20,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import ffmpeg as ffmpeg_python
-import imageio_ffmpeg
 import numpy as np
 
-from pipelines.atomic_files import beside
+from pipelines.atomic_files import atomic_write
 from pipelines.media import decoder
 from pipelines.media.containers import FORMATS, MAX_PIXELS, PROTOCOLS, url
+from pipelines.media.ffmpeg_binary import COUNT_FRAMES, EVEN, GLOBAL, Ffmpeg, FfmpegError, find_ffmpeg
+from pipelines.media.ffmpeg_log import _known_cause, cause
 from pipelines.media.streams import Decoded, Survey
 from pipelines.media.subprocess_runner import Log, run, run_again_if_killed
 
@@ -39,7 +37,6 @@ _SOURCE, _TARGET = (
     "the input",
     "the output",
 )  # stand-ins for file names, which may hold bytes that are no text
-_GLOBAL = ("-hide_banner", "-filter_threads", "1", "-nostdin", "-nostats", "-v", "level+error")
 _EXACT: dict[str, Any] = {
     "threads": 1,
     "fflags": "+bitexact",
@@ -50,14 +47,10 @@ _EXACT: dict[str, Any] = {
 _COLOURS: dict[str, Any] = {"pix_fmt": "yuv420p", "sws_flags": "bicubic+accurate_rnd+bitexact"}
 _REGULAR: dict[str, Any] = {"bf": 0, "refs": 1, "sc_threshold": 0}
 
-_EVEN = "crop=trunc(iw/2)*2:trunc(ih/2)*2:0:0"  # the filter that leaves out the last column or row of odd sides
-_TOLD = "metadata=mode=add:key=mocrop:value=1,metadata=mode=print:key=mocrop:file=-:direct=1"
-"""Filters that print a line ``frame:N`` for each frame on standard output, N from 0 on. N begins again where ffmpeg
-makes its filters anew, as it does when the decoded frames change their size."""
 _ASIDE = -9_000_000  # a time stamp that no frame has
 _INTERLACED_TOLD = (
     "split[whole][aside];"
-    rf"[aside]select=not(eq(interlace_type\,PROGRESSIVE)),setpts={_ASIDE},{_TOLD},nullsink;"
+    rf"[aside]select=not(eq(interlace_type\,PROGRESSIVE)),setpts={_ASIDE},{COUNT_FRAMES},nullsink;"
     "[whole]null"
 )
 """Filters that print such a line, with that time stamp, for each frame that its decoder calls interlaced."""
@@ -68,42 +61,9 @@ _FACTS = {
     "interlaced": re.compile(rb"^frame:(\d+) +pts:%d " % _ASIDE),
     "encoded": re.compile(rb"^frame=\s*(\d+)"),  # of -progress: packets given to the output
 }
-_X264 = {"x264": re.compile(rb"x264 - core (\d+)")}  # in the encoded stream
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
 _HARDLY_ANY = 1 << 16  # bytes
 _DECODE_ERRORS = 69  # ffmpeg's status where decoding failed more often than -max_error_rate allows
-_CAUSES = {
-    r"Cannot allocate memory": "it needs more memory than ffmpeg may have",
-    r"matches no streams": "there is no video stream in it",
-    r"not on whitelist": f"its container format is not among those read here: {FORMATS}",
-    r"non positive size for width '(\d+)' or height '(\d+)'": (
-        r"a side of 1 px cannot be encoded: cut to even sides, a frame is \1x\2 px"
-    ),
-    r"Picture size (\d+x\d+) (exceeds|is invalid)": (
-        rf"a frame of \1 px is more than the {MAX_PIXELS} px that are decoded"
-    ),
-    r"Cannot determine format of input|received no packets|Output file is empty": "no frame could be decoded",
-}
-_CONSEQUENCE = re.compile(
-    r"Task finished|Terminating thread|before EOF|Error (opening|parsing options for) (in|out)put"
-    r"|Nothing was written|Failed to set value|Conversion failed|Error (re)?initializing|Error submitting"
-    r"|^the input: "
-)
-
-
-class FfmpegError(Exception):
-    """Why ffmpeg is missing or did not do its work: one line, without paths."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ffmpeg:
-    """An ffmpeg program that has libx264: its ``path``, its ``version``, and ``build``, which names what its
-    output bytes depend on (the versions of ffmpeg and x264 and a hash of the configuration) and holds no
-    path."""
-
-    path: str
-    version: str
-    build: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,65 +102,6 @@ class Transcoded:
     def frames(self) -> int:
         """How many frames were decoded and encoded."""
         return self.decoded.frames
-
-
-def find_ffmpeg() -> Ffmpeg:
-    """The ffmpeg that ``MOCROP_FFMPEG`` names, else the system's, else the one that comes with
-    imageio-ffmpeg.
-
-    The system's is passed over where it lacks libx264 or is older than 5.1; the one of ``MOCROP_FFMPEG`` is
-    never. Each is tried by encoding one frame, once a process. Raises FfmpegError with what to do where none
-    will do.
-    """
-    return _find(os.environ.get("MOCROP_FFMPEG", ""), os.environ.get("PATH", ""))
-
-
-@functools.cache
-def _find(chosen: str, path: str) -> Ffmpeg:
-    if chosen:
-        return _tried(shutil.which(chosen, path=path) or chosen, "MOCROP_FFMPEG names a program that")
-    if system := shutil.which("ffmpeg", path=path):
-        with suppress(FfmpegError):
-            return _tried(system, "the system's ffmpeg")
-    try:
-        bundled = str(imageio_ffmpeg.get_ffmpeg_exe())  # type: ignore[attr-defined]  # exported without saying so
-    except RuntimeError as error:
-        raise FfmpegError(
-            "no ffmpeg with libx264 found: install ffmpeg 5.1 or later, or set MOCROP_FFMPEG to one"
-        ) from error
-    return _tried(bundled, "the ffmpeg of imageio-ffmpeg")
-
-
-def _said_of_itself(path: str) -> str:
-    """What ``-version`` prints; asked again where the program is killed meanwhile."""
-    for tries_left in (2, 1, 0):
-        done = subprocess.run([path, "-version"], capture_output=True, stdin=subprocess.DEVNULL, timeout=60)
-        if done.returncode >= 0 or not tries_left:
-            break
-    done.check_returncode()
-    return done.stdout.decode(errors="replace")
-
-
-def _tried(path: str, what: str) -> Ffmpeg:
-    """The program at ``path`` as seen from its own words and from a trial encode of one grey frame."""
-    advice = "set MOCROP_FFMPEG to an ffmpeg 5.1 or later with libx264"
-    raw = {"format": "rawvideo", "pix_fmt": "yuv420p", "s": "64x64"}
-    trial = ffmpeg_python.input("pipe:0", **raw).output(
-        "pipe:1", format="h264", vcodec="libx264", vf=f"{_EVEN},{_TOLD}", fps_mode="passthrough", threads=1
-    )
-    try:
-        said = _said_of_itself(path)
-        log = run_again_if_killed(_arguments(trial, path, {}), 60.0, _X264, [bytes([128]) * (64 * 64 * 3 // 2)])
-    except (OSError, subprocess.SubprocessError) as error:
-        reason = getattr(error, "strerror", None) or "it does not answer to -version"
-        raise FfmpegError(f"{what} cannot be run ({reason}): {advice}") from error
-    if log.status:
-        raise FfmpegError(f"{what} cannot encode with libx264 ({_cause(log)}): {advice}")
-    version = re.search(r"ffmpeg version (\S+)", said)
-    configuration = re.search(r"configuration:(.*)", said)
-    digest = hashlib.sha256((configuration[1] if configuration else "").strip().encode()).hexdigest()[:12]
-    number = version[1] if version else "unknown"
-    return Ffmpeg(path, number, f"ffmpeg {number}, x264 {log.facts.get('x264', 'unknown')}, configuration {digest}")
 
 
 def transcode(
@@ -252,7 +153,7 @@ def _check_whole(log: Log, names: Mapping[str, str]) -> None:
     decoded, encoded = log.counts["filtered"], int(log.facts.get("encoded", 0))
     if log.status:
         _check_disk(log.status, Path(names[_TARGET].removeprefix("file:")).parent)
-        raise FfmpegError(_cause(log, {name: stand_in for stand_in, name in names.items()}))
+        raise FfmpegError(cause(log, {name: stand_in for stand_in, name in names.items()}))
     if not decoded:
         raise FfmpegError(_known_cause(log.errors) or "no frame could be decoded")
     if decoded != encoded:
@@ -277,7 +178,7 @@ def _transcoding(encode: EncodeSettings, stream: int, max_error_rate: float, dei
     Deinterlacing waits for the frame after, and would lose one wherever ffmpeg makes its filters anew; so only videos
     with interlaced frames get the filter, which leaves others as they are.
     """
-    filters = [_EVEN, _TOLD, _INTERLACED_TOLD, *([_DEINTERLACE] if deinterlace else [])]
+    filters = [EVEN, COUNT_FRAMES, _INTERLACED_TOLD, *([_DEINTERLACE] if deinterlace else [])]
     source = ffmpeg_python.input(
         _SOURCE,
         protocol_whitelist=PROTOCOLS,
@@ -338,7 +239,7 @@ def write_video(
         if log.late:
             raise FfmpegError(f"took longer than {time_limit:g} s and was stopped")
         if log.status:
-            raise FfmpegError(_cause(log, {url(part): _TARGET}))
+            raise FfmpegError(cause(log, {url(part): _TARGET}))
 
 
 def _raw(frames: Iterable[np.ndarray], shape: tuple[int, ...]) -> Iterator[bytes]:
@@ -354,44 +255,12 @@ def _beside(target: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(os.fsdecode(target))
     if not path.parent.is_dir():
         raise FfmpegError("the output's folder: No such file or directory")
-    with beside(path) as part:
+    with atomic_write(path) as part:
         yield part
 
 
 def _arguments(stream: Any, path: str, names: Mapping[str, str]) -> list[str]:
     """The command line, with the names of files put in last: ffmpeg-python cannot take those that are no
     UTF-8."""
-    built = ffmpeg_python.compile(stream.global_args(*_GLOBAL), cmd=[path], overwrite_output=True)
+    built = ffmpeg_python.compile(stream.global_args(*GLOBAL), cmd=[path], overwrite_output=True)
     return [names.get(argument, argument) for argument in built]
-
-
-def _cause(log: Log, names: Mapping[str, str] | None = None) -> str:
-    """The one line that says best why a run failed: a known cause, else the last error that is not just a
-    consequence.
-
-    ``names`` says what to call the files.
-    """
-    if log.signal and not (log.status > 0 and log.errors):
-        return f"ffmpeg was ended by {log.signal} each time"
-    lines = []
-    for line in log.errors:
-        for path, name in (names or {}).items():
-            line = line.replace(path, name).replace(path.removeprefix("file:"), name)
-        line = re.sub(r"\[[^\]]* @ 0x[0-9a-f]+\] |\[(error|fatal)\] ", "", line)
-        lines.append(line.encode(errors="replace").decode())
-    if known := _known_cause(lines):
-        return known
-    if telling := [line for line in lines if not _CONSEQUENCE.search(line)]:
-        return telling[-1][:300]
-    if any("Invalid data found" in line for line in lines):
-        return "it is not a video, or too damaged to be opened (Invalid data found when processing input)"
-    return lines[-1][:300] if lines else f"it ended with status {log.status}"
-
-
-def _known_cause(lines: Iterable[str]) -> str:
-    """The first of `_CAUSES` that errors show; empty for none."""
-    for pattern, cause in _CAUSES.items():
-        for line in lines:
-            if found := re.search(pattern, line):
-                return found.expand(cause)
-    return ""

@@ -14,7 +14,7 @@ from mocrop_core.frames import test_segments
 from mocrop_core.ranges import check_count
 from pipelines.media import decoder
 from pipelines.one_video.sources import Source, local_video
-from pipelines.stages.shard_task import crop as crop_picture
+from pipelines.stages.crops import crop as crop_picture
 
 
 def crop(source: Source, box: Box, size: int = 224, frames: int | Sequence[int] = 8) -> npt.NDArray[np.uint8]:

@@ -13,7 +13,8 @@ from mocrop_core.motion_vectors import MotionVectors
 from mocrop_core.vectors import PACKED, in_pixels
 from pipelines.media import decoder
 from pipelines.media.containers import NoVectors
-from pipelines.media.encoder import EncodeSettings, find_ffmpeg, transcode
+from pipelines.media.encoder import EncodeSettings, transcode
+from pipelines.media.ffmpeg_binary import find_ffmpeg
 
 TIME_LIMIT = 7 * 86400.0
 """Seconds that ffmpeg may take for one video that a person waits for."""

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from data_specs.locations import is_url, shown
 from pipelines.media.containers import VideoError
-from pipelines.media.encoder import FfmpegError
+from pipelines.media.ffmpeg_binary import FfmpegError
 
 Source = str | os.PathLike[str] | bytes | BinaryIO
 """A video: the path of a file, the URL of an object (s3://bucket/clip.mp4), the bytes of a file, or a binary file

@@ -7,7 +7,7 @@ from dataclasses import fields
 
 from data_specs.locations import is_url, shown
 from pipelines.errors import RunError
-from pipelines.runs.run import Options
+from pipelines.runs.options import Options
 
 ALLOWED = "MOCROP_ALLOWED_ADDRESSES"  # names them, separated by spaces; `mocrop serve --allow` sets it
 

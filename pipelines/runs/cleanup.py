@@ -17,7 +17,7 @@ from data_specs.documents import parse_json
 from data_specs.local_files import read_part, refuse_links
 from data_specs.recipes import Encode
 from data_specs.stored import NoStore, Store, StoreError, is_url, open_store, read_records, shown
-from pipelines.atomic_files import beside
+from pipelines.atomic_files import atomic_write
 from pipelines.runs.source_index import SOURCES
 from pipelines.stages.h264_cache import H264, Folders, default_work_dir, target_path
 from pipelines.store.lock import check_unlocked, locked
@@ -44,7 +44,7 @@ def register(work_dir: str, location: str) -> None:
     if read_part(note, None, MOST_NOTE) != text.encode():
         refuse_links(Path(work_dir), note.parent)
         note.parent.mkdir(parents=True, exist_ok=True)
-        with beside(note) as part:
+        with atomic_write(note) as part:
             part.write_text(text)
 
 

@@ -20,10 +20,12 @@ from data_specs.stored import is_url, open_store, shown
 from pipelines.disk_space import SPARE, disk_of, free_bytes, mebibytes
 from pipelines.errors import ClipError
 from pipelines.media.decoder import VideoError, probe
-from pipelines.runs.run import Options, open_run, read_request
+from pipelines.runs.options import Options, read_request
+from pipelines.runs.run import open_run
 from pipelines.runs.source_index import SourceIndex
 from pipelines.stages.h264_cache import Folders, source_path
-from pipelines.stages.shard_task import STAGES, process_shard
+from pipelines.stages.shard_task import process_shard
+from pipelines.stages.tasks import STAGES
 from pipelines.store.creation import is_made, refusal
 from pipelines.store.records import Progress
 

@@ -2,122 +2,41 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from data_specs import schema
-from data_specs.datasets import Clip, Dataset, DatasetError, read_dataset
+from data_specs.datasets import Clip, Dataset
 from data_specs.local_files import refuse_links
-from data_specs.locations import SAFE, expanded
-from data_specs.recipes import Encode, Recipe, RecipeError, load_recipe
-from data_specs.stored import StoreError, attributes, check_location, is_url, open_store, shown, zarr_store
+from data_specs.recipes import Encode, Recipe
+from data_specs.stored import StoreError, attributes, is_url, open_store, shown, zarr_store
 from pipelines.atomic_files import sweep
 from pipelines.disk_space import SPARE, free_bytes, least_bytes, mebibytes
 from pipelines.errors import RunError
 from pipelines.internal_errors import LOGS
-from pipelines.media.encoder import FfmpegError
+from pipelines.media.ffmpeg_binary import FfmpegError
 from pipelines.runs.cleanup import STORES, register, unfinished
+from pipelines.runs.options import Options, read_request
 from pipelines.runs.source_index import SOURCES, SourceIndex, Stamp
-from pipelines.stages.h264_cache import H264, Folders, default_work_dir
-from pipelines.stages.shard_task import ShardPlan, ShardReport
+from pipelines.stages.h264_cache import H264, Folders
+from pipelines.stages.tasks import ShardPlan, ShardReport
 from pipelines.store import writer as writing
 from pipelines.store.creation import is_made, make_or_reopen
-from pipelines.store.lock import Lease, locked
+from pipelines.store.lock import StoreLock, locked
 from pipelines.store.records import Progress, Summary, other_revision, publish, stage_seconds, summarise
 from pipelines.store.software import news
 from pipelines.store.verify import DAMAGED, damaged_records
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What ``mocrop preprocess`` was asked for; the names are those of its flags. ``~`` in paths is expanded."""
-
-    source: str
-    store: str
-    splits: str | None = None
-    recipe: str | Recipe = "ucf101"
-    work_dir: str | None = None
-    workers: int | None = None
-    dask_address: str | None = None
-    limit: int | None = None
-    strict: bool = False
-    retry_quarantined: bool = False
-    max_quarantined: float = 0.05
-    max_missing: float | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("source", "store", "splits", "recipe", "work_dir"):
-            path = getattr(self, name)
-            if isinstance(path, str):
-                try:
-                    object.__setattr__(self, name, expanded(path))
-                except ValueError as error:
-                    raise RunError(f"{name} {error}") from None
-
-    def folders(self, dataset: Dataset) -> Folders:
-        """The source and work folders, as absolute paths: other processes may start elsewhere."""
-        work_dir = self.work_dir
-        if work_dir is None:
-            if is_url(self.store):
-                raise RunError("work_dir: give a local folder for the H.264 files when the store is on an object store")
-            work_dir = default_work_dir(self.store)
-        return Folders(str(dataset.source.resolve()), str(Path(work_dir).resolve()))
-
-    def log_folder(self) -> Path | None:
-        """Where log files go: below the work folder; None if it is not known."""
-        if self.work_dir is None and is_url(self.store):
-            return None
-        return Path(self.work_dir or f"{self.store.rstrip('/')}.work", LOGS).resolve()
-
-    def location(self) -> str:
-        """The store's place, absolute if it is a folder."""
-        return self.store if is_url(self.store) else str(Path(self.store).resolve())
-
-
-def read_request(options: Options) -> tuple[Dataset, Recipe]:
-    """The data set and the recipe that are asked for; ``RunError`` in one line for what does not fit."""
-    if options.workers is not None and options.workers < 1:
-        raise RunError(f"workers {options.workers}: give a number from 1 on")
-    if not 0 <= options.max_quarantined <= 1:
-        raise RunError(f"max_quarantined {options.max_quarantined}: give a share from 0 to 1")
-    if options.max_missing is not None and not 0 <= options.max_missing <= 1:
-        raise RunError(f"max_missing {options.max_missing}: give a share from 0 to 1")
-    try:
-        check_location(options.store)
-        _check_places(options)
-        recipe = options.recipe if isinstance(options.recipe, Recipe) else load_recipe(options.recipe)
-        if options.max_missing is not None:
-            recipe = recipe.model_copy(update={"max_missing": options.max_missing})
-        dataset = read_dataset(options.source, options.splits, strict=options.strict).limited(options.limit)
-    except (DatasetError, RecipeError, StoreError) as error:
-        raise RunError(str(error)) from None
-    return dataset, recipe
-
-
-def _check_places(options: Options) -> None:
-    """``RunError`` for a folder that is an address, and for a secret in an address: Prefect's server keeps them."""
-    for name in ("source", "splits", "work_dir"):
-        place = getattr(options, name)
-        if place is not None and is_url(place):
-            raise RunError(f"{name} {shown(place)!r}: give a local folder; only stores lie on object stores")
-    for name in ("source", "store", "splits", "work_dir", "recipe", "dask_address"):
-        place = getattr(options, name)
-        if isinstance(place, str) and not re.fullmatch(SAFE, place):
-            raise RunError(
-                f"{name} {shown(place)!r}: an address with a password or a query in it is refused, as Prefect's server "
-                "would keep it"
-            )
-
-
 class Run:
     """A store being filled. Made by ``open_run``, which holds the store's lock."""
 
-    def __init__(self, options: Options, dataset: Dataset, recipe: Recipe, lease: Lease, notices: list[str]) -> None:
+    def __init__(
+        self, options: Options, dataset: Dataset, recipe: Recipe, lease: StoreLock, notices: list[str]
+    ) -> None:
         self.options = options
         self.lease = lease
         self.notices = notices

@@ -20,7 +20,7 @@ from data_specs.documents import parse_json
 from data_specs.fingerprints import file_fingerprint
 from data_specs.local_files import read_part, refuse_links
 from data_specs.resources import usable_cores
-from pipelines.atomic_files import beside
+from pipelines.atomic_files import atomic_write
 
 SOURCES = "sources"  # folder in the work folder with one index for each source folder
 _MOST_BYTES = 1 << 30
@@ -87,7 +87,7 @@ class SourceIndex:
         values = {path: [*stamp, fingerprint] for path, (stamp, fingerprint) in sorted(self._known.items())}
         with suppress(OSError):
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            with beside(self._file) as part:
+            with atomic_write(self._file) as part:
                 part.write_text(json.dumps({"source": self._source, "files": values}))
             self._changed = False
 

@@ -16,9 +16,9 @@ from data_specs.local_files import read_part, refuse_links
 from data_specs.locations import Linked
 from data_specs.recipes import Encode, Recipe
 from data_specs.stored import Attributes
-from pipelines.atomic_files import beside
+from pipelines.atomic_files import atomic_write
 from pipelines.errors import ClipError, RunStopped
-from pipelines.media import encoder
+from pipelines.media import encoder, ffmpeg_binary
 from pipelines.media.streams import Decoded, Survey
 
 _MOST_NOTE = 1 << 16  # bytes of the note beside an H.264 file
@@ -124,8 +124,8 @@ def _transcode(source: Path, target: Path, recipe: Recipe, encode: Encode, build
     refuse_links(work_dir, target.parent)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        tool = encoder.find_ffmpeg()
-    except encoder.FfmpegError as error:
+        tool = ffmpeg_binary.find_ffmpeg()
+    except ffmpeg_binary.FfmpegError as error:
         raise RunStopped(str(error)) from error
     if tool.build != build:
         raise RunStopped(
@@ -146,6 +146,6 @@ def _transcode(source: Path, target: Path, recipe: Recipe, encode: Encode, build
         "frames": done.frames,
         **losses(done.survey, done.decoded, combs),
     }
-    with beside(target.with_suffix(".json")) as note:
+    with atomic_write(target.with_suffix(".json")) as note:
         note.write_text(json.dumps(made))
     return made

@@ -25,7 +25,7 @@ from data_specs.stored import (
     open_store,
     zarr_store,
 )
-from pipelines.store.lock import Lease, StoreLocked, check_unlocked, locked
+from pipelines.store.lock import StoreLock, StoreLocked, check_unlocked, locked
 from pipelines.store.records import Progress, expected_tables
 from pipelines.store.software import as_attribute
 from pipelines.store.writer import put_attributes, stored_fingerprint, wrong_documents
@@ -72,7 +72,7 @@ def verify(location: str, on_record: Callable[[int, int], None] | None = None) -
 
 
 @contextmanager
-def _held(location: str) -> Iterator[Lease | None]:
+def _held(location: str) -> Iterator[StoreLock | None]:
     """Hold the lock of a store; None where it cannot be written. ``StoreLocked`` if a live process has it."""
     with ExitStack() as stack:
         lease = None

@@ -17,7 +17,7 @@ from mocrop_core.method import PAPER_V1, denoise, sample
 from mocrop_core.search import Rectangle, best_rectangle, best_rectangles
 from mocrop_core.vectors import clip_rng, in_pixels
 from pipelines.media import decoder
-from pipelines.runs.run import Options
+from pipelines.runs.options import Options
 from tests.benchmarks.footage import encoded, many, real_clips, run_alone
 from tests.benchmarks.measuring import REPETITIONS, Result, interleaved, least, most, ratios, spent, spent_here
 

@@ -8,9 +8,11 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.media import encoder
-from pipelines.runs.run import Options, open_run
-from pipelines.stages.shard_task import STAGES, process_shard
+from pipelines.media import encoder, ffmpeg_binary
+from pipelines.runs.options import Options
+from pipelines.runs.run import open_run
+from pipelines.stages.shard_task import process_shard
+from pipelines.stages.tasks import STAGES
 
 DATA = Path(os.environ.get("MOCROP_TEST_DATA") or Path(__file__).parents[3] / "shared" / "data")
 SMALL_FRAMES = 24
@@ -43,7 +45,7 @@ def encoded(clips: Sequence[Path], folder: Path, preset: str = "medium") -> list
     targets = [folder / f"{clip.stem}.mp4" for clip in clips]
     for clip, target in zip(clips, targets, strict=True):
         settings = encoder.EncodeSettings(preset=preset)
-        encoder.transcode(str(clip), str(target), settings, encoder.find_ffmpeg(), 600.0)
+        encoder.transcode(str(clip), str(target), settings, ffmpeg_binary.find_ffmpeg(), 600.0)
     return targets
 
 
@@ -71,7 +73,7 @@ def long_video(clips: Sequence[Path], minutes: float, folder: Path) -> Path:
 
 
 def _ffmpeg(*words: object) -> None:
-    command = [encoder.find_ffmpeg().path, "-v", "error", "-nostdin", "-y", *map(str, words)]
+    command = [ffmpeg_binary.find_ffmpeg().path, "-v", "error", "-nostdin", "-y", *map(str, words)]
     subprocess.run(command, check=True, capture_output=True)
 
 

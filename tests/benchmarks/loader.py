@@ -27,7 +27,7 @@ import zarr
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ZstdCodec
 
 from data_specs.stored import open_store
-from pipelines.runs.run import Options
+from pipelines.runs.options import Options
 from tests.benchmarks.footage import many, real_clips, run_alone
 from tests.benchmarks.measuring import (
     REPETITIONS,

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 
 from data_specs.resources import usable_cores
-from pipelines.media.encoder import find_ffmpeg
+from pipelines.media.ffmpeg_binary import find_ffmpeg
 
 PACKAGES = (
     "av", "dask", "distributed", "mocrop", "motion-vector-extractor", "numcodecs", "numpy", "obstore",

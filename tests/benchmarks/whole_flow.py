@@ -30,8 +30,8 @@ from data_specs.schema import MOTION_COLUMNS
 from data_specs.stored import open_store
 from mocrop_core.frames import spread
 from pipelines.media import decoder
-from pipelines.media.encoder import find_ffmpeg
-from pipelines.runs.run import Options
+from pipelines.media.ffmpeg_binary import find_ffmpeg
+from pipelines.runs.options import Options
 from tests.benchmarks.footage import many, real_clips, run_alone
 from tests.benchmarks.measuring import (
     REPETITIONS,

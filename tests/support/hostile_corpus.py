@@ -32,12 +32,12 @@ import torch
 
 import data_specs.recipes
 import pipelines.cli.app
-import pipelines.flow
+import pipelines.flow_runs
 import pipelines.store.verify
 import training.results
 import training.test
 import training.train
-from pipelines.runs.run import Options
+from pipelines.runs.options import Options
 from tests.conftest import run_stages
 from tests.support import hostile_chunks  # noqa: F401  enters its stores
 from tests.support.hostile_stores import ESCAPES, PRECIOUS, STORES
@@ -95,7 +95,7 @@ def _preprocess(world: World, *more: str, recipe: str = "smoke") -> None:
     def run_here(options: Options, *_: Any, **__: Any) -> Any:
         return run_stages(options)[0]
 
-    pipelines.flow.run_here = run_here
+    pipelines.flow_runs.run_here = run_here
     _asked("preprocess", *more, recipe=recipe)(world)
 
 

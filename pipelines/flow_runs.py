@@ -1,0 +1,143 @@
+"""Starting the flow: once in this process, or served for `prefect deployment run`."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
+from functools import partial
+from typing import cast
+
+import httpx
+import prefect
+from prefect.context import refresh_global_settings_context
+from prefect.deployments.runner import RunnerDeployment
+from prefect.events.worker import EventsWorker
+from prefect.logging.handlers import APILogHandler
+from prefect.settings import get_current_settings, temporary_settings
+from prefect.types.entrypoint import EntrypointType
+
+from data_specs.stored import shown
+from pipelines.errors import RunError
+from pipelines.execution import prefect_server, proxies
+from pipelines.execution.deployment_alias import DEPLOYMENT, FLOW
+from pipelines.execution.process_setup import SAFE_PATH, environment, off_the_terminal, sigterm_exits
+from pipelines.flow import (
+    FOLDER,
+    OPENED,
+    OnProgress,
+    Opened,
+    check_limits,
+    no_progress,
+    one_line_errors,
+    opened,
+    preprocess_ucf101,
+)
+from pipelines.runs import outcome
+from pipelines.runs.addresses import ALLOWED
+from pipelines.runs.options import Options
+from pipelines.store.records import Summary
+
+
+def run_here(options: Options, on_progress: OnProgress = no_progress, *, verbose: bool = False) -> Summary:
+    """Run the flow in this process, recorded by the Prefect server of the settings or by one that lasts as long.
+
+    A server on loopback that does not answer is done without. ``RunError`` in one line if the run is refused or
+    fails; a KeyboardInterrupt ends the workers first, and what is done is kept.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(sigterm_exits())
+        check_limits(options)  # before a server is started
+        url = get_current_settings().api.url
+        child = None if prefect_server.usable(url) else stack.enter_context(prefect_server.throwaway())
+        run, client = stack.enter_context(opened(options))
+        with one_line_errors():
+            api_url = child.when_ready() if child else str(url)
+        stack.enter_context(_prefect_at(api_url, child.secret if child else None))
+        if child:
+            stack.enter_context(child.started_again(partial(print, file=sys.stderr, flush=True)))
+        if not verbose:
+            stack.enter_context(off_the_terminal("prefect", silent="prefect._internal.concurrency"))
+        here = Opened(run, client, on_progress, child)
+        stack.callback(OPENED.reset, OPENED.set(here))
+        stack.enter_context(temporary_settings({"flows.heartbeat_frequency": None}))  # it costs 1 s at the end
+        parameters = {option.name: getattr(options, option.name) for option in fields(options)}
+        try:
+            state = preprocess_ucf101(**parameters, return_state=True)
+        except (RuntimeError, httpx.HTTPError) as error:  # Prefect's own: what goes wrong in the flow is in its state
+            ours = "it is the run's own; what is done is kept, start the same command again"
+            remedy = ours if child else f"correct or unset PREFECT_API_URL {shown(str(url))!r}"
+            raise RunError(f"{_why_unrecorded(error)}; {remedy}") from None
+        if here.summary is not None and state.is_completed():
+            return here.summary
+        problem = state.message or f"the run ended as {state.name}"
+        raise outcome.TooManyQuarantined(problem, here.summary) if here.summary else RunError(problem)
+
+
+def _why_unrecorded(error: Exception) -> str:
+    """Why Prefect cannot record a run; not in its own words, which may quote an address with a password."""
+    answer = f" (status {error.response.status_code})" if isinstance(error, httpx.HTTPStatusError) else ""
+    return f"the Prefect server cannot be reached or refuses{answer}"
+
+
+@contextlib.contextmanager
+def _prefect_at(url: str, secret: str | None = None, **settings: str | None) -> Iterator[None]:
+    """Prefect's settings, in every thread and child process, with a server's address; sent off at exit.
+
+    The password is ``secret``, or what a server of this user's at the address has left for us, or the user's own.
+    """
+    ours = {"PREFECT_API_URL": url, "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    if secret or (secret := prefect_server.secret_of(url, get_current_settings().home)):
+        ours |= {"PREFECT_API_AUTH_STRING": secret, "PREFECT_CLIENT_CSRF_SUPPORT_ENABLED": "true"}
+    with environment(**ours, **proxies.around_loopback(), **settings):
+        refresh_global_settings_context()
+        try:
+            yield
+        finally:
+            EventsWorker.drain_all(timeout=5)
+            APILogHandler().flush()
+    refresh_global_settings_context()
+
+
+def _have_server(stack: contextlib.ExitStack, port: int) -> str:
+    """The address of the lasting server at a port, which is started if there is none."""
+    settings = get_current_settings()
+    database, auth = settings.server.database.connection_url, settings.server.api.auth_string
+    own = database is None or database.get_secret_value() == f"sqlite+aiosqlite:///{settings.home}/prefect.db"
+    secret = auth.get_secret_value() if auth else None
+    with one_line_errors():
+        return stack.enter_context(prefect_server.lasting(port, settings.home, own_database=own, secret=secret))
+
+
+def serve(say: Callable[[str], None] = print, allow: Sequence[str] = ()) -> None:
+    """Serve the deployment until SIGINT or SIGTERM, with a Prefect server on loopback if none answers.
+
+    Runs may open local paths and the addresses in ``allow``: object stores, and schedulers of Dask clusters.
+    ``RunError`` if the server cannot be started. The server is a child of this process and ends with it.
+    """
+    url = get_current_settings().api.url or prefect_server.DEFAULT_URL
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(sigterm_exits())
+        check_limits()
+        if not prefect_server.usable(url):
+            say(f"starting a Prefect server at {shown(url)}; its first start on a machine takes some 15 s")
+            url = _have_server(stack, prefect_server.port_of(url))
+        polling = os.environ.get("PREFECT_RUNNER_POLL_FREQUENCY", "2")
+        home = get_current_settings().home.absolute()
+        allowed = " ".join([*os.environ.get(ALLOWED, "").split(), *allow])
+        ours = {"PREFECT_RUNNER_POLL_FREQUENCY": polling, "PREFECT_HOME": str(home)}
+        stack.enter_context(_prefect_at(url, **ours, **SAFE_PATH, **{FOLDER: os.getcwd(), ALLOWED: allowed}))
+        logging.getLogger("prefect").setLevel(logging.WARNING)
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # what SIGTERM interrupts in it
+        say(prefect_server.how_to_start_runs(DEPLOYMENT, url, prefect_server.page_of(url, home)))
+        # Prefect imports the flow with the current folder first on the path: an empty one, which the flow leaves
+        stack.enter_context(contextlib.chdir(stack.enter_context(tempfile.TemporaryDirectory(prefix="mocrop-serve-"))))
+        warnings.filterwarnings("ignore", "coroutine 'Runner.astop'", RuntimeWarning)  # its SIGTERM handler's
+        name = DEPLOYMENT.removeprefix(f"{FLOW}/")
+        deployment = preprocess_ucf101.to_deployment(name, entrypoint_type=EntrypointType.MODULE_PATH)
+        prefect.serve(cast(RunnerDeployment, deployment), limit=1, print_starting_message=False)

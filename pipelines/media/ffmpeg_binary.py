@@ -1,0 +1,99 @@
+"""The ffmpeg program: the one that MOCROP_FFMPEG names, the one on PATH, or the one that imageio-ffmpeg ships."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+from contextlib import suppress
+from dataclasses import dataclass
+
+import ffmpeg as ffmpeg_python
+import imageio_ffmpeg
+
+from pipelines.media.ffmpeg_log import cause
+from pipelines.media.subprocess_runner import run_again_if_killed
+
+GLOBAL = ("-hide_banner", "-filter_threads", "1", "-nostdin", "-nostats", "-v", "level+error")
+EVEN = "crop=trunc(iw/2)*2:trunc(ih/2)*2:0:0"  # the filter that leaves out the last column or row of odd sides
+COUNT_FRAMES = "metadata=mode=add:key=mocrop:value=1,metadata=mode=print:key=mocrop:file=-:direct=1"
+"""Filters that print a line ``frame:N`` for each frame on standard output, N from 0 on. N begins again where ffmpeg
+makes its filters anew, as it does when the decoded frames change their size."""
+_X264 = {"x264": re.compile(rb"x264 - core (\d+)")}  # in the encoded stream
+
+
+class FfmpegError(Exception):
+    """Why ffmpeg is missing or did not do its work: one line, without paths."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ffmpeg:
+    """An ffmpeg program that has libx264: its ``path``, its ``version``, and ``build``, which names what its
+    output bytes depend on (the versions of ffmpeg and x264 and a hash of the configuration) and holds no
+    path."""
+
+    path: str
+    version: str
+    build: str
+
+
+def find_ffmpeg() -> Ffmpeg:
+    """The ffmpeg that ``MOCROP_FFMPEG`` names, else the system's, else the one that comes with
+    imageio-ffmpeg.
+
+    The system's is passed over where it lacks libx264 or is older than 5.1; the one of ``MOCROP_FFMPEG`` is
+    never. Each is tried by encoding one frame, once a process. Raises FfmpegError with what to do where none
+    will do.
+    """
+    return _find(os.environ.get("MOCROP_FFMPEG", ""), os.environ.get("PATH", ""))
+
+
+@functools.cache
+def _find(chosen: str, path: str) -> Ffmpeg:
+    if chosen:
+        return _tried(shutil.which(chosen, path=path) or chosen, "MOCROP_FFMPEG names a program that")
+    if system := shutil.which("ffmpeg", path=path):
+        with suppress(FfmpegError):
+            return _tried(system, "the system's ffmpeg")
+    try:
+        bundled = str(imageio_ffmpeg.get_ffmpeg_exe())  # type: ignore[attr-defined]  # exported without saying so
+    except RuntimeError as error:
+        raise FfmpegError(
+            "no ffmpeg with libx264 found: install ffmpeg 5.1 or later, or set MOCROP_FFMPEG to one"
+        ) from error
+    return _tried(bundled, "the ffmpeg of imageio-ffmpeg")
+
+
+def _said_of_itself(path: str) -> str:
+    """What ``-version`` prints; asked again where the program is killed meanwhile."""
+    for tries_left in (2, 1, 0):
+        done = subprocess.run([path, "-version"], capture_output=True, stdin=subprocess.DEVNULL, timeout=60)
+        if done.returncode >= 0 or not tries_left:
+            break
+    done.check_returncode()
+    return done.stdout.decode(errors="replace")
+
+
+def _tried(path: str, what: str) -> Ffmpeg:
+    """The program at ``path`` as seen from its own words and from a trial encode of one grey frame."""
+    advice = "set MOCROP_FFMPEG to an ffmpeg 5.1 or later with libx264"
+    raw = {"format": "rawvideo", "pix_fmt": "yuv420p", "s": "64x64"}
+    trial = ffmpeg_python.input("pipe:0", **raw).output(
+        "pipe:1", format="h264", vcodec="libx264", vf=f"{EVEN},{COUNT_FRAMES}", fps_mode="passthrough", threads=1
+    )
+    try:
+        said = _said_of_itself(path)
+        log = run_again_if_killed(trial, 60.0, _X264, [bytes([128]) * (64 * 64 * 3 // 2)])
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = getattr(error, "strerror", None) or "it does not answer to -version"
+        raise FfmpegError(f"{what} cannot be run ({reason}): {advice}") from error
+    if log.status:
+        raise FfmpegError(f"{what} cannot encode with libx264 ({cause(log)}): {advice}")
+    version = re.search(r"ffmpeg version (\S+)", said)
+    configuration = re.search(r"configuration:(.*)", said)
+    digest = hashlib.sha256((configuration[1] if configuration else "").strip().encode()).hexdigest()[:12]
+    number = version[1] if version else "unknown"
+    return Ffmpeg(path, number, f"ffmpeg {number}, x264 {log.facts.get('x264', 'unknown')}, configuration {digest}")

@@ -1,0 +1,75 @@
+"""The stage ``clips``: the crops of each clip in each view, from frames of its H.264 file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from data_specs.chain import clips_inputs
+from data_specs.datasets import Clip
+from data_specs.recipes import Recipe
+from data_specs.stored import Attributes, Record
+from mocrop_core.frames import spread
+from pipelines.errors import ClipError
+from pipelines.media import decoder
+from pipelines.stages.h264_cache import video_of
+from pipelines.stages.tasks import EachClip, ShardPlan
+from pipelines.stages.upstream import check_unchanged, undone_if_failed, upstream
+from pipelines.store.shard_writer import FrameWriter
+from pipelines.store.writer import HashingStore
+
+
+def crop_records(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: EachClip) -> list[Record]:
+    """Write the crops of each clip in each of the plan's views, from one decoding; one record a view."""
+    transcoded, motion = upstream(store, "transcode", plan.shard), upstream(store, "motion", plan.shard)
+    boxes = {name: upstream(store, "boxes", plan.shard, name) for name in plan.views}
+    size = recipe.frames.size
+    writers = {name: FrameWriter(store, f"views/{name}/frames", plan.rows) for name in plan.views}
+
+    def drop(index: int) -> None:
+        for writer in writers.values():
+            writer.drop(index)
+
+    def work(index: int, clip: Clip) -> Attributes:
+        path, known = video_of(clip, recipe, plan.build, plan.folders)
+        check_unchanged(clip, known, transcoded, store)
+        chosen = frame_choice(motion.clips[clip.id], recipe)
+        if not chosen:
+            raise ClipError('it has no key frame to keep; frames.choose = "uniform" takes others')
+        keys = motion.clips[clip.id]["key_frames"]
+        slot = 0
+        with undone_if_failed(drop, index):
+            for slot, (_, picture) in enumerate(
+                decoder.rgb_frames(path, chosen, keys, time_limit=recipe.time_limit), 1
+            ):
+                image = Image.fromarray(picture)
+                for name, writer in writers.items():
+                    writer.put(index, slot - 1, crop(image, boxes[name].clips[clip.id]["box"], size))
+            if slot != len(chosen):
+                raise ClipError(f"{slot} of {len(chosen)} frames could be decoded")
+        return {"frame_index": chosen}
+
+    before = next(iter(boxes.values()))
+    rows = each(before, work)
+    records = []
+    for name, writer in writers.items():
+        writer.write()
+        inputs = clips_inputs(transcoded, motion, boxes[name], recipe)
+        records.append(Record("clips", name, plan.shard, inputs, rows, *store.taken()))
+    return records
+
+
+def frame_choice(motion: Attributes, recipe: Recipe) -> list[int]:
+    """The frames of a clip that the store keeps: indices in its video, rising, at most the recipe's slots."""
+    candidates = motion["key_frames"] if recipe.frames.choose == "key" else range(motion["frames"])
+    return [int(candidates[i]) for i in spread(len(candidates), recipe.frames.slots)]
+
+
+def crop(picture: Image.Image, box: Sequence[int], size: int) -> npt.NDArray[np.uint8]:
+    """The box of an RGB picture, resized to ``size`` × ``size`` px with Pillow's antialiased bilinear filter."""
+    x0, y0, x1, y1 = box
+    inside = picture if (x0, y0, x1, y1) == (0, 0, *picture.size) else picture.crop((x0, y0, x1, y1))
+    return np.asarray(inside.resize((size, size), Image.Resampling.BILINEAR))
