@@ -15,7 +15,7 @@ SUFFIX = ".part"
 
 
 @contextmanager
-def beside(target: Path) -> Iterator[Path]:
+def atomic_write(target: Path) -> Iterator[Path]:
     """A new empty file in the folder of ``target``; what was written there takes its place when the block ends well.
 
     It reaches the disk before it does. Its maker holds a lock on it, which ends with the process, so that ``sweep``

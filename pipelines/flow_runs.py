@@ -24,7 +24,7 @@ from prefect.types.entrypoint import EntrypointType
 
 from data_specs.stored import shown
 from pipelines.errors import RunError
-from pipelines.execution import prefect_server, proxies
+from pipelines.execution import prefect_server, proxies, server_address
 from pipelines.execution.deployment_alias import DEPLOYMENT, FLOW
 from pipelines.execution.process_setup import SAFE_PATH, environment, off_the_terminal, sigterm_exits
 from pipelines.flow import (
@@ -54,7 +54,7 @@ def run_here(options: Options, on_progress: OnProgress = no_progress, *, verbose
         stack.enter_context(sigterm_exits())
         check_limits(options)  # before a server is started
         url = get_current_settings().api.url
-        child = None if prefect_server.usable(url) else stack.enter_context(prefect_server.throwaway())
+        child = None if server_address.usable(url) else stack.enter_context(prefect_server.throwaway())
         run, client = stack.enter_context(opened(options))
         with one_line_errors():
             api_url = child.when_ready() if child else str(url)
@@ -124,9 +124,9 @@ def serve(say: Callable[[str], None] = print, allow: Sequence[str] = ()) -> None
     with contextlib.ExitStack() as stack:
         stack.enter_context(sigterm_exits())
         check_limits()
-        if not prefect_server.usable(url):
+        if not server_address.usable(url):
             say(f"starting a Prefect server at {shown(url)}; its first start on a machine takes some 15 s")
-            url = _have_server(stack, prefect_server.port_of(url))
+            url = _have_server(stack, server_address.port_of(url))
         polling = os.environ.get("PREFECT_RUNNER_POLL_FREQUENCY", "2")
         home = get_current_settings().home.absolute()
         allowed = " ".join([*os.environ.get(ALLOWED, "").split(), *allow])

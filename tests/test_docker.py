@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
-from pipelines.execution.server_address import held_port
 
+from pipelines.execution.server_address import held_port
 from tests.compose import DOCKER, FILE, read_compose
 
 BIN = Path(sys.executable).parent

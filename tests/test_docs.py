@@ -33,11 +33,11 @@ import nbformat
 import pytest
 import typer.main
 from nbclient import NotebookClient
-from pipelines.execution.server_address import held_port
 
 from data_specs.recipes import load_recipe
 from data_specs.schema import STAGES
 from pipelines.cli.app import app
+from pipelines.execution.server_address import held_port
 from tests import reference_tables
 from tests.object_store import environment, make_bucket, s3_server
 

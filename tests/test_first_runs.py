@@ -11,8 +11,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from pipelines.execution.server_address import LOOPBACK, held_port
 
+from pipelines.execution.server_address import LOOPBACK, held_port
 from tests.test_flow_server import SERVE, Served, wait_until_served
 
 pytestmark = pytest.mark.soak

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from pipelines.execution.server_address import held_port
 
-from pipelines.execution import prefect_server
+from pipelines.execution import prefect_server, server_address
 from pipelines.execution.deployment_alias import DEPLOYMENT
+from pipelines.execution.server_address import held_port
 from pipelines.runs import outcome
 from pipelines.store.records import Summary
 from tests.environments import proxied, recording_proxy
@@ -102,6 +102,8 @@ def stop_in_its_middle(number: signal.Signals, environment: dict[str, str], fold
     assert any(line.endswith("True\n") for line in child.stdout), "it ended before a shard was done"
     below = descendants(child.pid, "")
     assert len(below) >= 3, "a server and two workers"
+    url = child.stdout.readline().decode().strip()
+    assert server_address.answers(url, timeout=600)
     if number is signal.SIGINT:
         os.killpg(child.pid, number)
     else:
@@ -125,7 +127,7 @@ def test_a_run_needs_no_server_leaves_none_and_goes_on_after_being_stopped(
     (tmp_path / "prefect.toml").write_text(f'[api]\nurl = "http://127.0.0.1:{silent_port}/api"\n')
     words = (synth_data / "UCF-101", "a.zarr", synth_data / "ucfTrainTestlist")
     url = stop_in_its_middle(number, environment, tmp_path, *words)
-    assert not prefect_server.answers(url)
+    assert not server_address.answers(url)
     finished = records(tmp_path / "a.zarr")
     assert finished
 
@@ -133,7 +135,7 @@ def test_a_run_needs_no_server_leaves_none_and_goes_on_after_being_stopped(
     assert found.returncode == 0, found.stdout + found.stderr
     assert found.stderr == ""
     lines = found.stdout.splitlines()
-    assert not prefect_server.answers(lines[0])
+    assert not server_address.answers(lines[0])
     assert re.fullmatch(r"transcode \d+ 12 False", lines[1])
     assert [f"{stage} 12 12 True" in lines for stage in ("motion", "boxes", "clips")] == [True] * 3
     assert lines[-1] == "12 done"
@@ -244,9 +246,9 @@ def test_a_database_that_cannot_be_used_is_one_line_with_what_to_do(
 
 
 def test_only_servers_on_this_machine_are_asked_whether_they_answer(silent_port: int) -> None:
-    assert not prefect_server.usable(None)
-    assert not prefect_server.usable(f"http://127.0.0.1:{silent_port}/api")
-    assert prefect_server.usable("https://api.prefect.cloud/api/accounts/a/workspaces/b")
+    assert not server_address.usable(None)
+    assert not server_address.usable(f"http://127.0.0.1:{silent_port}/api")
+    assert server_address.usable("https://api.prefect.cloud/api/accounts/a/workspaces/b")
 
 
 def test_a_password_in_a_prefect_servers_address_is_not_shown(tmp_path: Path) -> None:

@@ -22,13 +22,13 @@ from urllib.parse import quote
 
 import pytest
 from PIL import Image
-from pipelines.execution.server_address import held_port
 from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from pipelines.execution import prefect_server
+from pipelines.execution import prefect_server, server_address
 from pipelines.execution.deployment_alias import DEPLOYMENT, FLOW
+from pipelines.execution.server_address import held_port
 from pipelines.execution.server_secret import secret_path
 from pipelines.flow import preprocess_ucf101
 from pipelines.runs.options import Options
@@ -61,7 +61,7 @@ class Served:
     @property
     def secret(self) -> str:
         """The password that the server has left for its user."""
-        port = prefect_server.port_of(self.environment["PREFECT_API_URL"])
+        port = server_address.port_of(self.environment["PREFECT_API_URL"])
         return secret_path(Path(self.environment["PREFECT_HOME"]), port).read_text()
 
     @property
@@ -134,7 +134,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
             process.wait(600)
     assert asked == []
     assert not executed.exists(), executed.read_text()
-    assert not prefect_server.answers(environment["PREFECT_API_URL"]), "the server outlived the process that started it"
+    assert not server_address.answers(environment["PREFECT_API_URL"]), "the server outlived the process that started it"
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +203,7 @@ def test_clients_without_the_password_are_refused(served: Served, password: str)
 
 def test_the_password_is_new_and_for_its_user_alone_and_nothing_else_shows_it(served: Served) -> None:
     home = Path(served.environment["PREFECT_HOME"])
-    port = prefect_server.port_of(served.environment["PREFECT_API_URL"])
+    port = server_address.port_of(served.environment["PREFECT_API_URL"])
     assert re.fullmatch(r"mocrop:[\w-]{43}", served.secret)
     assert secret_path(home, port).stat().st_mode & 0o777 == 0o600
     processes = [Path(f"/proc/{process}/cmdline") for process in tree(served.process.pid)]
@@ -247,7 +247,7 @@ def test_a_page_of_another_origin_gets_nothing_done_and_reads_nothing(
 @pytest.mark.parametrize("host", ["rebound.example", "rebound.example:4200", "127.0.0.1.rebound.example", ""])
 @pytest.mark.parametrize("path", ["/", "/api/health", "/api/admin/version", "/login-link"])
 def test_a_request_to_a_host_that_is_not_loopback_is_refused(served: Served, host: str, path: str) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", prefect_server.port_of(served.environment["PREFECT_API_URL"]))
+    connection = http.client.HTTPConnection("127.0.0.1", server_address.port_of(served.environment["PREFECT_API_URL"]))
     connection.request("GET", path, headers={"Host": host})
     assert connection.getresponse().status == 400
 
@@ -349,7 +349,7 @@ def test_credentials_in_a_url_are_refused_before_the_server_keeps_them(served: S
 
 def test_all_that_serve_listens_on_is_loopback(served: Served) -> None:
     found = listening(served.process.pid)
-    port = prefect_server.port_of(served.environment["PREFECT_API_URL"])
+    port = server_address.port_of(served.environment["PREFECT_API_URL"])
     assert f"{prefect_server.LOOPBACK} {port}" in found
     assert [place for place in found if not is_loopback(place)] == []
 
@@ -365,4 +365,4 @@ def test_a_second_serve_uses_the_server_that_is_there(served: Served, tmp_path: 
             second.send_signal(signal.SIGTERM)
             second.wait(600)
     assert "starting a Prefect server" not in output.read_text()
-    assert prefect_server.answers(served.environment["PREFECT_API_URL"])
+    assert server_address.answers(served.environment["PREFECT_API_URL"])

@@ -25,9 +25,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from pipelines.execution.server_address import LOOPBACK, held_port
 
 from pipelines.execution.deployment_alias import DEPLOYMENT
+from pipelines.execution.server_address import LOOPBACK, held_port
 from pipelines.runs.options import Options
 from pipelines.store.records import Summary
 from tests.compose import DOCKER, environment_of, read_compose, without_containers

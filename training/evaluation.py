@@ -27,7 +27,7 @@ Track = Callable[[Iterable[Batch], int], Iterable[Batch]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Scores:
+class EvalResult:
     """What n clips were taken for.
 
     ``labels`` and ``predicted`` are int64 (n,); ``ranks`` int64 (n,): how many classes had a higher logit than the
@@ -60,12 +60,14 @@ class Scores:
         return counts
 
 
-def scores_of(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], class_names: tuple[str, ...]) -> Scores:
+def scores_of(
+    logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], class_names: tuple[str, ...]
+) -> EvalResult:
     """Scores from logits (n, classes). Of equal logits the lower label counts as the higher one."""
     order = np.argsort(-logits, axis=1, kind="stable")
     ranks = (order == labels[:, None]).argmax(axis=1)
     loss = torch.nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels))
-    return Scores(labels, order[:, 0], ranks, float(loss), class_names)
+    return EvalResult(labels, order[:, 0], ranks, float(loss), class_names)
 
 
 @torch.inference_mode()
@@ -79,7 +81,7 @@ def evaluate(
     batch_size: int,
     threads: int | None,
     track: Track = lambda batches, _: batches,
-) -> Scores:
+) -> EvalResult:
     """Test on every clip of the list once, its frames' logits averaged; the same on any number of processes.
 
     `Failed` names a clip whose logits are not finite: the weights are damaged, or too large for the precision.
@@ -117,7 +119,7 @@ def evaluate(
     return scores_of(logits_of, clips.labels, clips.class_names)
 
 
-def write_confusion(path: Path, scores: Scores, title: str) -> None:
+def write_confusion(path: Path, scores: EvalResult, title: str) -> None:
     """Write the confusion matrix as ``path``.csv and, of at most ``MOST_DRAWN`` classes, as ``path``.png.
 
     Nothing is written for more than ``MOST_COUNTED`` classes.

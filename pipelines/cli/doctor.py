@@ -21,7 +21,7 @@ from packaging.version import Version
 
 from data_specs.resources import usable_cores, usable_memory
 from data_specs.stored import shown
-from pipelines.execution import prefect_server
+from pipelines.execution import server_address
 from pipelines.execution.process_setup import own_python
 
 GIB = 2**30
@@ -220,6 +220,6 @@ def prefect_check() -> Check:
             return Check(name, False, f"prefect.toml cannot be read: {error}", "mend or remove prefect.toml")
     if not url:
         return Check(name, True, "no PREFECT_API_URL is set: each run brings its own server")
-    if prefect_server.answers(url):
+    if server_address.answers(url):
         return Check(name, True, f"answers at {shown(url)}")
     return Check(name, True, f"none answers at {shown(url)}: mocrop preprocess brings its own, mocrop serve starts one")

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.execution import prefect_server, proxies
+from pipelines.execution import prefect_server, proxies, server_address
 from pipelines.execution.process_setup import set_environment
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def setup_environment(*, ctx: HookContext) -> None:
 def access(api_url: str, home: Path) -> dict[str, str | None]:
     """The environment variables with which this user's clients get into the server at an address."""
     variables: dict[str, str | None] = {}
-    if prefect_server.on_loopback(api_url):
+    if server_address.on_loopback(api_url):
         variables |= proxies.around_loopback()
     if secret := prefect_server.secret_of(api_url, home):
         variables["PREFECT_API_AUTH_STRING"] = secret

@@ -10,8 +10,6 @@ import base64
 import hashlib
 import html
 import json
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -20,6 +18,7 @@ from typing import Any
 
 from data_specs.annotations import AnnotationError, match, read_annotations
 from data_specs.stored import Store, StoreError, open_store
+from pipelines.atomic_files import atomic_write
 from pipelines.report import actor_coverage as actors_kept
 from pipelines.report import clip_cards, overview
 from pipelines.report.clip_reader import ClipReader
@@ -71,7 +70,8 @@ def write_report(
         raise ReportError(str(error)) from None
     document, counts = collect(store, known, clips, everything, wanted_rows, on_clip)
     page = render(document)
-    _write_whole(out, page)
+    with atomic_write(out) as part:
+        part.write_bytes(page)
     return Report(str(out), len(page), len(store.ids), *counts, document["notices"])
 
 
@@ -199,17 +199,3 @@ def as_script_data(value: object) -> str:
 
 def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
-def _write_whole(out: Path, page: bytes) -> None:
-    handle, part = tempfile.mkstemp(dir=out.parent, prefix=".report-", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(page)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(part, 0o666 & ~umask)
-        os.replace(part, out)
-    except BaseException:
-        os.unlink(part)
-        raise

@@ -63,7 +63,7 @@ class Holder:
 
 
 @dataclass(slots=True)
-class Lease:
+class StoreLock:
     """A lock that is held; ``check`` before relying on it."""
 
     location: str
@@ -80,13 +80,13 @@ class Lease:
 
 
 @contextmanager
-def locked(location: str, doing: str = "written") -> Iterator[Lease]:
+def locked(location: str, doing: str = "written") -> Iterator[StoreLock]:
     """Hold the lock of a store; ``StoreLocked`` if a live process has it. A dead one's lock is taken over.
 
     ``doing`` is what others are told becomes of the store. ``StoreError`` or ``OSError`` if it cannot be written.
     """
     store = zarr_store(location, read_only=False)
-    lease = Lease(location, _me(doing))
+    lease = StoreLock(location, _me(doing))
     _HELD.add(lease.holder.token)
     try:
         _take(store, lease)
@@ -101,7 +101,7 @@ def locked(location: str, doing: str = "written") -> Iterator[Lease]:
         _HELD.discard(lease.holder.token)
 
 
-def _take(store: ZarrStore, lease: Lease) -> None:
+def _take(store: ZarrStore, lease: StoreLock) -> None:
     """Take the lock: of several processes that find it free, or left by a dead one, one gets it."""
     problem: StoreError | None = None
     for _ in range(10):
@@ -177,7 +177,7 @@ def _now() -> str:
 
 
 @contextmanager
-def _beating(store: ZarrStore, lease: Lease) -> Iterator[None]:
+def _beating(store: ZarrStore, lease: StoreLock) -> Iterator[None]:
     stop = Event()
     beat = Thread(target=_beat, args=(store, lease, stop), daemon=True)
     beat.start()
@@ -188,7 +188,7 @@ def _beating(store: ZarrStore, lease: Lease) -> Iterator[None]:
         beat.join()
 
 
-def _beat(store: ZarrStore, lease: Lease, stop: Event) -> None:
+def _beat(store: ZarrStore, lease: StoreLock, stop: Event) -> None:
     """Say now and then that the holder lives, and notice when someone took the lock over."""
     while not stop.wait(BEAT.total_seconds()):
         newer = replace(lease.holder, seen=_now())
