@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 CORE, SPECS = "mocrop_core", "data_specs"
-FOUNDATION = {"pipelines.errors", "pipelines.atomic_files", "pipelines.disk_space", "pipelines.internal_errors"}
+FOUNDATION = ("pipelines.errors", "pipelines.atomic_files", "pipelines.disk_space", "pipelines.internal_errors")
 
 
 def below(*rooms: str) -> set[str]:

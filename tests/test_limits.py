@@ -96,7 +96,7 @@ def test_a_process_cannot_have_more_memory_than_its_bound() -> None:
 
 def test_only_the_parts_of_dead_makers_are_swept(tmp_path: Path) -> None:
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom pipelines.atomic_files import beside\n"
+        "import sys, time\nfrom pathlib import Path\nfrom pipelines.atomic_files import atomic_write\n"
         "with atomic_write(Path(sys.argv[1])) as part:\n"
         "    part.write_text('half'); print(part, flush=True); time.sleep(600)"
     )
