@@ -11,7 +11,6 @@ import subprocess
 from contextlib import suppress
 from dataclasses import dataclass
 
-import ffmpeg as ffmpeg_python
 import imageio_ffmpeg
 
 from pipelines.media.ffmpeg_log import cause
@@ -80,10 +79,9 @@ def _said_of_itself(path: str) -> str:
 def _tried(path: str, what: str) -> Ffmpeg:
     """The program at ``path`` as seen from its own words and from a trial encode of one grey frame."""
     advice = "set MOCROP_FFMPEG to an ffmpeg 5.1 or later with libx264"
-    raw = {"format": "rawvideo", "pix_fmt": "yuv420p", "s": "64x64"}
-    trial = ffmpeg_python.input("pipe:0", **raw).output(
-        "pipe:1", format="h264", vcodec="libx264", vf=f"{EVEN},{COUNT_FRAMES}", fps_mode="passthrough", threads=1
-    )
+    source = ("-f", "rawvideo", "-pix_fmt", "yuv420p", "-s", "64x64", "-i", "pipe:0")
+    target = ("-f", "h264", "-fps_mode", "passthrough", "-threads", "1", "-c:v", "libx264")
+    trial = [path, *source, *target, "-vf", f"{EVEN},{COUNT_FRAMES}", "pipe:1", *GLOBAL]
     try:
         said = _said_of_itself(path)
         log = run_again_if_killed(trial, 60.0, _X264, [bytes([128]) * (64 * 64 * 3 // 2)])
