@@ -98,7 +98,7 @@ def stop_in_its_middle(number: signal.Signals, environment: dict[str, str], fold
     )  # fmt: skip
     assert child.stdout is not None
     url = child.stdout.readline().strip()
-    assert prefect_server.answers(url, timeout=600)
+    assert server_address.answers(url, timeout=600)
     assert any(line.endswith("True\n") for line in child.stdout), "it ended before a shard was done"
     below = descendants(child.pid, "")
     assert len(below) >= 3, "a server and two workers"
@@ -206,7 +206,7 @@ def test_a_server_elsewhere_that_does_not_answer_is_one_line(
 
 
 def test_a_port_that_another_program_uses_is_one_line_with_the_variable_that_names_another(tmp_path: Path) -> None:
-    with socket.create_server((prefect_server.LOOPBACK, 0)) as taken:
+    with socket.create_server((server_address.LOOPBACK, 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(prefect_server.ServerError) as error, prefect_server.lasting(port, tmp_path):
             pass

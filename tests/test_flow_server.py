@@ -26,7 +26,7 @@ from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from pipelines.execution import prefect_server, server_address
+from pipelines.execution import server_address
 from pipelines.execution.deployment_alias import DEPLOYMENT, FLOW
 from pipelines.execution.server_address import held_port
 from pipelines.execution.server_secret import secret_path
@@ -118,7 +118,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         environment = {
             **os.environ,
             "PREFECT_HOME": str(home),
-            "PREFECT_API_URL": f"http://{prefect_server.LOOPBACK}:{port}/api",
+            "PREFECT_API_URL": f"http://{server_address.LOOPBACK}:{port}/api",
             "DO_NOT_TRACK": "1",
             "PYTHONUNBUFFERED": "1",
             "COLUMNS": "200",
@@ -350,7 +350,7 @@ def test_credentials_in_a_url_are_refused_before_the_server_keeps_them(served: S
 def test_all_that_serve_listens_on_is_loopback(served: Served) -> None:
     found = listening(served.process.pid)
     port = server_address.port_of(served.environment["PREFECT_API_URL"])
-    assert f"{prefect_server.LOOPBACK} {port}" in found
+    assert f"{server_address.LOOPBACK} {port}" in found
     assert [place for place in found if not is_loopback(place)] == []
 
 

@@ -22,7 +22,7 @@ from data_specs.locations import shown, without_passwords
 from data_specs.resources import usable_cores
 from data_specs.stored import is_url
 from pipelines.errors import RunError
-from pipelines.execution import prefect_server
+from pipelines.execution import server_address
 from pipelines.execution.process_setup import SAFE_PATH, bare_main, environment_restored, uninterrupted
 from pipelines.execution.worker import Attempt, missing_folders, one_line
 from pipelines.internal_errors import LOGS, record, write_log
@@ -86,9 +86,9 @@ def _local_cluster(workers: int, folder: str) -> distributed.LocalCluster:
         return distributed.LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
-            host=prefect_server.LOOPBACK,
+            host=server_address.LOOPBACK,
             security=True,  # TLS with certificates that nobody else has: who can send tasks can run anything as us
-            dashboard_address=f"{prefect_server.LOOPBACK}:0",
+            dashboard_address=f"{server_address.LOOPBACK}:0",
             scheduler_kwargs={"dashboard": False},
             local_directory=folder,  # which Dask puts on the module path: not one that others may have made
             silence_logs=logging.CRITICAL,
