@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from mocrop_core.actor import ACTOR, ActorMethod, choose_actor_box
+from mocrop_core.actor_map import KeyFrames
+from mocrop_core.box_path import BoxPath
 from mocrop_core.boxes import Box, centre_box, full_box, pixel_box, random_box, reference_box
+from mocrop_core.cells import CellGrid, cell_grid
 from mocrop_core.density import density_map
 from mocrop_core.frames import spread, test_segments, train_segments
 from mocrop_core.method import (
@@ -27,12 +31,14 @@ from mocrop_core.search import (
     candidate_sizes,
     within_tolerance,
 )
+from mocrop_core.texture import bars, key_frame_texture, picture_area
 from mocrop_core.vectors import (
     PACKED,
     VECTOR,
     clip_rng,
     faster_than,
     fastest,
+    forward_in_time,
     in_pixels,
     magnitudes,
     sample_by_speed,
@@ -41,6 +47,7 @@ from mocrop_core.vectors import (
 )
 
 __all__ = [
+    "ACTOR",
     "PACKED",
     "PAPER_V1",
     "PAPER_V2",
@@ -50,14 +57,21 @@ __all__ = [
     "SOURCE_MOTION",
     "SOURCE_NONE",
     "VECTOR",
+    "ActorMethod",
     "Box",
+    "BoxPath",
+    "CellGrid",
     "Choice",
+    "KeyFrames",
     "Method",
     "Rectangle",
+    "bars",
     "best_rectangle",
     "best_rectangles",
     "candidate_sizes",
+    "cell_grid",
     "centre_box",
+    "choose_actor_box",
     "choose_box",
     "choose_box_from",
     "clip_rng",
@@ -65,9 +79,12 @@ __all__ = [
     "density_map",
     "faster_than",
     "fastest",
+    "forward_in_time",
     "full_box",
     "in_pixels",
+    "key_frame_texture",
     "magnitudes",
+    "picture_area",
     "pixel_box",
     "random_box",
     "reference_box",

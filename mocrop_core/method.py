@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from mocrop_core.box_path import BoxPath
 from mocrop_core.boxes import Box, centre_box, pixel_box, reference_box
 from mocrop_core.density import Density, density_map
 from mocrop_core.ranges import check_amount, check_count, check_share, check_size, check_weights
@@ -116,9 +117,9 @@ PRESETS = {
 class Choice:
     """A box and what it was chosen on.
 
-    density: the map. rectangle: the chosen cells, None where a fallback chose the box. box: px. score: share
+    density: the map. rectangle: the chosen cells, None where the box is not made of cells. box: px. score: share
     of the density inside the rectangle, 0 to 1; NaN where nothing moves. source: SOURCE_MOTION, or
-    SOURCE_FALLBACK where nothing moves.
+    SOURCE_FALLBACK where nothing moves. path: the box in each frame where it moves, None where it stays.
     """
 
     density: Density
@@ -126,6 +127,7 @@ class Choice:
     box: Box
     score: float
     source: int
+    path: BoxPath | None = None
 
 
 def denoise(blocks: Iterable[Vectors], method: Method, total: int) -> Vectors:

@@ -79,6 +79,22 @@ def in_pixels(packed: npt.NDArray[np.void], motion_scale: int) -> Vectors:
     return v
 
 
+def forward_in_time(v: Vectors, later: npt.NDArray[np.bool_]) -> Vectors:
+    """Return vectors whose displacements all point the same way in time.
+
+    v: `VECTOR` (n,). later: (n,), true where a block refers to a later frame (FFmpeg's ``source`` above 0), whose
+    displacement is reversed. A method that looks at directions needs this for B-frames; lengths stay as they are.
+    Raises ValueError for another shape. Source: ours.
+    """
+    check_vectors("v", v)
+    if np.shape(later) != v.shape:
+        raise ValueError(f"later must say of each of {len(v)} vectors, got shape {np.shape(later)}")
+    turned = v.copy()
+    for name in ("dx", "dy"):
+        np.negative(v[name], out=turned[name], where=later)
+    return turned
+
+
 def magnitudes(v: Vectors) -> npt.NDArray[np.float32]:
     """Return the length of each displacement.
 

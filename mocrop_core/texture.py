@@ -1,0 +1,131 @@
+"""What key frames show: the texture of cells, where motion vectors can be trusted, and black bars."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from mocrop_core.cells import CellGrid, Cells, Picture, cell_grid
+from mocrop_core.ranges import check_size
+
+Luma = npt.NDArray[np.uint8]
+Values = npt.NDArray[np.float32] | npt.NDArray[np.float64]
+Bars = tuple[int, int, int, int]
+"""Widths of the black bars at the left, top, right and bottom, px."""
+
+CONTRAST = 16.0  # levels: the standard deviation of a cell that counts half
+BLACKEST_BAR = 26  # luma: black is 16, or 0 in full range
+FLATTEST_BAR = 6  # levels between the darkest and the brightest fiftieth of a line of a bar
+LEAST_PICTURE = 0.25  # of the frame's side: what leaves less is a dark scene
+
+
+def key_frame_texture(luma: Luma) -> npt.NDArray[np.uint8]:
+    """Return how much texture each cell of a frame has.
+
+    luma: uint8 (height, width). Returns uint8 of `cell_grid`'s shape: round(255 u), u = var / (var + 16 ** 2), var the
+    variance of the luma in the cell; where cells reach over the frame's edge, its last pixels are repeated. Raises
+    ValueError for another dtype or shape. Source: ours.
+    """
+    _check_luma(luma)
+    grid = cell_grid((luma.shape[0], luma.shape[1]))
+    (rows, columns), side = grid.shape, grid.side
+    beyond = ((0, rows * side - luma.shape[0]), (0, columns * side - luma.shape[1]))
+    whole = np.pad(luma, beyond, mode="edge") if beyond != ((0, 0), (0, 0)) else luma
+    # sums of squares are whole numbers, and small ones in small cells
+    values: Values = whole.astype(np.float32) if side <= 16 else whole.astype(np.float64)
+    total, squares = (_cell_sums(each, grid).astype(np.float64) for each in (values, values * values))
+    variance = (squares * side**2 - total * total) / side**4
+    return np.rint(255 * variance / (variance + CONTRAST**2)).astype(np.uint8)
+
+
+def smooth_texture(textures: npt.NDArray[np.uint8]) -> Cells:
+    """Return the mean of each texture over 3 x 3 cells, those at the edge repeated: float32, 0 to 1.
+
+    textures: uint8 (key frames, rows, columns). Source: ours.
+    """
+    return box_sums(textures.astype(np.float32)) / np.float32(9 * 255)
+
+
+def box_sums(maps: Cells) -> Cells:
+    """Return the sums over 3 x 3 cells of maps (..., rows, columns), those at the edge repeated."""
+    return _sums_of_three(_sums_of_three(maps, -2), -1)
+
+
+def bars(luma: Luma) -> Bars | None:
+    """Return the widths of the black bars at the left, top, right and bottom of a frame, px.
+
+    luma: uint8 (height, width). A row or column belongs to a bar where it is black and flat: without its darkest and
+    its brightest fiftieth, its pixels are at most 26 and within 6 levels. Bars that would leave less than a quarter of
+    a side are a dark scene: 0. Returns None for a frame that is black all over. Raises ValueError for another dtype or
+    shape. Source: ours.
+    """
+    _check_luma(luma)
+    top, bottom = _bar_ends(luma)
+    if top == luma.shape[0]:
+        return None
+    if luma.shape[0] - top - bottom < LEAST_PICTURE * luma.shape[0]:
+        top = bottom = 0
+    left, right = _bar_ends(luma[top : luma.shape[0] - bottom].T)
+    if luma.shape[1] - left - right < LEAST_PICTURE * luma.shape[1]:
+        left = right = 0
+    return left, top, right, bottom
+
+
+def picture_area(frame_size: tuple[int, int], bars: Iterable[Bars | None]) -> Picture:
+    """Return the part of the frame that is no black bar in any key frame: x0, y0, x1, y1, px, half-open.
+
+    frame_size: height and width, px. bars: what `bars` gives for each key frame; frames that are black all over say
+    nothing. A bar counts where every other key frame has it; without any the whole frame is the picture. Raises
+    ValueError for a size below 1. Source: ours.
+    """
+    check_size("frame_size", frame_size)
+    height, width = (int(size) for size in frame_size)
+    seen = [each for each in bars if each is not None]
+    if not seen:
+        return 0, 0, width, height
+    left, top, right, bottom = (int(min(side)) for side in zip(*seen, strict=True))
+    return left, top, width - right, height - bottom
+
+
+def _bar_ends(luma: Luma) -> tuple[int, int]:
+    """Return how many of the first and of the last rows of an image belong to a bar."""
+    return _bar_rows(luma), _bar_rows(luma[::-1])
+
+
+def _bar_rows(luma: Luma) -> int:
+    """Return how many of the first rows of an image belong to a bar, in steps that look at few rows of most images."""
+    count, cut, step = 0, luma.shape[1] // 50, 1
+    while count < len(luma):
+        some = luma[count : count + step]
+        ordered = np.sort(some, axis=1)
+        darkest, brightest = ordered[:, cut].astype(int), ordered[:, -1 - cut].astype(int)
+        flat = (brightest <= BLACKEST_BAR) & (brightest - darkest <= FLATTEST_BAR)
+        if not flat.all():
+            return count + int(flat.argmin())
+        count, step = count + len(some), 16
+    return count
+
+
+def _cell_sums(values: Values, grid: CellGrid) -> Values:
+    (rows, columns), side = grid.shape, grid.side
+    sums: Values = values.reshape(rows, side, -1).sum(axis=1).reshape(rows, columns, side).sum(axis=2)
+    return sums
+
+
+def _sums_of_three(maps: Cells, axis: int) -> Cells:
+    """Return the sums of each value and its two neighbours along an axis: first the neighbours, as in a mirror."""
+    maps = np.moveaxis(maps, axis, -1)
+    sums = np.empty_like(maps)
+    np.add(maps[..., :-2], maps[..., 2:], out=sums[..., 1:-1])
+    for edge, inner in ((0, 1), (-1, -2)):
+        sums[..., edge] = maps[..., edge] + maps[..., inner if maps.shape[-1] > 1 else edge]
+    sums += maps
+    return np.moveaxis(sums, -1, axis)
+
+
+def _check_luma(luma: Luma) -> None:
+    if not (isinstance(luma, np.ndarray) and luma.dtype == np.uint8 and luma.ndim == 2 and luma.size):
+        got = f"{luma.dtype} {luma.shape}" if isinstance(luma, np.ndarray) else type(luma).__name__
+        raise ValueError(f"luma must be uint8 (height, width), got {got}")
