@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 
 import mocrop_core
 from mocrop_core import (
+    ACTOR,
     PACKED,
     PAPER_V1,
     VECTOR,
+    KeyFrames,
+    choose_actor_box,
     choose_box,
     choose_box_from,
     clip_rng,
@@ -22,6 +25,7 @@ from mocrop_core import (
     density_map,
     faster_than,
     fastest,
+    forward_in_time,
     in_pixels,
     magnitudes,
     sample,
@@ -238,13 +242,16 @@ def test_a_seed_that_is_no_integer_is_refused():
         clip_rng(0.5, "a", "box")
 
 
+SEEN = KeyFrames((0,), np.zeros((1, 30, 40), np.uint8))
 TAKE_VECTORS = {
+    "choose_actor_box": lambda v: choose_actor_box([v], 2, SEEN, (240, 320), ACTOR),
     "choose_box": lambda v: choose_box(v, (240, 320), PAPER_V1, clip_rng(0, "a", "b")),
     "choose_box_from": lambda v: choose_box_from(v, (240, 320), PAPER_V1, clip_rng(0, "a", "b")),
     "denoise": lambda v: denoise([v], PAPER_V1, len(v)),
     "density_map": lambda v: density_map(v, (240, 320), (6, 8)),
     "faster_than": lambda v: faster_than(v, 1.0),
     "fastest": lambda v: fastest(v, 3),
+    "forward_in_time": lambda v: forward_in_time(v, np.zeros(len(v), bool)),
     "magnitudes": magnitudes,
     "sample": lambda v: sample(v, PAPER_V1, clip_rng(0, "a", "b")),
     "sample_by_speed": lambda v: sample_by_speed(v, 0.5, 4.0, clip_rng(0, "a", "b")),
