@@ -89,12 +89,22 @@ class Served:
         """Records of the server, newest first."""
         return sorted(self.post(f"{kind}/filter", filters), key=lambda record: record["created"], reverse=True)
 
+    def deployment(self) -> dict[str, Any]:
+        """The one that is served, which the server has soon after it was announced."""
+        assert wait_until(lambda: self.read("deployments"))
+        (found,) = self.read("deployments")
+        return found
+
+    def start(self, **parameters: Any) -> dict[str, Any]:
+        """Ask for a run, as Prefect's command line does."""
+        asked = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+        run: dict[str, Any] = self.post(f"deployments/{self.deployment()['id']}/create_flow_run", asked)
+        return run
+
     def refusal(self, **parameters: Any) -> str:
         """Ask for a run with wrong parameters; what the server says to it."""
-        (deployment,) = self.read("deployments")
-        asked = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
         with pytest.raises(urllib.error.HTTPError) as refused:
-            self.post(f"deployments/{deployment['id']}/create_flow_run", asked)
+            self.start(**parameters)
         assert 400 <= refused.value.code < 500
         return refused.value.read().decode()
 
@@ -193,6 +203,7 @@ def test_where_the_hook_is_off_the_bare_name_is_refused(served: Served, tmp_path
 
 @pytest.mark.parametrize("password", ["", "mocrop:guessed"])
 def test_clients_without_the_password_are_refused(served: Served, password: str) -> None:
+    assert served.deployment()
     given = {"Authorization": f"Basic {base64.b64encode(password.encode()).decode()}"} if password else {}
     for path in ("admin/version", "csrf-token?client=tests", "deployments/name/preprocess-ucf101/local"):
         assert served.ask(path)
@@ -308,17 +319,22 @@ def test_a_caller_cannot_have_the_server_open_an_address_of_its_choice(
     served: Served, synth_data: Path, tmp_path: Path
 ) -> None:
     with recording_proxy() as (address, asked):
-        words = run_arguments(synth_data / "UCF-101", tmp_path / "a.zarr", dask_address=f"tcp://{address}")
-        found = served.prefect("deployment", "run", DEPLOYMENT, "--watch", *words, folder=tmp_path)
-        assert found.returncode == 1
+        source, store = str(synth_data / "UCF-101"), tmp_path / "a.zarr"
+        run = served.start(source=source, store=str(store), dask_address=f"tcp://{address}")
+
+        def state() -> Any:
+            return served.ask(f"flow_runs/{run['id']}")["state"]
+
+        assert wait_until(lambda: state()["type"] in ("COMPLETED", "FAILED", "CRASHED"))
+        assert state()["type"] == "FAILED"
         assert asked == []
-    message = served.read("flow_runs")[0]["state"]["message"]
+    message = state()["message"]
     assert message.startswith(f"dask_address 'tcp://{address}': this server opens no such address; ")
-    assert not (tmp_path / "a.zarr").exists()
+    assert not store.exists()
 
 
 def test_the_page_draws_the_form_from_the_recipe_and_the_docstring(served: Served) -> None:
-    (deployment,) = served.read("deployments")
+    deployment = served.deployment()
     schema = deployment["parameter_openapi_schema"]
     assert deployment["name"] == "local"
     assert deployment["description"] == preprocess_ucf101.description

@@ -102,13 +102,13 @@ def test_a_process_that_dies_is_replaced_and_its_shard_done(client: distributed.
     client.wait_for_workers(2, timeout=600)
 
 
-def test_workers_run_without_prefect_in_groups_of_their_own(tmp_path: Path) -> None:
-    with dask_client(workers=1) as own:
-        found = own.submit(attempt, replace(PLAN, store=str(tmp_path / "none")), Recipe()).result()
-        assert found.error, "there is no such store"
-        assert list(own.run(eval, "'pipelines.stages.shard_task' in __import__('sys').modules").values()) == [True]
-        assert list(own.run(eval, "'prefect' in __import__('sys').modules").values()) == [False]
-        assert own.run(os.getpgrp) == own.run(os.getpid)
+def test_workers_run_without_prefect_in_groups_of_their_own(client: distributed.Client, tmp_path: Path) -> None:
+    missing = [replace(PLAN, store=str(tmp_path / f"none{number}")) for number in range(2)]
+    for worker, plan in zip(client.nthreads(), missing, strict=True):
+        assert client.submit(attempt, plan, Recipe(), workers=[worker]).result().error, "there is no such store"
+    assert list(client.run(eval, "'pipelines.stages.shard_task' in __import__('sys').modules").values()) == [True] * 2
+    assert list(client.run(eval, "'prefect' in __import__('sys').modules").values()) == [False] * 2
+    assert client.run(os.getpgrp) == client.run(os.getpid)
 
 
 def test_every_port_is_on_loopback_and_every_process_has_one_thread(client: distributed.Client) -> None:
