@@ -136,6 +136,7 @@ def wait_for(pattern: str, log: Path) -> str:
     raise AssertionError(log.read_text())
 
 
+@pytest.mark.soak
 def test_two_dask_workers_reached_by_address_give_the_same_bytes(
     asked: tuple[Options, dict[str, bytes]], tmp_path: Path
 ) -> None:

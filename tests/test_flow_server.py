@@ -222,6 +222,7 @@ def test_the_password_is_new_and_for_its_user_alone_and_nothing_else_shows_it(se
     assert not any(served.secret.encode() in process.read_bytes() for process in processes)
 
 
+@pytest.mark.soak
 def test_the_page_works_in_a_browser_from_the_printed_link(served: Served, chromium: Browser) -> None:
     (link,) = re.findall(r"the page is (http\S+);", served.output.read_text())
     assert link.endswith(f"#{quote(served.secret)}")

@@ -40,7 +40,7 @@ def test_bash_completes_commands_and_flags() -> None:
     assert (found.returncode, found.stdout.split()) == (0, ["preprocess", "--max-quarantined"]), found.stderr
 
 
-@pytest.mark.parametrize("shell", ["zsh", "fish"])
+@pytest.mark.parametrize("shell", [pytest.param("zsh", marks=pytest.mark.soak), "fish"])
 def test_other_shells_are_given_the_same_commands(shell: str) -> None:
     ask = with_mocrop(
         _MOCROP_COMPLETE=f"complete_{shell}",

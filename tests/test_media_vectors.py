@@ -291,7 +291,7 @@ def measured(code: str, *arguments: object) -> dict[str, Any]:
 
 PEAK = """
 import json, pathlib, sys
-from pipelines import video
+from pipelines.media import decoder as video
 limit = int(sys.argv[2]) if len(sys.argv) > 2 else video.MAX_PIXELS
 def peak():  # not ru_maxrss, which starts at the parent's
     return int(pathlib.Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
