@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import io
 import os
@@ -126,8 +127,8 @@ def _opened(path: Path) -> Iterator[io.BufferedReader | None]:
     except (FileNotFoundError, NotADirectoryError):
         yield None
         return
-    except OSError:
-        if os.path.exists(path) and not os.path.isfile(path):  # a socket
+    except OSError as error:
+        if error.errno == errno.ELOOP or (os.path.exists(path) and not os.path.isfile(path)):  # the latter: a socket
             yield None
             return
         raise

@@ -223,13 +223,13 @@ def test_a_record_that_does_not_fit_its_store_counts_as_damaged(options: Options
 
 
 @pytest.mark.parametrize("key", ["id/c/0", "progress/boxes/mocrop/00000/zarr.json", "views/full/frames/c/0/0/0/0/0"])
-@pytest.mark.parametrize("what", ["a FIFO", "a link to /dev/zero"])
+@pytest.mark.parametrize("what", ["a FIFO", "a link to /dev/zero", "a link to itself"])
 def test_what_is_no_regular_file_is_not_waited_for(options: Options, key: str, what: str) -> None:
     store = spoilt(options, f"{key}: {what}")
     if key.startswith("views"):
         clips = read_clips(store, "full", 1, "train")
         reader, out = FrameReader(clips), np.empty((1, clips.size, clips.size, 3), np.uint8)
-        with pytest.raises(Failed, match="its shard is missing"):
+        with pytest.raises(Failed, match=r"its shard is missing|Too many levels of symbolic links"):
             reader.read(np.flatnonzero(clips.rows < 4)[:1], np.zeros(1, np.int64), out)
     assert any(fault.where.startswith(key.split("/c/")[0].removesuffix("/zarr.json")) for fault in verify(store))
 
