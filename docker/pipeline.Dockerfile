@@ -1,8 +1,8 @@
 # syntax=docker/dockerfile:1
 # The pipeline on a CPU: mocrop's commands, the Prefect server, Dask's scheduler and workers, the served deployment.
 #
-#     docker build --file docker/pipeline.Dockerfile --tag mocrop-pipeline:0.1.0 .
-#     docker run --rm --volume "$PWD/data:/data" mocrop-pipeline:0.1.0 mocrop doctor
+#     docker build --file docker/pipeline.Dockerfile --tag mocrop-pipeline:0.2.0 .
+#     docker run --rm --volume "$PWD/data:/data" mocrop-pipeline:0.2.0 mocrop doctor
 #
 # Every version is in constraints.txt. The ffmpeg with libx264 is imageio-ffmpeg's, so it is pinned with the rest and
 # nothing of the distribution has to be installed. There is no program for RAR in it: mocrop fetch ucf101 DIR --zip.
@@ -14,16 +14,17 @@ FROM ${PYTHON_IMAGE} AS build
 WORKDIR /src
 RUN python -m venv /opt/mocrop
 COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY mocrop mocrop
 COPY mocrop_core mocrop_core
 COPY data_specs data_specs
 COPY pipelines pipelines
 COPY training training
 RUN --mount=type=cache,target=/root/.cache/pip \
-    /opt/mocrop/bin/pip install --disable-pip-version-check --constraint constraints.txt . \
+    /opt/mocrop/bin/pip install --disable-pip-version-check --constraint constraints.txt ".[pipeline,s3]" \
     && /opt/mocrop/bin/pip uninstall --yes pip
 
 FROM ${PYTHON_IMAGE}
-ARG VERSION=0.1.0
+ARG VERSION=0.2.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="mocrop pipeline" \
       org.opencontainers.image.description="Motion-guided crops: from videos to a store of boxes and cached crops" \

@@ -1,8 +1,8 @@
 # syntax=docker/dockerfile:1
 # Training and testing on NVIDIA GPUs: the wheels of torch bring CUDA, the host brings its driver.
 #
-#     docker build --file docker/training.Dockerfile --tag mocrop-training:0.1.0 .
-#     docker run --rm --gpus all --volume "$PWD/data:/data" mocrop-training:0.1.0 \
+#     docker build --file docker/training.Dockerfile --tag mocrop-training:0.2.0 .
+#     docker run --rm --gpus all --volume "$PWD/data:/data" mocrop-training:0.2.0 \
 #         python -m training.train --store /data/ucf101.zarr --output-dir /data/results
 #
 # Every version is in constraints.txt; some 6 GB installed. Without a GPU it runs on the CPU, and is unhealthy.
@@ -13,16 +13,17 @@ FROM ${PYTHON_IMAGE} AS build
 WORKDIR /src
 RUN python -m venv /opt/mocrop
 COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY mocrop mocrop
 COPY mocrop_core mocrop_core
 COPY data_specs data_specs
 COPY pipelines pipelines
 COPY training training
 RUN --mount=type=cache,target=/root/.cache/pip \
-    /opt/mocrop/bin/pip install --disable-pip-version-check --constraint constraints.txt ".[train]" \
+    /opt/mocrop/bin/pip install --disable-pip-version-check --constraint constraints.txt ".[train,s3]" \
     && /opt/mocrop/bin/pip uninstall --yes pip
 
 FROM ${PYTHON_IMAGE}
-ARG VERSION=0.1.0
+ARG VERSION=0.2.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="mocrop training" \
       org.opencontainers.image.description="Training and testing of backbones on a store of motion-guided crops" \

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from setuptools import find_packages
 
 from pipelines.execution.server_address import held_port
 from tests.compose import DOCKER, FILE, read_compose
@@ -100,8 +101,10 @@ def test_all_that_is_copied_is_there_and_nothing_else_is_sent(dockerfile: Path) 
     assert copied
     assert copied <= sent
     assert all((REPOSITORY / name).exists() for name in sent)
-    packages = set(tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
-    assert {name.split(".")[0] for name in packages} <= copied
+    found = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]
+    packages = {name.split(".")[0] for name in find_packages(str(REPOSITORY), include=found["include"])}
+    assert {"mocrop", "mocrop_core", "pipelines"} <= packages
+    assert packages <= copied
 
 
 def test_the_compose_file_is_valid_by_the_schema_and_a_wrong_one_is_not(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pipelines.store": below("media"),
     "pipelines.stages": below("media", "store"),
     "pipelines.runs": below("media", "store", "stages"),
-    "pipelines.one_video": below("media", "stages"),
+    "pipelines.one_video": below("media"),
     "pipelines.report": below("media", "store", "stages"),
     "pipelines.execution": below("media", "store", "stages", "runs"),
     "pipelines.flow": below("media", "store", "stages", "runs", "report", "execution"),

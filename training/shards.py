@@ -35,7 +35,6 @@ from awscrt.checksums import crc32c
 from data_specs.decoding import decode_blosc, decode_raw, decode_zstd
 from data_specs.jpeg import decode_jpeg
 from data_specs.locations import Replaced
-from data_specs.remote import open_remote
 from data_specs.stored import StoreError, is_url, open_store, run, shown
 from training.clips import Clips
 from training.options import Failed
@@ -369,6 +368,8 @@ class _Objects:
     """On an object store; the requests of a call are under way together."""
 
     def __init__(self, location: str) -> None:
+        from data_specs.remote import open_remote  # with the extra s3
+
         self._store = open_remote(location, read_only=True)
 
     def ends(self, keys: Sequence[str], length: int) -> list[tuple[Bytes | None, Version | None]]:

@@ -37,7 +37,7 @@ def run_demo(out: Path, *, say: Callable[[str], None]) -> Summary:
         summary = run_here(options, show)
     say(f"2. {summary.done} of {summary.clips} clips preprocessed into {store}")
     if find_spec("torch") is None:
-        say("3. no training: install mocrop[train] for it")
+        say('3. no training: it comes with pip install "mocrop[train]"')
     else:
         say("3. two short trainings, on the whole frames and on the crops, and a test of every view")
         train(store, out)

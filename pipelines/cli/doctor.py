@@ -12,6 +12,7 @@ import tempfile
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
@@ -21,7 +22,6 @@ from packaging.version import Version
 
 from data_specs.resources import usable_cores, usable_memory
 from data_specs.stored import shown
-from pipelines.execution import server_address
 from pipelines.execution.process_setup import own_python
 
 GIB = 2**30
@@ -81,7 +81,7 @@ def package_checks() -> Iterator[Check]:
     yield Check("mocrop", True, importlib.metadata.version("mocrop"))
     for needed in map(Requirement, lines):
         extra = re.search(r"extra == ['\"](\w+)['\"]", str(needed.marker or ""))
-        if extra and extra[1] == "dev":
+        if extra and extra[1] in ("all", "dev"):
             continue
         yield package_check(needed, extra[1] if extra else None)
 
@@ -108,7 +108,7 @@ def torch_check() -> Check:
     try:
         versions = [importlib.metadata.version(package) for package in ("torch", "torchvision")]
     except importlib.metadata.PackageNotFoundError as absent:
-        return Check(name, True, f'no {absent.name}: training is off until pip install -e ".[train]"')
+        return Check(name, True, f'no {absent.name}: training is off until pip install "mocrop[train]"')
     script = "import torch, torchvision; print(torch.cuda.device_count())"
     try:
         child = subprocess.run(
@@ -212,6 +212,10 @@ def memory_check() -> Check:
 def prefect_check() -> Check:
     """Whether a server answers at ``PREFECT_API_URL`` or at the url in ./prefect.toml; none is needed."""
     name, url = "prefect server", os.environ.get("PREFECT_API_URL", "")
+    if find_spec("prefect") is None:
+        return Check(name, True, 'no prefect: mocrop preprocess is off until pip install "mocrop[pipeline]"')
+    from pipelines.execution import server_address
+
     settings = Path("prefect.toml")
     if not url and settings.is_file():
         try:

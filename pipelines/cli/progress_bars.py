@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
@@ -24,15 +25,17 @@ from rich.progress import (
 from rich.text import Text
 
 from data_specs.text import printable
-from pipelines.acquire.download import OnBytes
 from pipelines.disk_space import mebibytes
-from pipelines.stages.tasks import ShardReport
+
+if TYPE_CHECKING:
+    from pipelines.acquire.download import OnBytes
+    from pipelines.stages.tasks import ShardReport
 
 PLAIN_SECONDS = 5.0  # between two plain lines of a stage
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
-StageProgress = Callable[[str, int, int, ShardReport | None], None]
+StageProgress = Callable[[str, int, int, "ShardReport | None"], None]
 CountProgress = Callable[[int, int], None]
 
 

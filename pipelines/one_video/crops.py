@@ -13,8 +13,8 @@ from mocrop_core.boxes import Box
 from mocrop_core.frames import test_segments
 from mocrop_core.ranges import check_count
 from pipelines.media import decoder
+from pipelines.media.pictures import cropped
 from pipelines.one_video.sources import Source, local_video
-from pipelines.stages.crops import crop as crop_picture
 
 
 def crop(source: Source, box: Box, size: int = 224, frames: int | Sequence[int] = 8) -> npt.NDArray[np.uint8]:
@@ -37,7 +37,7 @@ def crop(source: Source, box: Box, size: int = 224, frames: int | Sequence[int] 
             height, width, _ = picture.shape
             if box.x1 > width or box.y1 > height:
                 raise ValueError(f"box {box.corners} leaves the frame of {width}x{height} px")
-            pictures[number] = crop_picture(Image.fromarray(picture), box.corners, size)
+            pictures[number] = cropped(Image.fromarray(picture), box.corners, size)
     return np.stack([pictures[number] for number in numbers])
 
 

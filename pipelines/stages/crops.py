@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from data_specs.chain import clips_inputs
@@ -15,6 +11,7 @@ from data_specs.stored import Attributes, Record
 from mocrop_core.frames import spread
 from pipelines.errors import ClipError
 from pipelines.media import decoder
+from pipelines.media.pictures import cropped
 from pipelines.stages.h264_cache import video_of
 from pipelines.stages.tasks import EachClip, ShardPlan
 from pipelines.stages.upstream import check_unchanged, undone_if_failed, upstream
@@ -47,7 +44,7 @@ def crop_records(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: Eac
             ):
                 image = Image.fromarray(picture)
                 for name, writer in writers.items():
-                    writer.put(index, slot - 1, crop(image, boxes[name].clips[clip.id]["box"], size))
+                    writer.put(index, slot - 1, cropped(image, boxes[name].clips[clip.id]["box"], size))
             if slot != len(chosen):
                 raise ClipError(f"{slot} of {len(chosen)} frames could be decoded")
         return {"frame_index": chosen}
@@ -66,10 +63,3 @@ def frame_choice(motion: Attributes, recipe: Recipe) -> list[int]:
     """The frames of a clip that the store keeps: indices in its video, rising, at most the recipe's slots."""
     candidates = motion["key_frames"] if recipe.frames.choose == "key" else range(motion["frames"])
     return [int(candidates[i]) for i in spread(len(candidates), recipe.frames.slots)]
-
-
-def crop(picture: Image.Image, box: Sequence[int], size: int) -> npt.NDArray[np.uint8]:
-    """The box of an RGB picture, resized to ``size`` × ``size`` px with Pillow's antialiased bilinear filter."""
-    x0, y0, x1, y1 = box
-    inside = picture if (x0, y0, x1, y1) == (0, 0, *picture.size) else picture.crop((x0, y0, x1, y1))
-    return np.asarray(inside.resize((size, size), Image.Resampling.BILINEAR))

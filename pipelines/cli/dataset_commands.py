@@ -1,0 +1,85 @@
+"""The commands that bring videos: ``synth`` and ``fetch``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.cli.flags import JsonFlag, expanded_path
+from pipelines.cli.output import print_json, say
+from pipelines.errors import RunError
+
+app = typer.Typer()
+
+
+@app.command(epilog="Example: mocrop synth toy --classes 4 --clips-per-class 12")
+def synth(
+    directory: Annotated[Path, typer.Argument(help="Folder to write into.", metavar="DIR", callback=expanded_path)],
+    classes: Annotated[int, typer.Option(help="Classes, 2 to 12.")] = 4,
+    clips_per_class: Annotated[int, typer.Option(help="Clips of each class, from 3 on.")] = 12,
+    seed: Annotated[int, typer.Option(help="Seed: the same one gives the same pixels.")] = 0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Write a small data set of UCF-101's shape whose classes can only be told apart by what moves."""
+    from pipelines.acquire.synthetic import write_dataset
+    from pipelines.cli.progress_bars import count_progress
+
+    try:
+        with count_progress("synth", "clips") as show:
+            made = write_dataset(
+                directory,
+                classes=classes,
+                clips_per_class=clips_per_class,
+                seed=seed,
+                on_clip=lambda _, done, total: show(done, total),
+            )
+    except ValueError as error:
+        raise RunError(str(error)) from None
+    if as_json:
+        print_json({"source": str(made.source), "splits": str(made.splits), "annotations": str(made.annotations),
+                     "class_names": made.class_names, "clips": made.clips, "frames": made.frames})  # fmt: skip
+    else:
+        say(f"{made.clips} clips of {len(made.class_names)} classes in {made.source}; lists in {made.splits}")
+
+
+@app.command(epilog="Example: mocrop fetch ucf101 data. What broke off, the same command goes on with.")
+def fetch(
+    dataset: Annotated[str, typer.Argument(help="ucf101.", metavar="DATASET")],
+    directory: Annotated[Path, typer.Argument(help="Folder to download into.", metavar="DIR", callback=expanded_path)],
+    url: Annotated[
+        str | None,
+        typer.Option(help="A mirror: a folder's address, or that of an archive of the videos, the lists beside it."),
+    ] = None,
+    zip_copy: Annotated[
+        bool, typer.Option("--zip", help="The zip copy of TensorFlow Datasets: no program is needed to unpack it.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before the download.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Download a public data set and unpack it. Says first what, from where, how much and under which terms."""
+    from pipelines.acquire.fetch import fetch as fetch_all
+    from pipelines.acquire.fetch import plan_fetch
+    from pipelines.cli.progress_bars import byte_progress
+
+    def tell(line: str) -> None:
+        say(line, file=sys.stderr, flush=True)
+
+    wanted = plan_fetch(dataset, directory, url, zip_copy=zip_copy)
+    for line in wanted.describe():
+        tell(line)
+    if wanted.items and not yes:
+        if not sys.stdin.isatty():
+            raise RunError("nothing was downloaded: nobody is there to be asked; add --yes")
+        typer.confirm("Download?", abort=True, err=True)
+    with byte_progress() as on_bytes:
+        found = fetch_all(wanted, tell, on_bytes)
+    for warning in found.warnings:
+        tell(f"warning: {warning}")
+    if as_json:
+        print_json(found.as_json())
+    else:
+        say(f"{found.clips} clips of {found.classes} classes in {found.source}, lists in {found.splits}")
+        say(f"next: mocrop plan --source {found.source} --splits {found.splits} --store ucf101.zarr")

@@ -1,0 +1,160 @@
+"""The commands that make a store: ``plan``, ``preprocess``, ``serve`` and ``demo``."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from data_specs.datasets import Dataset
+from pipelines.cli.flags import (
+    JsonFlag,
+    Limit,
+    MaxMissing,
+    MaxQuarantined,
+    RecipeOption,
+    Source,
+    Splits,
+    StoreOption,
+    Strict,
+    WorkDir,
+    Workers,
+    expanded_path,
+)
+from pipelines.cli.output import print_json, print_summary, say
+from pipelines.errors import RunError
+from pipelines.execution.process_setup import no_collections, stderr_held_back
+from pipelines.runs.options import Options
+from pipelines.runs.outcome import TooManyQuarantined
+
+app = typer.Typer()
+
+
+@app.command(epilog="Example: mocrop plan --source UCF-101 --store ucf101.zarr --splits ucfTrainTestlist")
+def plan(
+    source: Source,
+    store: StoreOption,
+    splits: Splits = None,
+    recipe: RecipeOption = "ucf101",
+    work_dir: WorkDir = None,
+    workers: Workers = None,
+    limit: Limit = None,
+    strict: Strict = False,
+    max_quarantined: MaxQuarantined = 0.05,
+    max_missing: MaxMissing = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Dry run: clips, splits, shards, the bytes and time to expect (from a few clips done for real), problems found."""
+    from pipelines.runs.estimate import plan as make_plan
+
+    found = make_plan(Options(source, store, splits, recipe, work_dir, workers, None, limit, strict,
+                              max_quarantined=max_quarantined, max_missing=max_missing))  # fmt: skip
+    if as_json:
+        print_json(found.as_json())
+    else:
+        for line in found.lines():
+            say(line)
+    if found.problems:
+        raise typer.Exit(1)
+
+
+@app.command(
+    epilog="Example: mocrop preprocess --source UCF-101 --splits ucfTrainTestlist --store ucf101.zarr. "
+    "Stopped or killed, it goes on when the same command is started again."
+)
+def preprocess(
+    source: Source,
+    store: StoreOption,
+    splits: Splits = None,
+    recipe: RecipeOption = "ucf101",
+    work_dir: WorkDir = None,
+    workers: Workers = None,
+    dask_address: Annotated[
+        str | None, typer.Option(help="A Dask scheduler to send the work to: tcp://host:8786.")
+    ] = None,
+    limit: Limit = None,
+    strict: Strict = False,
+    retry_quarantined: Annotated[
+        bool, typer.Option("--retry-quarantined", help="Try quarantined clips again.")
+    ] = False,
+    max_quarantined: MaxQuarantined = 0.05,
+    max_missing: MaxMissing = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show Prefect's own lines too.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Run the whole flow here: videos to H.264, motion vectors, boxes and cached crops in one store."""
+    options = Options(source, store, splits, recipe, work_dir, workers, dask_address, limit, strict,
+                      retry_quarantined, max_quarantined, max_missing)  # fmt: skip
+    dataset = _announced(options)
+    notices = {"warnings": dataset.warnings, "passed_over": [dataclasses.asdict(one) for one in dataset.passed_over]}
+    try:
+        print_summary(_run(options, verbose), as_json, notices)
+    except TooManyQuarantined as error:
+        print_summary(error.summary, as_json, notices)
+        raise
+
+
+def _announced(options: Options) -> Dataset:
+    """The data set that is asked for, after its notices were shown."""
+    from pipelines.runs.options import read_request
+    from pipelines.runs.run import about_store
+
+    dataset, recipe = read_request(options)
+    for notice in dataset.notices:
+        say(f"warning: {notice}", file=sys.stderr)
+    for notice in about_store(options, recipe):
+        say(notice, file=sys.stderr)
+    return dataset
+
+
+def _flow() -> Any:
+    """The flow's module; ``RunError`` where Prefect refuses its settings, which it reads while it is imported."""
+    warnings.filterwarnings("ignore", "Failed to create the Prefect home directory")  # a run does without
+    try:
+        with stderr_held_back(), no_collections():
+            from pipelines import flow_runs
+    except ValueError as error:
+        why = " ".join(str(error).split())[:300]
+        raise RunError(
+            f"Prefect refuses its settings (PREFECT_ variables, profiles.toml, prefect.toml): {why}"
+        ) from None
+    return flow_runs
+
+
+def _run(options: Options, verbose: bool) -> Any:
+    flow_runs = _flow()
+    from pipelines.cli.progress_bars import stage_progress
+
+    with stage_progress() as show:
+        return flow_runs.run_here(options, show, verbose=verbose)
+
+
+@app.command(
+    epilog="Example: mocrop serve, then in another terminal: prefect deployment run preprocess-ucf101/local -p …"
+)
+def serve(
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="An address that runs may open: a Dask scheduler (tcp://host:8786), a bucket (s3://bucket), or what "
+            "is below it. Again for more.",
+            metavar="ADDRESS",
+        ),
+    ] = None,
+) -> None:
+    """Serve the deployment preprocess-ucf101/local; starts a Prefect server on loopback where none answers."""
+    _flow().serve(allow=allow or ())
+
+
+@app.command(epilog="Example: mocrop demo --out demo")
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder to write into.", callback=expanded_path)] = Path("demo"),
+) -> None:
+    """The whole job on a synthetic data set, on a CPU: boxes and crops, two short trainings, their table, the page."""
+    from pipelines.cli.demo import run_demo
+
+    run_demo(out, say=lambda line: say(line, flush=True))

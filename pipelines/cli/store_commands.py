@@ -1,0 +1,172 @@
+"""The commands on a store that exists: what it holds, whether it is whole, pictures of it."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from data_specs.stored import StoreError, open_store
+from data_specs.text import csv_cell
+from pipelines.cli.flags import JsonFlag, StoreArgument, WorkDir, expanded_path
+from pipelines.cli.output import print_json, print_summary, say
+from pipelines.store.software import mixed
+
+app = typer.Typer()
+
+
+@app.command(epilog="Example: mocrop status ucf101.zarr --json")
+def status(store: StoreArgument, as_json: JsonFlag = False) -> None:
+    """Clips done, pending and quarantined, by stage, with the reasons; clips with notes, by kind."""
+    from pipelines.store.records import summarise
+
+    print_summary(summarise(store), as_json)
+
+
+@app.command(epilog="Example: mocrop verify ucf101.zarr. What it finds, mocrop preprocess does again.")
+def verify(store: StoreArgument, as_json: JsonFlag = False) -> None:
+    """Read all of a store again; status 1 and a list where a chunk, a fingerprint or a count is wrong."""
+    from pipelines.cli.progress_bars import count_progress
+    from pipelines.store.records import summarise
+    from pipelines.store.verify import verify as find_faults
+
+    with count_progress("verify", "records") as show:
+        faults = find_faults(store, show)
+    if as_json:
+        print_json([{"where": fault.where, "what": fault.what} for fault in faults])
+    else:
+        for fault in faults:
+            say(f"{fault.where}: {fault.what}")
+        say(f"{len(faults)} faults" if faults else "OK: no problems found")
+        for line in [] if faults else mixed(summarise(store).software):
+            say(f"  {line}")
+    if faults:
+        if not as_json:
+            say("the same mocrop preprocess command does just these parts again")
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: mocrop gc ucf101.zarr, and with --yes once the list is right.")
+def gc(
+    store: StoreArgument,
+    work_dir: WorkDir = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """List what no store needs any more: stale H.264 files in the work folder, unfinished parts; --yes removes them."""
+    from pipelines.disk_space import mebibytes
+    from pipelines.runs.cleanup import clear, find_waste
+
+    waste = clear(store, work_dir) if yes else find_waste(store, work_dir)
+    if as_json:
+        print_json([{"path": str(one.path), "bytes": one.bytes, "why": one.why} for one in waste])
+    else:
+        for one in waste:
+            say(f"{one.path}: {one.bytes:,} bytes, {one.why}")
+    if not as_json:
+        done = "removed" if yes else "to remove; --yes does it" if waste else "to remove"
+        say(f"{len(waste)} files, {mebibytes(sum(one.bytes for one in waste))}, {done}")
+
+
+@app.command(epilog="Example: mocrop boxes ucf101.zarr --view mocrop --csv > boxes.csv")
+def boxes(
+    store: StoreArgument,
+    view: Annotated[str | None, typer.Option(help="Only this view.")] = None,
+    clip: Annotated[str | None, typer.Option(help="Only this clip, by its id.")] = None,
+    as_json: JsonFlag = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    png: Annotated[
+        Path | None,
+        typer.Option(help="Draw --clip: a frame with density and boxes, and its crops.", callback=expanded_path),
+    ] = None,
+    video: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write --clip with box and vectors drawn in, as .mp4 or .avi, at 25 frames a second.",
+            callback=expanded_path,
+        ),
+    ] = None,
+    work_dir: WorkDir = None,
+) -> None:
+    """The boxes, px of the H.264 frame, half-open, with their share of the frame and of the motion density."""
+    from pipelines.cli.tables import box_rows, print_table
+
+    if png or video:
+        _draw(store, view, clip, png, video, work_dir)
+        return
+    rows = box_rows(open_store(store), view, clip)
+    if as_json:
+        print_json(rows)
+    elif as_csv:
+        writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: csv_cell(value) for name, value in row.items()} for row in rows)
+    else:
+        print_table(rows)
+
+
+def _draw(
+    store: str, view: str | None, clip: str | None, png: Path | None, video: Path | None, work_dir: str | None
+) -> None:
+    from pipelines.report import drawing
+    from pipelines.report.clip_reader import ClipReader
+
+    if clip is None:
+        raise StoreError("--png and --video draw one clip: name it with --clip ID")
+    opened = open_store(store)
+    views = [opened.view(view).name] if view else opened.views
+    reader = ClipReader(opened)
+    if png:
+        drawing.write_figure(drawing.clip_figure(reader, clip, views), png)
+        say(png)
+    if video:
+        if not drawing.write_clip_video(reader, clip, [view or reader.main_view], video, work_dir):
+            say("its H.264 file is not there: cached frames stand until the next one", file=sys.stderr)
+        say(video)
+
+
+@app.command(epilog="Example: mocrop report ucf101.zarr --out report.html --annotations ucf101_24.json")
+def report(
+    store: StoreArgument,
+    out: Annotated[Path, typer.Option(help="The HTML file to write.", metavar="FILE.html", callback=expanded_path)],
+    annotations: Annotated[
+        Path | None,
+        typer.Option(help="Actor boxes (JSON), to tell how much of the actors is kept.", callback=expanded_path),
+    ] = None,
+    clips: Annotated[int, typer.Option(min=0, help="Clips with pictures: the worst, and some of all.")] = 300,
+    clip: Annotated[list[str] | None, typer.Option(help="A clip to have with pictures; may be repeated.")] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="A picture of every clip (4.5 kB a clip), and a page of more than 64 MB.")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Write one page to look at, without a network: every clip's box, density and crop; classes; actors; reasons."""
+    from pipelines.cli.progress_bars import count_progress
+    from pipelines.report.page import write_report
+
+    with count_progress("report", "pictures and details") as show:
+        made = write_report(
+            store, out, annotations=annotations, clips=clips, everything=everything, wanted=clip or (), on_clip=show
+        )
+    if as_json:
+        print_json(dataclasses.asdict(made))
+        return
+    say(f"{made.out}: {made.clips} clips, {made.pictures} with pictures, {made.bytes / 1e6:.1f} MB")
+    for notice in made.notices:
+        say(f"  {notice}")
+
+
+@app.command(name="export-npy", epilog="Example: mocrop export-npy ucf101.zarr extract_mvs")
+def export_npy(
+    store: StoreArgument,
+    directory: Annotated[Path, typer.Argument(help="Folder to write into.", metavar="DIR", callback=expanded_path)],
+    view: Annotated[str | None, typer.Option(help="The motion view [default: the only one].")] = None,
+) -> None:
+    """Write each clip's density map where and as the public MoCrop code's loader looks for it."""
+    from pipelines.cli.tables import export_npy as export
+
+    say(f"{len(export(open_store(store), directory, view))} density maps written to {directory}")
