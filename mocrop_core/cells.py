@@ -102,22 +102,27 @@ def cell_displacements(
     base = _first_cells(np.ascontiguousarray(v["frame"]), frames, rows * columns)
     if picture is not None:
         base[~_clear_of_bars(x, y, w, h, grid.frame_size, picture)] = -1
-    dx, dy = (np.ascontiguousarray(v[name]) for name in ("dx", "dy"))
-    if not (np.isfinite(dx).all() and np.isfinite(dy).all()):
-        worst = int(np.flatnonzero(~(np.isfinite(dx) & np.isfinite(dy)))[0])
-        raise ValueError(f"displacements must be finite, got ({dx[worst]}, {dy[worst]}) at vector {worst}")
+    d = np.empty(len(v), np.complex64)  # one array to read and write in place of two
+    d.real, d.imag = v["dx"], v["dy"]
+    finite = np.isfinite(d)
+    if not finite.all():
+        worst = int(finite.argmin())
+        raise ValueError(f"displacements must be finite, got ({d[worst].real}, {d[worst].imag}) at vector {worst}")
     pieces = list(_pieces((y, x), (h, w), base, grid))
-    mean_x, mean_y, has = np.zeros(size, np.float32), np.zeros(size, np.float32), np.zeros(size, bool)
+    means = np.full(size, np.nan, np.complex64)
     for place, which, _ in pieces:
-        has[place] = True
-        mean_x[place], mean_y[place] = dx[which], dy[which]
+        means[place] = d[which]
+    mean_x, mean_y = means.real.copy(), means.imag.copy()
+    has = ~np.isnan(mean_x)
     if np.count_nonzero(has) < sum(len(place) for place, _, _ in pieces):  # cells with several: not just the last one
         place, which = (np.concatenate(parts) for parts in list(zip(*pieces, strict=True))[:2])
         area = np.concatenate([np.broadcast_to(share, len(place)) for place, _, share in pieces]) * (w * h)[which]
         total = np.bincount(place, area, size)
         total[total == 0] = 1
-        mean_x[:] = np.bincount(place, area * dx[which], size) / total
-        mean_y[:] = np.bincount(place, area * dy[which], size) / total
+        mean_x[:] = np.bincount(place, area * d.real[which], size) / total
+        mean_y[:] = np.bincount(place, area * d.imag[which], size) / total
+    elif not has.all():
+        mean_x[~has] = mean_y[~has] = 0
     shape = (len(frames), rows, columns)
     return mean_x.reshape(shape), mean_y.reshape(shape), has.reshape(shape)
 
@@ -189,6 +194,9 @@ def _cells_along(
     centre: Integers, side: Integers, count: int, grid: CellGrid, axis: int
 ) -> list[tuple[Integers, Share]]:
     """Return for each of the pieces of blocks cut into ``count`` along an axis, the cell and how much of it counts."""
+    first = _first_cell(centre, side, count, grid, axis)
+    if first is not None:
+        return [((first + piece) // (grid.side // PIECE), 1.0) for piece in range(count)]
     found: list[tuple[Integers, Share]] = []
     begin, unit = (2 * centre - side) * count, 2 * count
     cell_units, length = unit * grid.side, unit * grid.frame_size[axis]
@@ -206,6 +214,22 @@ def _cells_along(
         if on_edge.any():
             found.append((np.maximum(cell - 1, 0), np.where(on_edge, share, 0.0)))
     return found
+
+
+def _first_cell(centre: Integers, side: Integers, count: int, grid: CellGrid, axis: int) -> Integers | None:
+    """Return the first multiple of 8 px of blocks that lie on these and in the frame, as a codec's do; None for others.
+
+    Of blocks that are one piece, that of the centre, where it lies on no edge of a cell.
+    """
+    if not len(centre):
+        return None
+    if count == 1:
+        simple = centre.min() > 0 and centre.max() < grid.frame_size[axis] and (centre & (PIECE - 1)).all()
+        return centre // PIECE if simple else None
+    begin = centre - side // 2
+    simple = begin.min() >= 0 and (begin + side).max() <= grid.frame_size[axis]
+    simple = simple and not (begin & (PIECE - 1)).any() and (side == PIECE * count).all()
+    return begin // PIECE if simple else None
 
 
 def _edges(cells: slice, axis: int, low: int, high: int, grid: CellGrid) -> npt.NDArray[np.float64]:

@@ -30,14 +30,21 @@ def persistent_motion(sums: Cells, texture: Cells) -> Cells:
     texture: 0 to 1, (frames, rows, columns). The length of the mean residual over 3 x 3 cells and 5 frames, where less
     than a tenth of that is supported as if it were a tenth, times the texture. Below 1/1024 px it is 0. Source: ours.
     """
-    pairs = sums[:, :-1] + sums[:, 1:]
-    along, down, support = pairs[:, :-3] + pairs[:, 2:-1] + sums[:, 4:]
+    along, down, support = (_sums_of_five(each) for each in sums)
     np.maximum(support, np.float32(LEAST_SUPPORT * 9 * FRAMES), out=support)
     along *= along
     down *= down
     along += down
     motion: Cells = np.sqrt(along, out=along)
     motion /= support
-    motion[motion < STILL] = 0
+    motion *= motion >= STILL
     motion *= texture
     return motion
+
+
+def _sums_of_five(values: Cells) -> Cells:
+    """Return the sums of each five frames in a row: (frames - 4, rows, columns)."""
+    pairs = values[:-1] + values[1:]
+    sums = pairs[:-3] + pairs[2:-1]
+    sums += values[4:]
+    return sums

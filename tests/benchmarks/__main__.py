@@ -18,7 +18,17 @@ from typing import Any
 
 from tests.benchmarks.measuring import Result, load, machine
 
-NAMES = ("import_time", "box_search", "motion_vectors", "whole_flow", "scaling", "memory", "store_codecs", "loader")
+NAMES = (
+    "import_time",
+    "box_search",
+    "boxes",
+    "motion_vectors",
+    "whole_flow",
+    "scaling",
+    "memory",
+    "store_codecs",
+    "loader",
+)
 RESULTS = Path(__file__).parent / "results"
 
 
