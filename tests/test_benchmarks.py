@@ -17,7 +17,7 @@ from tests.benchmarks import __main__ as command
 from tests.benchmarks.__main__ import NAMES, RESULTS, main
 from tests.benchmarks.measuring import REPETITIONS, Result, interleaved, least, machine, most, run_command
 
-SLOW = {"whole_flow", "scaling", "memory", "loader", "motion_vectors"}  # those that take over five seconds
+SLOW = {"whole_flow", "tls", "scaling", "memory", "loader", "motion_vectors"}  # those that take over five seconds
 FIELDS = {"name", "unit", "median", "lowest", "highest", "repetitions", "samples", "target", "verdict", "remark"}
 
 

@@ -24,6 +24,7 @@ NAMES = (
     "boxes",
     "motion_vectors",
     "whole_flow",
+    "tls",
     "scaling",
     "memory",
     "store_codecs",
