@@ -27,7 +27,12 @@ def transcode_inputs(recipe: Recipe, build: str, ids: Sequence[str]) -> str:
 
 
 def motion_inputs(transcode: Record) -> str:
-    """What decides the motion vectors of a shard."""
+    """What decides the motion vectors of a shard, and the texture of its key frames."""
+    return fingerprint("motion", REVISION, "texture", transcode.output)
+
+
+def motion_inputs_without_texture(transcode: Record) -> str:
+    """What decided the motion vectors of a shard before texture was kept: such shards are done again."""
     return fingerprint("motion", REVISION, transcode.output)
 
 

@@ -13,6 +13,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from data_specs.locations import shown
+from data_specs.schema import MAX_SEGMENTS
+from mocrop_core.actor import ACTOR, ActorMethod
 from mocrop_core.method import PRESETS, Method
 from mocrop_core.search import candidate_sizes
 from mocrop_core.vectors import clip_rng
@@ -77,6 +79,7 @@ class Frames(_Part):
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", description="folder name of the view")]
 Ratio = Annotated[float, Field(gt=0, le=1, description="area of the box as a share of the frame")]
+Side = Annotated[int, Field(ge=1, le=1000)]
 Grid = Annotated[
     tuple[Annotated[int, Field(ge=1, le=240)], Annotated[int, Field(ge=1, le=240)]],
     Field(description="rows and columns of the density map"),
@@ -108,19 +111,30 @@ class MotionView(_Part):
 
     kind: Literal["motion"] = "motion"
     name: Name = "mocrop"
-    preset: Literal["paper-v1", "paper-v2", "reference"] = "paper-v1"
+    preset: Literal["paper-v1", "paper-v2", "reference", "actor"] = "paper-v1"
     grid: Grid | None = None
     crop_ratio: Ratio | None = None
+    segments: int = Field(1, ge=1, le=MAX_SEGMENTS, description="parts of a clip with a box each; for actor only")
+    aspect: Literal["frame", "square"] | tuple[Side, Side] | None = Field(
+        None, description='shape of the box: "frame", "square", [16, 9] or free; for actor only'
+    )
     overrides: dict[str, Any] = Field(
         default_factory=dict,
-        description="other numbers of the method, by their names in mocrop_core.method.Method",
+        description="other numbers of the method, by their names in mocrop_core.Method or mocrop_core.ActorMethod",
     )
 
     @model_validator(mode="after")
     def _method_is_valid(self) -> MotionView:
-        if twice := [key for key in ("grid", "crop_ratio") if key in self.overrides]:
+        if twice := [key for key in ("grid", "crop_ratio", "segments", "aspect") if key in self.overrides]:
             raise ValueError(f"overrides: {' and '.join(twice)}: a key of the view itself; give it there")
+        if self.preset == "actor" and self.grid is not None:
+            raise ValueError(f"grid {list(self.grid)}: the preset actor has cells of its own; leave it out")
+        if self.preset != "actor" and (self.segments != 1 or self.aspect is not None):
+            key = "segments" if self.segments != 1 else "aspect"
+            raise ValueError(f"{key} {getattr(self, key)}: for the preset actor only, not {self.preset}")
         method = self.method()
+        if isinstance(method, ActorMethod):
+            return self
         rectangles = num_rectangles(method)
         if rectangles > MAX_RECTANGLES:
             raise ValueError(
@@ -129,9 +143,10 @@ class MotionView(_Part):
             )
         return self
 
-    def method(self) -> Method:
+    def method(self) -> Method | ActorMethod:
         """The preset with this view's own numbers."""
-        known = {field.name for field in dataclasses.fields(Method)}
+        preset: Method | ActorMethod = ACTOR if self.preset == "actor" else PRESETS[self.preset]
+        known = {field.name for field in dataclasses.fields(preset)}
         if unknown := sorted(set(self.overrides) - known):
             raise ValueError(f"overrides: unknown {', '.join(unknown)}; known: {', '.join(sorted(known))}")
         own: dict[str, Any] = {
@@ -141,7 +156,9 @@ class MotionView(_Part):
             own["grid"] = self.grid
         if self.crop_ratio is not None:
             own["crop_ratio"] = self.crop_ratio
-        return dataclasses.replace(PRESETS[self.preset], **own)
+        if self.preset == "actor":
+            own |= {"segments": self.segments, "aspect": self.aspect}
+        return dataclasses.replace(preset, **own)
 
 
 def num_rectangles(method: Method) -> int:
@@ -153,13 +170,25 @@ def num_rectangles(method: Method) -> int:
 View = Annotated[FullView | FixedView | MotionView, Field(discriminator="kind")]
 
 
+def density_grid(view: FullView | FixedView | MotionView) -> tuple[int, int] | None:
+    """Rows and columns of the density that a view keeps; None where it looks at no motion."""
+    return view.method().grid if isinstance(view, MotionView) else None
+
+
+def moves(view: FullView | FixedView | MotionView) -> bool:
+    """Whether a view's box moves through the clip."""
+    return isinstance(view, MotionView) and view.segments > 1
+
+
 def view_params(view: FullView | FixedView | MotionView) -> dict[str, Any]:
     """All that decides a view's boxes, JSON-like, presets resolved: what ``views/<view>`` records.
 
     The name is among it for ``random`` views alone: see `view_rng`.
     """
     if isinstance(view, MotionView):
-        return {"kind": "motion", **json_like(dataclasses.asdict(view.method()))}
+        method = view.method()
+        which = {"method": "actor"} if isinstance(method, ActorMethod) else {}
+        return {"kind": "motion", **which, **json_like(dataclasses.asdict(method))}
     return view.model_dump(mode="json", exclude=set() if view.kind == "random" else {"name"})
 
 

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag, Type
 from typing_extensions import TypedDict  # pydantic's own; Python's lacks what it needs before 3.12
 
 from data_specs.fingerprints import LENGTH
-from data_specs.schema import MAX_CLIPS, MAX_FRAMES, MAX_ID, MAX_SIDE, MAX_TEXT_BYTES, MAX_VECTORS, STAGES
+from data_specs.schema import MAX_CLIPS, MAX_FRAMES, MAX_ID, MAX_SEGMENTS, MAX_SIDE, MAX_TEXT_BYTES, MAX_VECTORS, STAGES
 
 _MOST_BYTES = 1 << 50
 _STRICT = ConfigDict(strict=True, extra="allow")
@@ -42,6 +42,8 @@ _Frame = Annotated[int, Field(ge=0, lt=MAX_FRAMES)]
 _Frames = Annotated[list[_Frame], AfterValidator(_rising)]
 _Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 _Edge = Annotated[int, Field(ge=0, le=MAX_SIDE)]
+_Box = Annotated[list[_Edge], Field(min_length=4, max_length=4), AfterValidator(_inside)]
+_Moment = Annotated[float, Field(ge=-1, le=MAX_FRAMES, allow_inf_nan=False)]
 _Key = Annotated[str, Field(pattern=r"^(motion|views)/[A-Za-z0-9_./-]{1,500}$"), AfterValidator(_key)]
 
 
@@ -66,12 +68,28 @@ class _Moved(TypedDict):
     size: Annotated[list[_Side], Field(min_length=2, max_length=2)]
     key_frames: _Frames
     vectors: Annotated[int, Field(ge=0, le=MAX_VECTORS)]
+    picture: NotRequired[_Box]
     notes: NotRequired[_Notes]
+
+
+def _one_size(path: Any) -> Any:
+    moments, boxes = path["moments"], path["boxes"]
+    sizes = {(x1 - x0, y1 - y0) for x0, y0, x1, y1 in boxes}
+    if len(boxes) != len(moments) or len(sizes) > 1 or not all(map(lt, moments, moments[1:])):
+        raise ValueError("the boxes of a path have one size and rising moments, as many as boxes")
+    return path
+
+
+@with_config(_STRICT)
+class _Moves(TypedDict):
+    moments: Annotated[list[_Moment], Field(min_length=1, max_length=MAX_SEGMENTS)]
+    boxes: Annotated[list[_Box], Field(min_length=1, max_length=MAX_SEGMENTS)]
 
 
 @with_config(_STRICT)
 class _Boxed(TypedDict):
-    box: Annotated[list[_Edge], Field(min_length=4, max_length=4), AfterValidator(_inside)]
+    box: _Box
+    path: NotRequired[Annotated[_Moves, AfterValidator(_one_size)]]
     score: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None
     source: Annotated[int, Field(ge=1, le=3)]
 

@@ -40,10 +40,13 @@ MAX_CLIPS = 4_000_000
 """Rows of a store. Six times those of Kinetics-700; their ids alone take 0.5 GB in memory."""
 MAX_CLASSES = 1 << 15  # labels are int16
 MAX_FRAMES = 10_000_000  # of one clip: 46 hours at 60 frames a second
+MAX_SEGMENTS = 1000  # parts of a clip, each with a box of its own
 MAX_SIDE = 1 << 16  # of a frame, px
 MAX_VECTORS = 1 << 36  # of one shard: 1024 clips of an hour each have 2**35
 MAX_ID, MAX_TEXT_BYTES, MAX_TEXTS_BYTES = 1024, 1 << 12, 1 << 28  # characters of an id; bytes of a text, and of all
 MAX_DOCUMENT = 1 << 26  # bytes of a zarr.json: a record of 1024 clips with 9000 key frames each takes 55 MB
+TEXTURE_CHUNK = 1 << 18  # cells in a chunk of the key frames' texture
+MAX_TEXTURE = 1 << 40  # cells of one shard
 VECTOR_CHUNK = 1 << 17  # vectors in a chunk of a motion column: 256 kB of int16 before compression
 
 
@@ -54,6 +57,7 @@ RANGES: dict[str, tuple[int, int]] = {
     "num_frames": (0, MAX_FRAMES),
     "frame_size": (0, MAX_SIDE),
     "box": (0, MAX_SIDE),
+    "frame_box": (0, MAX_SIDE),
     "score": (0, 1),
     "source": (0, 3),
     "frame_index": (-1, MAX_FRAMES - 1),
@@ -106,14 +110,17 @@ def tables(clips: int) -> list[ArraySpec]:
     return [_table(name, dtype, clips, inner, fill, about) for name, dtype, inner, fill, about in rows]
 
 
-def view_tables(view: str, clips: int, slots: int) -> list[ArraySpec]:
-    """The arrays of a view that hold one small row a clip."""
+def view_tables(view: str, clips: int, slots: int, moving: bool = False) -> list[ArraySpec]:
+    """The arrays of a view that hold one small row a clip; ``moving``: of one whose box moves."""
     rows: list[_Row] = [
         ("box", "int32", (("x0y0x1y1", 4),), 0, "half-open, px of the H.264 frame"),
         ("score", "float32", (), float("nan"), "share of the density inside the box"),
         ("source", "uint8", (), 0, "0 none, 1 motion, 2 fixed rule, 3 fallback: no motion"),
         ("frame_index", "int32", (("frame", slots),), -1, "in the H.264 file; -1 where the slot is empty"),
     ]
+    if moving:
+        about = "the box of each cached frame, half-open, px of the H.264 frame; 0 where the slot is empty"
+        rows.append(("frame_box", "int32", (("frame", slots), ("x0y0x1y1", 4)), 0, about))
     return [
         _table(f"views/{view}/{name}", dtype, clips, inner, fill, about) for name, dtype, inner, fill, about in rows
     ]
@@ -142,7 +149,7 @@ def view_shards(
         arrays.append(
             ArraySpec(
                 f"{base}/density", "float32", (clips, *grid), (rows, *grid), ("clip", "row", "col"), 0.0,
-                "motion-density map that the box was chosen on: sampled vectors a cell",
+                "the map that the box was chosen on",
             )
         )  # fmt: skip
     return arrays
@@ -154,17 +161,22 @@ MOTION_COLUMNS: dict[str, tuple[str, str]] = {
     "y": ("int16", "centre of the block, px"),
     "w": ("uint8", "width of the block, px"),
     "h": ("uint8", "height of the block, px"),
-    "dx": ("int16", "from the block to where it was predicted from, right is positive, in 1/motion_scale px"),
-    "dy": ("int16", "from the block to where it was predicted from, down is positive, in 1/motion_scale px"),
+    "dx": ("int16", "from the block to where it was in an earlier frame, right is positive, in 1/motion_scale px"),
+    "dy": ("int16", "from the block to where it was in an earlier frame, down is positive, in 1/motion_scale px"),
 }
 """Columns of ``motion/<shard>``: type and meaning. Vectors stand in decode order, clip after clip."""
 MOTION_FIELDS = dict(zip(MOTION_COLUMNS, PACKED.names or (), strict=True))
 """The field of `mocrop_core.PACKED` that each column holds."""
 MOTION_TABLES: dict[str, tuple[str, str, str]] = {
     "offset": ("int64", "bound", "clip i of the shard has the vectors offset[i] to offset[i + 1]"),
+    "texture_offset": (
+        "int64",
+        "bound",
+        "clip i of the shard has the cells texture_offset[i] to [i + 1] of texture",
+    ),
     "motion_scale": ("uint16", "shard_clip", "units of dx and dy in a pixel; 0 where there is no vector"),
 }
-"""The two small arrays beside them: type, dimension and meaning."""
+"""The small arrays beside them: type, dimension and meaning."""
 
 
 def motion_column(shard: int, name: str, vectors: int) -> ArraySpec:
@@ -177,6 +189,12 @@ def motion_table(shard: int, name: str, length: int) -> ArraySpec:
     """A small array beside them, in one chunk."""
     dtype, dim, about = MOTION_TABLES[name]
     return ArraySpec(f"{motion_path(shard)}/{name}", dtype, (length,), (max(length, 1),), (dim,), 0, about)
+
+
+def motion_texture(shard: int, cells: int) -> ArraySpec:
+    """The texture of the key frames of a shard's clips, one after the other: `mocrop_core.key_frame_texture`."""
+    path, about = f"{motion_path(shard)}/texture", "texture of each cell of each key frame: 255 var / (var + 16²)"
+    return ArraySpec(path, "uint8", (cells,), (TEXTURE_CHUNK,), ("cell",), 0, about)
 
 
 def largest_object(slots: int, size: int, shard_clips: int) -> int:
@@ -205,11 +223,12 @@ def progress_path(stage: str, view: str | None, shard: int) -> str:
 
 
 def all_arrays(
-    clips: int, slots: int, size: int, shard_clips: int, views: Sequence[tuple[str, tuple[int, int] | None]]
+    clips: int, slots: int, size: int, shard_clips: int, views: Sequence[tuple[str, tuple[int, int] | None, bool]]
 ) -> list[ArraySpec]:
-    """Every array that is made with the store; ``views`` are names with the grid of a motion view or None."""
+    """Every array that is made with the store; ``views`` are names, the grid of a motion view or None, and whether
+    the box moves."""
     arrays = tables(clips)
-    for name, grid in views:
-        arrays += view_tables(name, clips, slots)
+    for name, grid, moving in views:
+        arrays += view_tables(name, clips, slots, moving)
         arrays += view_shards(name, clips, slots, size, shard_clips, grid)
     return arrays

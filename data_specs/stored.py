@@ -33,7 +33,7 @@ from data_specs.objects import read_objects as read_objects
 from data_specs.objects import reading as reading
 from data_specs.objects import run as run
 from data_specs.objects import zarr_store as zarr_store
-from data_specs.recipes import MotionView, Recipe, parse_recipe, view_params
+from data_specs.recipes import MotionView, Recipe, density_grid, moves, parse_recipe, view_params
 from data_specs.record_content import check_content
 from data_specs.schema import ArraySpec
 from data_specs.store_content import as_class_names, as_revision, as_text, check_params, is_id
@@ -215,8 +215,8 @@ class Store:
         if not rows:
             raise ValueError("it has no clips")
         frames, views = self.recipe.frames, self.recipe.views
-        grids = [(view.name, view.method().grid if isinstance(view, MotionView) else None) for view in views]
-        specs = schema.all_arrays(rows, frames.slots, frames.size, self.recipe.shard_clips, grids)
+        kinds = [(view.name, density_grid(view), moves(view)) for view in views]
+        specs = schema.all_arrays(rows, frames.slots, frames.size, self.recipe.shard_clips, kinds)
         return {spec.path: spec for spec in specs}
 
     @cached_property

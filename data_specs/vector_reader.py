@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any
@@ -22,19 +23,32 @@ class VectorReader:
     def __init__(self, store: ZarrStore, shard: int) -> None:
         self._path = schema.motion_path(shard)
         with self._reading():
-            bounds, clips = (stored_length(store, f"{self._path}/{name}", 1 << 20) for name in schema.MOTION_TABLES)
-            self._offset, self._scale = (
-                np.asarray(open_array(store, schema.motion_table(shard, name, length))[:])
-                for name, length in zip(schema.MOTION_TABLES, (bounds, clips), strict=True)
-            )
-            if bounds != clips + 1 or self._offset[0] != 0 or (np.diff(self._offset) < 0).any():
-                raise ValueError("its offsets do not rise from 0")
+            tables = {name: self._table(store, shard, name) for name in schema.MOTION_TABLES}
+            self._offset, self._scale = tables["offset"], tables["motion_scale"]
+            self._texture_offset = tables["texture_offset"]
+            for offset in (self._offset, self._texture_offset):
+                if len(offset) != len(self._scale) + 1 or offset[0] != 0 or (np.diff(offset) < 0).any():
+                    raise ValueError("its offsets do not rise from 0")
             self._columns = {
                 name: open_array(store, schema.motion_column(shard, name, int(self._offset[-1])))
                 for name in schema.MOTION_COLUMNS
             }
+            self._texture = open_array(store, schema.motion_texture(shard, int(self._texture_offset[-1])))
         self._chunk_length = schema.VECTOR_CHUNK
         self._chunk: tuple[int, npt.NDArray[Any]] = (-1, np.empty(0, PACKED))
+
+    @staticmethod
+    def _table(store: ZarrStore, shard: int, name: str) -> npt.NDArray[Any]:
+        length = stored_length(store, f"{schema.motion_path(shard)}/{name}", 1 << 20)
+        return np.asarray(open_array(store, schema.motion_table(shard, name, length))[:])
+
+    def textures(self, clip: int, shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
+        """The texture of a clip's key frames, of that shape: key frames, rows and columns of cells."""
+        start, stop = (int(bound) for bound in self._texture_offset[clip : clip + 2])
+        with self._reading():
+            if stop - start != math.prod(shape):
+                raise ValueError(f"it has {stop - start} cells of texture, not {shape} key frames, rows and columns")
+            return np.asarray(self._texture[start:stop], np.uint8).reshape(shape)
 
     def count(self, clip: int) -> int:
         """How many vectors a clip of the shard has."""

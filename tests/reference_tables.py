@@ -20,6 +20,7 @@ import typer.main
 from pydantic import BaseModel
 
 from data_specs import recipes, schema
+from mocrop_core.actor import ACTOR, ActorMethod
 from mocrop_core.method import PRESETS, Method
 from pipelines.cli.app import app
 from tests import soak
@@ -57,6 +58,12 @@ _NUMBERS = {
     "arithmetic": '`"exact"`: the pixels of the chosen cells; `"reference"`: the public code\'s rounding and fallback',
 }
 """What the numbers of the method mean: the fields of mocrop_core.method.Method."""
+_ACTOR_NUMBERS = {
+    "crop_ratio": "area of the box as a share of the picture's, above 0, at most 1; met to rounding",
+    "blur": "of the map, standard deviations as shares of its rows and of its columns",
+    "centre": "of the weights around the middle, standard deviations as shares of the picture's height and width",
+    "max_speed": "how far a box that moves may get from one frame to the next, as a share of the picture's side",
+}
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -89,7 +96,7 @@ def _without_null(field: dict[str, Any]) -> dict[str, Any]:
 
 def _values(field: dict[str, Any]) -> str:
     if "anyOf" in field:
-        return " or ".join(map(_values, field["anyOf"]))
+        return " or ".join(_values(branch) for branch in field["anyOf"] if branch.get("type") != "null")
     if "$ref" in field:
         return f"a table, [below](#{_SECTIONS[field['$ref'].rpartition('/')[2]]})"
     if "const" in field:
@@ -153,6 +160,13 @@ def method_numbers() -> str:
     return table(("number", *(f"`{name}`" for name in PRESETS), "what"), rows)
 
 
+def actor_numbers() -> str:
+    """The numbers of the preset actor, by their names in ``overrides``."""
+    rows = [[f"`{name}`", f"`{_toml(getattr(ACTOR, name))}`", about] for name, about in _ACTOR_NUMBERS.items()]
+    assert _ACTOR_NUMBERS.keys() == {field.name for field in dataclasses.fields(ActorMethod)} - {"segments", "aspect"}
+    return table(("number", "`actor`", "what"), rows)
+
+
 def _in_order(method: type[Method]) -> list[str]:
     return [_NUMBERS[field.name] for field in dataclasses.fields(method)]
 
@@ -160,7 +174,7 @@ def _in_order(method: type[Method]) -> list[str]:
 def arrays() -> str:
     """The arrays of a store with one motion view called ``<view>``."""
     known = {7919: "clips", 13: "slots", 251: "size", 5: "shard_clips", 211: "rows", 223: "cols"}
-    specs = schema.all_arrays(7919, 13, 251, 5, [("<view>", (211, 223))])
+    specs = schema.all_arrays(7919, 13, 251, 5, [("<view>", (211, 223), True)])
 
     def lengths(values: Iterable[int]) -> str:
         return " × ".join(known.get(value, str(value)) for value in values)
@@ -365,6 +379,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "numbers of the method": method_numbers,
     "arrays": arrays,
     "motion columns": motion_columns,
+    "numbers of the preset actor": actor_numbers,
     "notes": notes,
     "commands": commands,
     **{f"training.{name}": _script(name) for name in ("train", "test", "results", "flops", "demo")},

@@ -23,14 +23,18 @@ from data_specs.recipes import (
     view_params,
     view_rng,
 )
+from mocrop_core.actor import ACTOR
 from mocrop_core.method import PAPER_V1, PAPER_V2
 from mocrop_core.vectors import clip_rng
 from pipelines.media.limits import MEMORY
 
 
-def test_the_ucf101_recipe_is_the_papers_set_up() -> None:
+def test_the_ucf101_recipe_is_the_papers_set_up_and_the_recommended_box() -> None:
     recipe = load_recipe("ucf101")
-    assert [view.name for view in recipe.views] == ["full", "mocrop"]
+    assert [view.name for view in recipe.views] == ["full", "mocrop", "actor"]
+    actor = recipe.view("actor")
+    assert isinstance(actor, MotionView)
+    assert actor.method() == ACTOR
     view = recipe.view("mocrop")
     assert isinstance(view, MotionView)
     assert view.method() == PAPER_V1

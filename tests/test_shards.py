@@ -16,7 +16,7 @@ from zarr.storage import LocalStore, MemoryStore
 
 from data_specs.datasets import Clip, Dataset
 from data_specs.recipes import FrameCodec, Frames, FullView, Recipe
-from data_specs.schema import MOTION_FIELDS
+from data_specs.schema import MOTION_FIELDS, TEXTURE_CHUNK
 from data_specs.shard_format import encoder, shard
 from data_specs.stored import VectorReader, run
 from mocrop_core import PACKED, VECTOR
@@ -111,7 +111,7 @@ def test_vectors_read_back_and_each_chunk_is_the_one_that_zarr_writes(tmp_path: 
     for block in blocks:
         writer.append(block)
         bounds.append(writer.count)
-    writer.close(bounds, [4, 4, 4])
+    writer.close(bounds, [0] * len(bounds), [4, 4, 4])
     reader = VectorReader(store, 3)
     for clip, block in enumerate(blocks):
         found = reader.read(clip)
@@ -137,13 +137,20 @@ def test_vectors_read_back_and_each_chunk_is_the_one_that_zarr_writes(tmp_path: 
 def test_what_is_rolled_back_leaves_no_chunk(tmp_path: Path) -> None:
     def written(folder: Path, with_failure: bool) -> dict[str, bytes]:
         writer = VectorWriter(HashingStore(LocalStore(folder)), 0)
+        texture = np.arange(1200, dtype=np.uint8).reshape(30, 40)
         writer.append(some_vectors(1000, 0))
+        writer.append_texture(texture)
         if with_failure:
             mark = writer.mark()
             writer.append(some_vectors(3 * VECTOR_CHUNK, 1))
+            writer.append_texture(np.full(3 * TEXTURE_CHUNK, 9, np.uint8))
             writer.rollback(mark)
         writer.append(some_vectors(500, 2))
-        writer.close([0, 1000, 1500], [4, 4])
+        writer.append_texture(texture[::-1])
+        writer.close([0, 1000, 1500], [0, 1200, 2400], [4, 4])
+        textures = VectorReader(LocalStore(folder), 0)
+        assert np.array_equal(textures.textures(0, (1, 30, 40))[0], texture)
+        assert np.array_equal(textures.textures(1, (1, 30, 40))[0], texture[::-1])
         return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
     assert written(tmp_path / "failed", True) == written(tmp_path / "whole", False)

@@ -101,24 +101,27 @@ def extract(
     block: int = 8192,
     max_pixels: int = MAX_PIXELS,
     time_limit: float = math.inf,
+    on_key_frame: Callable[[np.ndarray], None] | None = None,
 ) -> Motion:
-    """Decode a video for its motion vectors alone and hand them to ``sink`` in decode order.
+    """Decode a video for its motion vectors and hand them to ``sink`` in decode order.
 
     ``sink`` gets new arrays of dtype `mocrop_core.PACKED`, each with ``block`` vectors or up to one frame's more, the
     last with fewer; none if there are no vectors. They are in the coordinates of the frames as they are shown: where
     H.264 leaves out pixels at the left or top, vectors are shifted, and those of blocks wholly left out are dropped.
+    Displacements that refer to a later frame are reversed, so that all point back in time. ``on_key_frame`` gets the
+    luma of each key frame, uint8 (height, width), decoded without the loop filter; it is gone after the call.
     Memory does not grow with the length of the video. Raises VideoError where nothing can be decoded, frames change
     their size, a header claims more than ``max_pixels`` px, a vector does not fit the type, or it takes more than
     ``time_limit`` seconds; `NoVectors` where the decoder gives none by its kind, or frames are shown turned or
     mirrored.
     """
-    damage = _Damage(time_limit)
+    damage, reformatter = _Damage(time_limit), VideoReformatter()
     size, number, keys, interlaced = (0, 0), -1, [], 0
     with _opened(path, max_pixels) as (container, stream):
         context = stream.codec_context
         if context.name not in VECTOR_CODECS:
             raise NoVectors(f"its codec {context.name} gives no motion vectors")
-        # the loop filter changes pixels only, and no pixel is looked at
+        # the loop filter costs a tenth of the decoding, and changes neither vectors nor, to speak of, a frame's texture
         _configure(stream, max_pixels, flags2="+export_mvs", skip_loop_filter="all")
         offsets = CropOffsets(context.extradata) if context.name == "h264" else None
         packer = VectorPacker(sink, block, offsets)
@@ -127,6 +130,8 @@ def extract(
                 size = _same_size(size, frame, number)
             if frame.key_frame:
                 keys.append(number)
+                if on_key_frame is not None:
+                    on_key_frame(_luma(frame, reformatter))
             interlaced += frame.interlaced_frame
             # not frame.side_data: it and the frame would hold each other until a garbage collection
             side_data = SideDataContainer(frame)  # type: ignore[call-arg]
@@ -205,6 +210,20 @@ def _rgb_frames(
         return
     _some_frames(number + 1, damage)
     raise VideoError(f"it ends after {number + 1} frames, before frame {target}")
+
+
+def _luma(frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
+    """The luma (height, width) of a frame as uint8: a view of its memory where it has 8 bits, more are cut to 8.
+
+    A format without a plane of luma is converted to grey."""
+    bits = frame.format.components[0].bits
+    if not frame.format.is_planar or frame.format.is_rgb or (bits > 8 and frame.format.is_big_endian):
+        frame, bits = reformatter.reformat(frame, format="gray", threads=1), 8
+    plane = frame.planes[0]
+    rows = np.frombuffer(memoryview(plane), np.uint8)[: frame.height * plane.line_size].reshape(
+        frame.height, plane.line_size
+    )
+    return rows[:, : frame.width] if bits == 8 else (rows.view("<u2")[:, : frame.width] >> (bits - 8)).astype(np.uint8)
 
 
 def _stands_alone(frame: av.VideoFrame) -> bool:

@@ -12,9 +12,9 @@ from pipelines.media.sps import CropOffsets
 
 _AV_MOTION_VECTOR = np.dtype(
     {
-        "names": ["w", "h", "dst_x", "dst_y", "motion_x", "motion_y", "motion_scale"],
-        "formats": ["u1", "u1", "<i2", "<i2", "<i4", "<i4", "<u2"],
-        "offsets": [4, 5, 10, 12, 24, 28, 32],
+        "names": ["source", "w", "h", "dst_x", "dst_y", "motion_x", "motion_y", "motion_scale"],
+        "formats": ["<i4", "u1", "u1", "<i2", "<i2", "<i4", "<i4", "<u2"],
+        "offsets": [0, 4, 5, 10, 12, 24, 28, 32],
         "itemsize": 40,
     }
 )
@@ -27,7 +27,7 @@ class VectorPacker:
 
     ``sink`` gets the blocks, each with ``block`` vectors or up to one frame's more; ``offsets`` are those of an H.264
     stream, None for another. ``total`` is the number of vectors handed on, ``scale`` their number of units in a px, 0
-    before the first.
+    before the first. A displacement that refers to a later frame, as in B-frames, is reversed: all point back in time.
     """
 
     def __init__(self, sink: Callable[[np.ndarray], None], block: int, offsets: CropOffsets | None) -> None:
@@ -63,8 +63,10 @@ class VectorPacker:
         packed["frame"] = np.repeat(numbers, counts)
         for column, field in (("x", "dst_x"), ("y", "dst_y"), ("w", "w"), ("h", "h")):
             packed[column] = raw[field]
+        later = raw["source"] > 0
         for field in ("motion_x", "motion_y"):
             exact = np.ascontiguousarray(raw[field])
+            np.negative(exact, out=exact, where=later)
             narrow = exact.astype(np.int16)
             if not np.array_equal(narrow, exact):
                 longest = np.abs(exact).max() / self.scale

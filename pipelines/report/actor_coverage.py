@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from data_specs.annotations import ActorBoxes, Matched
 from data_specs.recipes import FixedView, MotionView, Recipe, view_rng
-from mocrop_core import Box, Rectangle, candidate_sizes, centre_box, pixel_box, random_box
+from mocrop_core import ActorMethod, Box, Method, Rectangle, candidate_sizes, centre_box, pixel_box, random_box
+from mocrop_core.free_box import STEPS, box_shapes, pixel_size, placed_box
 
 Shares = npt.NDArray[np.float64]
 Tables = dict[str, npt.NDArray[Any]]
@@ -38,15 +39,7 @@ def best_box(actors: npt.NDArray[np.float64], view: MotionView, frame_size: tupl
     It looks at the answer: no method can keep more on this grid with one box a clip. Of equal ones the first visited
     (heights, widths, top rows, left columns, rising) wins. ``frame_size`` is (height, width), px.
     """
-    method = view.method()
-    rows, cols = method.grid
-    rectangles = [
-        Rectangle(row, col, row + h, col + w)
-        for h, w in candidate_sizes(method.grid, method.crop_ratio, method.tolerance)
-        for row in range(rows - h + 1)
-        for col in range(cols - w + 1)
-    ]
-    boxes = [pixel_box(rectangle, method.grid, frame_size) for rectangle in rectangles]
+    boxes = _candidate_boxes(view.method(), frame_size)
     unique, counts = np.unique(actors, axis=0, return_counts=True)
     corners = np.array([box.corners for box in boxes])
     step = max(1, 2_000_000 // max(1, len(unique)))
@@ -54,6 +47,26 @@ def best_box(actors: npt.NDArray[np.float64], view: MotionView, frame_size: tupl
         [shares_kept(unique, part) @ counts for part in np.split(corners, range(step, len(boxes), step))]
     )
     return boxes[int(kept.argmax())]
+
+
+def _candidate_boxes(method: Method | ActorMethod, frame_size: tuple[int, int]) -> list[Box]:
+    """The boxes that a method may choose among in a frame without black bars."""
+    if isinstance(method, ActorMethod):
+        steps, picture = range(STEPS + 1), (0, 0, frame_size[1], frame_size[0])
+        return [
+            placed_box(pixel_size(shape, row, column, frame_size), row, column, picture)
+            for shape in box_shapes(method.crop_ratio, method.aspect, frame_size)
+            for row in steps
+            for column in steps
+        ]
+    rows, cols = method.grid
+    rectangles = [
+        Rectangle(row, col, row + h, col + w)
+        for h, w in candidate_sizes(method.grid, method.crop_ratio, method.tolerance)
+        for row in range(rows - h + 1)
+        for col in range(cols - w + 1)
+    ]
+    return [pixel_box(rectangle, method.grid, frame_size) for rectangle in rectangles]
 
 
 @dataclass(frozen=True, slots=True)

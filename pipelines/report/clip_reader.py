@@ -12,7 +12,7 @@ import zarr
 
 from data_specs.recipes import FullView, MotionView
 from data_specs.stored import Store, StoreError, VectorReader, reading
-from mocrop_core import PAPER_V1, SOURCE_NONE, VECTOR, faster_than
+from mocrop_core import PAPER_V1, SOURCE_NONE, VECTOR, ActorMethod, faster_than
 from pipelines.store.records import Progress, expected_tables
 
 MOST_VECTORS = 50_000_000  # of a clip, to hold at once: 1 GB; half an hour of 320 × 240 px has so many
@@ -61,13 +61,15 @@ class ClipReader:
 
     @property
     def main_view(self) -> str:
-        """The view that a reader looks at first: the first motion view, or the first of all."""
-        return self.motion_views[0].name if self.motion_views else self.recipe.views[0].name
+        """The view that a reader looks at first: the first of the preset actor, else of motion, else of all."""
+        views = [*(view for view in self.motion_views if view.preset == "actor"), *self.motion_views]
+        return (views or self.recipe.views)[0].name
 
     @property
     def threshold(self) -> float:
-        """From which length on vectors are drawn and counted, px: the main view's, or that of the paper's v1."""
-        keep = self.motion_views[0].method().keep if self.motion_views else PAPER_V1.keep
+        """From which length on vectors are drawn and counted, px: the main view's, else the paper v1's."""
+        method = self.motion_views[0].method() if self.motion_views else PAPER_V1
+        keep = PAPER_V1.keep if isinstance(method, ActorMethod) else method.keep
         return keep[1] if keep[0] == "threshold" else PAPER_V1.keep[1]
 
     def frame_size(self, row: int) -> tuple[int, int]:

@@ -9,10 +9,11 @@ from functools import cached_property
 from pathlib import Path
 
 from data_specs import schema
+from data_specs.chain import motion_inputs_without_texture
 from data_specs.datasets import Clip, Dataset
 from data_specs.local_files import refuse_links
 from data_specs.recipes import Encode, Recipe
-from data_specs.stored import StoreError, attributes, is_url, open_store, shown, zarr_store
+from data_specs.stored import Store, StoreError, attributes, is_url, open_store, read_records, shown, zarr_store
 from pipelines.atomic_files import sweep
 from pipelines.disk_space import SPARE, free_bytes, least_bytes, mebibytes
 from pipelines.errors import RunError
@@ -127,7 +128,7 @@ class Run:
 
 
 def about_store(options: Options, recipe: Recipe) -> list[str]:
-    """What a run will do to a store that already exists: one line on views that are new, one on versions that are."""
+    """What a run will do to a store that already exists: on new views, texture that is missing, new versions."""
     try:
         store = open_store(options.location())
     except StoreError:
@@ -137,7 +138,15 @@ def about_store(options: Options, recipe: Recipe) -> list[str]:
     new = ", ".join(view.name for view in recipe.views if view.name not in store.views)
     gone = "" if recipe.transcode == "keep" else "; H.264 files that are gone are made again"
     views = f"new in the store: {new}, from the stored vectors{gone}" if new else ""
-    return [line for line in (views, news(store.attrs["software"])) if line]
+    texture = "motion that was stored without key frames' texture is extracted again, with all that follows from it"
+    lines = (views, texture if _lacks_texture(store) else "", news(store.attrs["software"]))
+    return [line for line in lines if line]
+
+
+def _lacks_texture(store: Store) -> bool:
+    """Whether the first shard's motion was stored by a version that kept no texture."""
+    made, before = (read_records(store.zarr, stage, None, [0]).get(0) for stage in ("motion", "transcode"))
+    return made is not None and before is not None and made.inputs == motion_inputs_without_texture(before)
 
 
 @contextmanager

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
 from data_specs.chain import boxes_inputs
 from data_specs.datasets import Clip
-from data_specs.recipes import FullView, MotionView, Recipe, view_rng
-from data_specs.recipes import View as RecipeView
+from data_specs.recipes import FixedView, FullView, MotionView, Recipe, view_rng
 from data_specs.stored import Attributes, Record, VectorReader
+from mocrop_core import ActorMethod, Box, Choice, KeyFrames, cell_grid, choose_actor_box
 from mocrop_core import boxes as core_boxes
+from mocrop_core.free_box import box_shapes
 from mocrop_core.method import SOURCE_FIXED, choose_box_from, denoise
+from pipelines.errors import ClipError
 from pipelines.stages.tasks import EachClip, ShardPlan
 from pipelines.stages.upstream import undone_if_failed, upstream
 from pipelines.store.writer import HashingStore, write_rows
@@ -36,12 +35,16 @@ def box_records(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: Each
             maps[index] = 0
 
     def work(index: int, clip: Clip) -> Attributes:
-        height, width = before.clips[clip.id]["size"]
         with undone_if_failed(blank, index):
             for view in views:
-                found[view.name][clip.id] = _choose(
-                    view, recipe, clip.id, (height, width), vectors, index, density.get(view.name)
-                )
+                if isinstance(view, MotionView):
+                    choice = motion_choice(view, recipe, clip.id, before.clips[clip.id], vectors, index)
+                    density[view.name][index] = choice.density
+                    found[view.name][clip.id] = _choice_row(choice)
+                else:
+                    height, width = before.clips[clip.id]["size"]
+                    box = fixed_box(view, recipe, clip.id, (height, width))
+                    found[view.name][clip.id] = {"box": list(box.corners), "score": None, "source": SOURCE_FIXED}
         return {}
 
     failed = {id: row for id, row in each(before, work).items() if "reason" in row}
@@ -55,29 +58,41 @@ def box_records(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: Each
     return records
 
 
-def _choose(
-    view: RecipeView,
-    recipe: Recipe,
-    id: str,
-    frame_size: tuple[int, int],
-    vectors: VectorReader,
-    index: int,
-    density: npt.NDArray[Any] | None,
-) -> Attributes:
-    """The box of one clip in one view; a motion view's density goes into its row of ``density``."""
-    rng = view_rng(view, recipe.seed, id)
-    if isinstance(view, MotionView):
-        assert density is not None
-        kept = denoise(vectors.blocks(index), view.method(), vectors.count(index))
-        choice = choose_box_from(kept, frame_size, view.method(), rng)
-        density[index] = choice.density
-        score = None if np.isnan(choice.score) else float(np.float32(choice.score))
-        box = choice.box
-        return {"box": [box.x0, box.y0, box.x1, box.y1], "score": score, "source": choice.source}
+def motion_choice(
+    view: MotionView, recipe: Recipe, id: str, motion: Attributes, vectors: VectorReader, index: int
+) -> Choice:
+    """The box of a clip in a motion view, from its row in the record of the stage motion and what the store holds.
+
+    ``ClipError`` where the method's aspect and area do not fit the frame.
+    """
+    (height, width), method = motion["size"], view.method()
+    if isinstance(method, ActorMethod):
+        x0, y0, x1, y1 = motion["picture"]
+        try:
+            box_shapes(method.crop_ratio, method.aspect, (y1 - y0, x1 - x0))
+        except ValueError as error:  # an aspect that does not fit this frame
+            raise ClipError(str(error)) from None
+        keys, grid = motion["key_frames"], cell_grid((height, width))
+        textures = vectors.textures(index, (len(keys), *grid.shape))
+        key_frames = KeyFrames(tuple(keys), textures, (x0, y0, x1, y1))
+        return choose_actor_box(vectors.blocks(index), motion["frames"], key_frames, (height, width), method)
+    kept = denoise(vectors.blocks(index), method, vectors.count(index))
+    return choose_box_from(kept, (height, width), method, view_rng(view, recipe.seed, id))
+
+
+def fixed_box(view: FullView | FixedView, recipe: Recipe, id: str, frame_size: tuple[int, int]) -> Box:
+    """The box of a clip in a view that does not look at motion."""
     if isinstance(view, FullView):
-        box = core_boxes.full_box(frame_size)
-    elif view.kind == "centre":
-        box = core_boxes.centre_box(frame_size, view.crop_ratio)
-    else:
-        box = core_boxes.random_box(frame_size, view.crop_ratio, rng)
-    return {"box": [box.x0, box.y0, box.x1, box.y1], "score": None, "source": SOURCE_FIXED}
+        return core_boxes.full_box(frame_size)
+    if view.kind == "centre":
+        return core_boxes.centre_box(frame_size, view.crop_ratio)
+    return core_boxes.random_box(frame_size, view.crop_ratio, view_rng(view, recipe.seed, id))
+
+
+def _choice_row(choice: Choice) -> Attributes:
+    """What a record says of a choice."""
+    score = None if np.isnan(choice.score) else float(np.float32(choice.score))
+    row: Attributes = {"box": list(choice.box.corners), "score": score, "source": choice.source}
+    if choice.path is not None:
+        row["path"] = {"moments": list(choice.path.moments), "boxes": [list(box.corners) for box in choice.path.boxes]}
+    return row

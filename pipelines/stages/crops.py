@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from PIL import Image
 
+from data_specs.box_rows import frame_box
 from data_specs.chain import clips_inputs
 from data_specs.datasets import Clip
 from data_specs.recipes import Recipe
@@ -44,7 +45,8 @@ def crop_records(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: Eac
             ):
                 image = Image.fromarray(picture)
                 for name, writer in writers.items():
-                    writer.put(index, slot - 1, cropped(image, boxes[name].clips[clip.id]["box"], size))
+                    box = frame_box(boxes[name].clips[clip.id], chosen[slot - 1])
+                    writer.put(index, slot - 1, cropped(image, box, size))
             if slot != len(chosen):
                 raise ClipError(f"{slot} of {len(chosen)} frames could be decoded")
         return {"frame_index": chosen}

@@ -1,4 +1,4 @@
-"""The stage ``motion``: the motion vectors of each H.264 file, decoded once."""
+"""The stage ``motion``: the motion vectors of each H.264 file and its key frames' texture, decoded once."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from data_specs.chain import motion_inputs
 from data_specs.datasets import Clip
 from data_specs.recipes import Recipe
 from data_specs.stored import Attributes, Record
+from mocrop_core.texture import Bars, Luma, bars, key_frame_texture, picture_area
 from pipelines.errors import ClipError
 from pipelines.media import decoder
 from pipelines.media.streams import Decoded
@@ -19,19 +20,26 @@ from pipelines.store.writer import HashingStore
 
 
 def motion_records(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: EachClip) -> list[Record]:
-    """Write the motion vectors of the shard's clips; the record of the stage."""
+    """Write the motion vectors and the key frames' texture of the shard's clips; the record of the stage."""
     before = upstream(store, "transcode", plan.shard)
     writer = VectorWriter(store, plan.shard)
     scales = [0] * len(plan.clips)
     counts = [0] * len(plan.clips)
+    cells = [0] * len(plan.clips)
 
     def work(index: int, clip: Clip) -> Attributes:
         path, known = video_of(clip, recipe, plan.build, plan.folders)
         check_unchanged(clip, known, before, store)
-        mark, first = writer.mark(), writer.count
+        mark, first, first_cell = writer.mark(), writer.count, writer.num_cells
+        borders: list[Bars | None] = []
+
+        def keep(luma: Luma) -> None:
+            writer.append_texture(key_frame_texture(luma))
+            borders.append(bars(luma))
+
         try:
             survey = decoder.survey(path)
-            motion = decoder.extract(path, writer.append, time_limit=recipe.time_limit)
+            motion = decoder.extract(path, writer.append, time_limit=recipe.time_limit, on_key_frame=keep)
             if motion.num_frames != known.get("frames", motion.num_frames):
                 raise ClipError(
                     f"{motion.num_frames} frames decoded from the H.264 file, {known['frames']} from the source"
@@ -42,16 +50,17 @@ def motion_records(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: E
                 "size": list(motion.frame_size),
                 "key_frames": list(motion.key_frames),
                 "vectors": writer.count - first,
+                "picture": list(picture_area(motion.frame_size, borders)),
                 **losses(survey, decoded, 'their combs kept: transcode = "keep"'),
             }
             check_missing(row, recipe)
         except BaseException:
             writer.rollback(mark)
             raise
-        counts[index] = row["vectors"]
+        counts[index], cells[index] = row["vectors"], writer.num_cells - first_cell
         scales[index] = motion.motion_scale if counts[index] else 0
         return row
 
     rows = each(before, work)
-    writer.close([0, *np.cumsum(counts).tolist()], scales)
+    writer.close([0, *np.cumsum(counts).tolist()], [0, *np.cumsum(cells).tolist()], scales)
     return [Record("motion", None, plan.shard, motion_inputs(before), rows, *store.taken())]

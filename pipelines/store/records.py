@@ -11,9 +11,10 @@ import numpy.typing as npt
 from zarr.abc.store import Store as ZarrStore
 
 from data_specs import schema
+from data_specs.box_rows import frame_box
 from data_specs.chain import REVISION, boxes_inputs, clips_inputs, motion_inputs, transcode_inputs
 from data_specs.datasets import Clip
-from data_specs.recipes import Recipe, View
+from data_specs.recipes import Recipe, View, moves
 from data_specs.schema import State
 from data_specs.stored import Attributes, Record, Store, StoreError, open_store, read_records, shown, zarr_store
 from pipelines.store.software import Versions, as_attribute, versions_of
@@ -94,7 +95,8 @@ class Progress:
             known = motion.clips.get(id, {}) if motion else {}
             if "box" in row and "size" in known:
                 height, width = known["size"]
-                if row["box"][2] > width or row["box"][3] > height:
+                boxes = [row["box"], *row.get("path", {}).get("boxes", [])]
+                if any(x1 > width or y1 > height for _, _, x1, y1 in boxes):
                     return False
             if "frame_index" in row and (
                 len(row["frame_index"]) > self.recipe.frames.slots
@@ -252,12 +254,13 @@ def expected_tables(store: Store, progress: Progress) -> dict[str, npt.NDArray[A
     }
     for view in store.recipe.views:
         boxes, clips = _by_id(progress.boxes[view.name]), _by_id(progress.clips[view.name])
-        tables |= {f"views/{view.name}/{name}": values for name, values in _view_tables(store, boxes, clips).items()}
+        found = _view_tables(store, boxes, clips, moves(view))
+        tables |= {f"views/{view.name}/{name}": values for name, values in found.items()}
     return tables
 
 
 def _view_tables(
-    store: Store, boxes: dict[str, dict[str, Any]], clips: dict[str, dict[str, Any]]
+    store: Store, boxes: dict[str, dict[str, Any]], clips: dict[str, dict[str, Any]], moving: bool
 ) -> dict[str, npt.NDArray[Any]]:
     rows, slots = len(store.ids), store.recipe.frames.slots
     box = np.zeros((rows, 4), np.int32)
@@ -271,7 +274,13 @@ def _view_tables(
             score[row] = np.nan if chosen["score"] is None else chosen["score"]
         indices = clips.get(id, {}).get("frame_index", [])
         frame_index[row, : len(indices)] = indices
-    return {"box": box, "score": score, "source": source, "frame_index": frame_index}
+    tables: dict[str, npt.NDArray[Any]] = {"box": box, "score": score, "source": source, "frame_index": frame_index}
+    if moving:
+        tables["frame_box"] = np.zeros((rows, slots, 4), np.int32)
+        for row, id in enumerate(store.ids):
+            for slot, frame in enumerate(clips.get(id, {}).get("frame_index", [])):
+                tables["frame_box"][row, slot] = frame_box(boxes[id], frame)
+    return tables
 
 
 def _by_id(records: dict[int, Record]) -> dict[str, dict[str, Any]]:

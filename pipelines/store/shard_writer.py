@@ -14,6 +14,7 @@ from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ShardingCodec, Zstd
 from zarr.core.metadata import ArrayV3Metadata
 
 from data_specs import schema
+from data_specs.schema import TEXTURE_CHUNK
 from data_specs.schema import VECTOR_CHUNK as VECTOR_CHUNK
 from data_specs.shard_format import encoder, shard
 from data_specs.stored import run
@@ -66,10 +67,58 @@ def _column_codec(name: str) -> BloscCodec:
     return BloscCodec(cname="zstd", clevel=3, shuffle=shuffle, typesize=bytes_each)
 
 
-class VectorWriter:
-    """Appends packed vectors to the columns of ``motion/<shard>``, a whole chunk at a time, in bounded memory.
+class _TextureWriter:
+    """Appends the texture of key frames to one array, a whole chunk at a time; marks as `VectorWriter`'s."""
 
-    ``mark`` and ``rollback`` take back what a clip wrote that failed in its middle.
+    def __init__(self, store: ZarrStore, shard: int) -> None:
+        self._store, self._shard = store, shard
+        self._codec = ZstdCodec(level=3)
+        self._encode = encoder((BytesCodec(), self._codec, Crc32cCodec()))
+        self._chunks, self._waiting = 0, bytearray()
+        self._written = 0
+
+    @property
+    def count(self) -> int:
+        """Cells appended so far."""
+        return self._chunks * TEXTURE_CHUNK + len(self._waiting)
+
+    def mark(self) -> tuple[int, bytes]:
+        return self._chunks, bytes(self._waiting)
+
+    def rollback(self, mark: tuple[int, bytes]) -> None:
+        self._chunks, self._waiting = mark[0], bytearray(mark[1])
+
+    def append(self, texture: npt.NDArray[np.uint8]) -> None:
+        self._waiting += texture.tobytes()
+        while len(self._waiting) >= TEXTURE_CHUNK:
+            self._put(self._chunks, self._waiting[:TEXTURE_CHUNK])
+            del self._waiting[:TEXTURE_CHUNK]
+            self._chunks += 1
+
+    def close(self) -> None:
+        spec = schema.motion_texture(self._shard, self.count)
+        if self._waiting:
+            self._put(self._chunks, self._waiting)
+        for number in range(schema.num_shards(self.count, TEXTURE_CHUNK), self._written):
+            run(self._store.delete(f"{spec.path}/c/{number}"))
+        create_column(self._store, spec, self._codec)
+
+    def _put(self, number: int, cells: bytearray) -> None:
+        key = f"{schema.motion_texture(self._shard, 0).path}/c/{number}"
+        chunk = np.zeros(TEXTURE_CHUNK, np.uint8)
+        chunk[: len(cells)] = np.frombuffer(cells, np.uint8)
+        if chunk.any():
+            put_object(self._store, key, self._encode(chunk))
+        else:  # it reads as zeros where nothing is
+            run(self._store.delete(key))
+        self._written = max(self._written, number + 1)
+
+
+class VectorWriter:
+    """Appends a shard's motion to ``motion/<shard>``, a whole chunk at a time, in bounded memory.
+
+    That is packed vectors, in columns, and the texture of key frames. ``mark`` and ``rollback`` take back what a clip
+    wrote that failed in its middle.
     """
 
     def __init__(self, store: ZarrStore, shard: int) -> None:
@@ -83,19 +132,30 @@ class VectorWriter:
         self._waiting: list[npt.NDArray[Any]] = []
         self._num_waiting = 0
         self._num_chunks = 0
+        self._texture = _TextureWriter(store, shard)
+
+    @property
+    def num_cells(self) -> int:
+        """Cells of texture appended so far."""
+        return self._texture.count
 
     @property
     def count(self) -> int:
         """Vectors appended so far."""
         return self._flushed + self._num_waiting
 
-    def mark(self) -> tuple[int, list[npt.NDArray[Any]], int]:
+    def mark(self) -> tuple[Any, ...]:
         """The place where the writer stands."""
-        return self._flushed, list(self._waiting), self._num_waiting
+        return self._flushed, list(self._waiting), self._num_waiting, self._texture.mark()
 
-    def rollback(self, mark: tuple[int, list[npt.NDArray[Any]], int]) -> None:
+    def rollback(self, mark: tuple[Any, ...]) -> None:
         """Go back to a place: what was appended since is forgotten; what was written of it, `close` removes."""
         self._flushed, self._waiting, self._num_waiting = mark[0], list(mark[1]), mark[2]
+        self._texture.rollback(mark[3])
+
+    def append_texture(self, texture: npt.NDArray[np.uint8]) -> None:
+        """Append the texture of a key frame: uint8 (rows, columns)."""
+        self._texture.append(texture)
 
     def append(self, block: npt.NDArray[Any]) -> None:
         """Append vectors (`mocrop_core.PACKED`)."""
@@ -104,15 +164,17 @@ class VectorWriter:
         while self._num_waiting >= VECTOR_CHUNK:
             self._flush(VECTOR_CHUNK)
 
-    def close(self, offsets: list[int], scales: list[int]) -> None:
+    def close(self, offsets: list[int], texture_offsets: list[int], scales: list[int]) -> None:
         """Write what is left, the bounds of the clips (one more than clips) and the units of their displacements."""
+        self._texture.close()
         length = self.count
         self._flush(self._num_waiting)
         for name in schema.MOTION_COLUMNS:
             for number in range(schema.num_shards(length, VECTOR_CHUNK), self._num_chunks):
                 run(self._store.delete(self._key(name, number)))
             create_column(self._store, schema.motion_column(self._shard, name, length), _column_codec(name))
-        for name, values in (("offset", offsets), ("motion_scale", scales)):
+        tables = {"offset": offsets, "texture_offset": texture_offsets, "motion_scale": scales}
+        for name, values in tables.items():
             spec = schema.motion_table(self._shard, name, len(values))
             create_column(self._store, spec, ZstdCodec(level=3))
             write_rows(self._store, spec.path, range(len(values)), np.array(values, dtype=spec.dtype))

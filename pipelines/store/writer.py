@@ -30,7 +30,7 @@ from data_specs.documents import parse_json
 from data_specs.fingerprints import LENGTH, fingerprint
 from data_specs.jpeg import JpegCodec
 from data_specs.local_files import refuse_links
-from data_specs.recipes import FrameCodec, MotionView, Recipe, view_params
+from data_specs.recipes import FrameCodec, Recipe, density_grid, moves, view_params
 from data_specs.schema import ArraySpec
 from data_specs.stored import Attributes, Damaged, Record, Store, StoreError, read_objects, reading, run, zarr_store
 
@@ -211,9 +211,9 @@ def _documents(recipe: Recipe, rows: int) -> dict[str, bytes]:
         )
         for stage in schema.VIEW_STAGES:
             put_attributes(memory, f"progress/{stage}/{view.name}", {})
-        grid = view.method().grid if isinstance(view, MotionView) else None
+        grid = density_grid(view)
         slots, size = recipe.frames.slots, recipe.frames.size
-        specs = schema.view_tables(view.name, rows, slots)
+        specs = schema.view_tables(view.name, rows, slots, moves(view))
         for spec in specs + schema.view_shards(view.name, rows, slots, size, recipe.shard_clips, grid):
             _create_array(memory, spec, recipe.frames.codec)
     return {key: value.to_bytes() for key, value in made.items() if key != "zarr.json"}
