@@ -17,7 +17,7 @@ Bars = tuple[int, int, int, int]
 
 CONTRAST = 16.0  # levels: the standard deviation of a cell that counts half
 BLACKEST_BAR = 26  # luma: black is 16, or 0 in full range
-FLATTEST_BAR = 6  # levels between the darkest and the brightest fiftieth of a line of a bar
+FLATTEST_BAR = 12  # levels between the darkest and the brightest fiftieth of a line of a bar
 LEAST_PICTURE = 0.25  # of the frame's side: what leaves less is a dark scene
 
 
@@ -57,7 +57,7 @@ def bars(luma: Luma) -> Bars | None:
     """Return the widths of the black bars at the left, top, right and bottom of a frame, px.
 
     luma: uint8 (height, width). A row or column belongs to a bar where it is black and flat: without its darkest and
-    its brightest fiftieth, its pixels are at most 26 and within 6 levels. Bars that would leave less than a quarter of
+    its brightest fiftieth, its pixels are at most 26 and within 12 levels. Bars that would leave less than a quarter of
     a side are a dark scene: 0. Returns None for a frame that is black all over. Raises ValueError for another dtype or
     shape. Source: ours.
     """

@@ -182,6 +182,14 @@ def test_bars_are_found_to_the_pixel(black, picture):
     assert picture_area((240, 320), map(bars, lumas)) == picture
 
 
+def test_what_an_encoder_leaves_in_a_bar_beside_the_picture_is_bar():
+    luma = letterbox((240, 320), (0, 30, 320, 210))
+    luma[[28, 29, 210]] = np.random.default_rng(1).integers(10, 23, (3, 320))  # as x264 at CRF 23 does
+    assert bars(luma) == (0, 30, 0, 30)
+    luma[29, ::20] = 90
+    assert bars(luma) == (0, 29, 0, 30)
+
+
 def test_a_bar_is_what_every_key_frame_has():
     wide, narrow = letterbox((240, 320), (0, 36, 320, 204)), letterbox((240, 320), (0, 30, 320, 204))
     black, whole = np.full((240, 320), 16, np.uint8), (0, 0, 320, 240)
