@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mocrop_core.motion_vectors import MotionVectors
     from pipelines.media.containers import VideoError
     from pipelines.one_video.boxes import find_box, read_motion_vectors
+    from pipelines.one_video.crop_videos import crop_video
     from pipelines.one_video.crops import crop
     from pipelines.one_video.methods import create_method, list_methods
 
@@ -36,6 +37,7 @@ _HOMES = {
     "mocrop_core.motion_vectors": ("MotionVectors",),
     "pipelines.media.containers": ("VideoError",),
     "pipelines.one_video.boxes": ("find_box", "read_motion_vectors"),
+    "pipelines.one_video.crop_videos": ("crop_video",),
     "pipelines.one_video.crops": ("crop",),
     "pipelines.one_video.methods": ("create_method", "list_methods"),
 }
@@ -56,6 +58,7 @@ __all__ = [
     "VideoError",
     "create_method",
     "crop",
+    "crop_video",
     "find_box",
     "list_methods",
     "open_store",

@@ -99,7 +99,7 @@ def test_a_codec_without_vectors_is_transcoded_for_the_box_and_refused_for_the_v
         (lambda: mocrop.read_motion_vectors(io.StringIO("x")), TypeError, "opened in binary mode, got a StringIO"),  # type: ignore[arg-type]
         (lambda: mocrop.read_motion_vectors(7), TypeError, "source must be a path, bytes or a file object"),  # type: ignore[arg-type]
         (lambda: mocrop.find_box(GOLDEN, "paper-v9"), ValueError, "method 'paper-v9': give one of paper-v1, "),
-        (lambda: mocrop.find_box(GOLDEN, area=1.5), ValueError, "crop_ratio"),
+        (lambda: mocrop.find_box(GOLDEN, area=1.5), ValueError, "area must lie in (0, 1], got 1.5"),
         (lambda: mocrop.create_method("paper-v1", grip=(1, 1)), ValueError, "has no grip; it has grid, "),
         (lambda: mocrop.crop(GOLDEN, mocrop.Box(0, 0, 400, 100)), ValueError, "leaves the frame of 320x240 px"),
         (lambda: mocrop.crop(GOLDEN, mocrop.Box(0, 0, 9, 9), frames=[99]), mocrop.VideoError, "ends after 50 frames"),

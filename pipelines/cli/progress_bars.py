@@ -37,6 +37,7 @@ console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 StageProgress = Callable[[str, int, int, "ShardReport | None"], None]
 CountProgress = Callable[[int, int], None]
+FrameProgress = Callable[[str, int, int], None]
 
 
 class _Rate(ProgressColumn):
@@ -113,6 +114,32 @@ def count_progress(what: str, unit: str) -> Iterator[CountProgress]:
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def frame_progress() -> Iterator[FrameProgress]:
+    """A bar for each thing that is done to the frames of a video; plain lines where standard error is no terminal."""
+    if not console.is_terminal:
+        told = time.monotonic()
+
+        def plain(what: str, done: int, total: int) -> None:
+            nonlocal told
+            if time.monotonic() - told >= PLAIN_SECONDS:
+                told = time.monotonic()
+                _line(f"{what}: {done} of {total or '?'} frames")
+
+        yield plain
+        return
+    columns = (TextColumn("{task.description:<9}"), BarColumn(), MofNCompleteColumn(), _Rate("frames"))
+    with Progress(*columns, TimeRemainingColumn(), console=console) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=None)
+            bars.update(tasks[what], completed=done, total=total or None)
+
+        yield show
 
 
 def _line(text: str) -> None:

@@ -83,7 +83,9 @@ def survey(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Sur
         share = 1.0
         if frames is None and (duration := header_duration(container)):
             share = covered(duration, _packets(container, list(container.streams), _Damage()))
-        return Survey(stream.index, choice, frames, share)
+        sound = tuple(one.codec_context.name if one.codec_context else "" for one in container.streams.audio)
+        others = len(container.streams) - len(streams) - len(sound)
+        return Survey(stream.index, choice, frames, share, stream.time_base, sound, others)
 
 
 def probe(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Probe:

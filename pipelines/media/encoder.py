@@ -6,13 +6,10 @@ named files, runs in a session of its own with bounded memory, and is killed whe
 
 from __future__ import annotations
 
-import errno
 import os
 import re
-import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
@@ -22,11 +19,11 @@ from typing import Any, Literal
 import ffmpeg as ffmpeg_python
 import numpy as np
 
-from pipelines.atomic_files import atomic_write
 from pipelines.media import decoder
 from pipelines.media.containers import FORMATS, MAX_PIXELS, PROTOCOLS, url
 from pipelines.media.ffmpeg_binary import COUNT_FRAMES, EVEN, GLOBAL, Ffmpeg, FfmpegError, find_ffmpeg
-from pipelines.media.ffmpeg_log import _known_cause, cause
+from pipelines.media.ffmpeg_log import cause
+from pipelines.media.ffmpeg_output import ENCODED, check_whole, on_fact, output_part
 from pipelines.media.streams import Decoded, Survey
 from pipelines.media.subprocess_runner import Log, run, run_again_if_killed
 
@@ -59,10 +56,8 @@ _FACTS = {
     "filtered": re.compile(rb"^frame:(\d+) +pts:(?!%d )" % _ASIDE),
     "begun": re.compile(rb"^frame:(0) +pts:(?!%d )" % _ASIDE),
     "interlaced": re.compile(rb"^frame:(\d+) +pts:%d " % _ASIDE),
-    "encoded": re.compile(rb"^frame=\s*(\d+)"),  # of -progress: packets given to the output
+    "encoded": ENCODED,
 }
-_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
-_HARDLY_ANY = 1 << 16  # bytes
 _DECODE_ERRORS = 69  # ffmpeg's status where decoding failed more often than -max_error_rate allows
 
 
@@ -110,6 +105,7 @@ def transcode(
     encode: EncodeSettings,
     ffmpeg: Ffmpeg,
     time_limit: float,
+    on_frames: Callable[[int], None] = lambda count: None,
 ) -> Transcoded:
     """Encode the video stream of ``source`` that `decoder.survey` chooses as H.264 into the MP4 file ``target``, every
     frame of it, on one core.
@@ -119,22 +115,24 @@ def transcode(
     there: it is written beside under another name. Frames that are interlaced are rebuilt from their first field
     (FFmpeg's bwdif), so that their number stays; others are left alone. Raises FfmpegError where ffmpeg refuses the
     file, nothing can be decoded, frames change their size, a decoded frame is not encoded, or it takes more than
-    ``time_limit`` seconds; OSError where the disk is full or refuses to be written.
+    ``time_limit`` seconds; OSError where the disk is full or refuses to be written. ``on_frames`` is called with the
+    number of frames done, from another thread, and again from 0 where the encoding has to be done again.
     """
     end = time.monotonic() + time_limit
     try:
         survey = decoder.survey(source)
-        with _beside(target) as part:
+        with output_part(target) as part:
             names = {_SOURCE: url(source), _TARGET: url(part)}
-            log = _run_transcoding(_transcoding(encode, survey.stream, 0), ffmpeg, names, end)
+            log = _run_transcoding(_transcoding(encode, survey.stream, 0), ffmpeg, names, end, on_frames)
             damaged = log.status == _DECODE_ERRORS
             if damaged:  # ffmpeg may have stopped early
-                log = _run_transcoding(_transcoding(encode, survey.stream, 1), ffmpeg, names, end)
+                log = _run_transcoding(_transcoding(encode, survey.stream, 1), ffmpeg, names, end, on_frames)
             if encode.deinterlace and log.counts["interlaced"] and not log.status:
-                log = _run_transcoding(_transcoding(encode, survey.stream, int(damaged), True), ffmpeg, names, end)
+                stream = _transcoding(encode, survey.stream, int(damaged), True)
+                log = _run_transcoding(stream, ffmpeg, names, end, on_frames)
             if log.late:
                 raise FfmpegError(f"took longer than {time_limit:g} s and was stopped")
-            _check_whole(log, names)
+            check_whole(log, {name: stand_in for stand_in, name in names.items()}, Path(os.fsdecode(target)).parent)
             bad_packets = 0
             if damaged or log.counts["begun"] > 1:
                 bad_packets = decoder.decode_all(source, time_limit=time_limit).bad_packets
@@ -143,33 +141,11 @@ def transcode(
     return Transcoded(survey, Decoded(log.counts["filtered"], bad_packets, log.counts["interlaced"]))
 
 
-def _run_transcoding(stream: Any, ffmpeg: Ffmpeg, names: Mapping[str, str], end: float) -> Log:
+def _run_transcoding(
+    stream: Any, ffmpeg: Ffmpeg, names: Mapping[str, str], end: float, on_frames: Callable[[int], None]
+) -> Log:
     command = _arguments(stream.global_args("-progress", "pipe:1"), ffmpeg.path, names)
-    return run_again_if_killed(command, max(end - time.monotonic(), 0.001), _FACTS)
-
-
-def _check_whole(log: Log, names: Mapping[str, str]) -> None:
-    """FfmpegError where a transcoding failed or lost a frame."""
-    decoded, encoded = log.counts["filtered"], int(log.facts.get("encoded", 0))
-    if log.status:
-        _check_disk(log.status, Path(names[_TARGET].removeprefix("file:")).parent)
-        raise FfmpegError(cause(log, {name: stand_in for stand_in, name in names.items()}))
-    if not decoded:
-        raise FfmpegError(_known_cause(log.errors) or "no frame could be decoded")
-    if decoded != encoded:
-        raise FfmpegError(f"{decoded} frames were decoded but {encoded} encoded")
-
-
-def _check_disk(status: int, folder: Path) -> None:
-    """OSError where ffmpeg failed because nothing could be written to ``folder``.
-
-    Its status tells since version 6.1; before, a disk with hardly any space left does.
-    """
-    number = 256 - status
-    if number not in _DISK_ERRORS and shutil.disk_usage(folder).free < _HARDLY_ANY:
-        number = errno.ENOSPC
-    if number in _DISK_ERRORS:
-        raise OSError(number, os.strerror(number), str(folder))
+    return run_again_if_killed(command, max(end - time.monotonic(), 0.001), _FACTS, on_fact=on_fact(on_frames))
 
 
 def _transcoding(encode: EncodeSettings, stream: int, max_error_rate: float, deinterlace: bool = False) -> Any:
@@ -233,7 +209,7 @@ def write_video(
         "libx264": {"format": "mp4", "preset": "medium", "crf": 23, "g": 12, **_REGULAR},
     }[codec]
     settings = {**settings, "vcodec": codec, **_COLOURS, **_EXACT, **options}
-    with _beside(target) as part:
+    with output_part(target) as part:
         command = _arguments(source.output(_TARGET, **settings), find_ffmpeg().path, {_TARGET: url(part)})
         log = run(command, time_limit, {}, _raw(chain([first], rest), first.shape))
         if log.late:
@@ -247,16 +223,6 @@ def _raw(frames: Iterable[np.ndarray], shape: tuple[int, ...]) -> Iterator[bytes
         if frame.shape != shape or frame.dtype != np.uint8:
             raise ValueError(f"frame {number} is {frame.dtype} {frame.shape}, expected uint8 {shape} as the first")
         yield frame.tobytes()
-
-
-@contextmanager
-def _beside(target: str | os.PathLike[str]) -> Iterator[Path]:
-    """A part of ``target``, see `beside`; FfmpegError where its folder is missing."""
-    path = Path(os.fsdecode(target))
-    if not path.parent.is_dir():
-        raise FfmpegError("the output's folder: No such file or directory")
-    with atomic_write(path) as part:
-        yield part
 
 
 def _arguments(stream: Any, path: str, names: Mapping[str, str]) -> list[str]:

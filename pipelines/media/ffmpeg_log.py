@@ -41,7 +41,7 @@ def cause(log: Log, names: Mapping[str, str] | None = None) -> str:
             line = line.replace(path, name).replace(path.removeprefix("file:"), name)
         line = re.sub(r"\[[^\]]* @ 0x[0-9a-f]+\] |\[(error|fatal)\] ", "", line)
         lines.append(line.encode(errors="replace").decode())
-    if known := _known_cause(lines):
+    if known := known_cause(lines):
         return known
     if telling := [line for line in lines if not _CONSEQUENCE.search(line)]:
         return telling[-1][:300]
@@ -50,7 +50,7 @@ def cause(log: Log, names: Mapping[str, str] | None = None) -> str:
     return lines[-1][:300] if lines else f"it ended with status {log.status}"
 
 
-def _known_cause(lines: Iterable[str]) -> str:
+def known_cause(lines: Iterable[str]) -> str:
     """The first of `_CAUSES` that errors show; empty for none."""
     for pattern, cause in _CAUSES.items():
         for line in lines:

@@ -10,6 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 from pipelines.media.containers import is_cut_off_avi
@@ -37,13 +38,18 @@ class Survey:
 
     ``stream`` is the index of the stream that is read; ``choice`` one line on what was taken and what was left out,
     empty where there was no choice; ``frames`` the container's count of its frames, None where it has none;
-    ``covered`` the share of the container's duration that its packets reach, 1 where that is not known.
+    ``covered`` the share of the container's duration that its packets reach, 1 where that is not known; ``time_base``
+    what the time stamps of its frames count in, seconds; ``sound`` FFmpeg's name of the codec of each sound stream,
+    empty for one that it does not know; ``others`` the number of streams that are neither video nor sound.
     """
 
     stream: int
     choice: str = ""
     frames: int | None = None
     covered: float = 1.0
+    time_base: Fraction | None = None
+    sound: tuple[str, ...] = ()
+    others: int = 0
 
     def expected(self, decoded: Decoded) -> int:
         """How many frames there should be; where the container does not say, a packet that is bad is one."""

@@ -10,7 +10,7 @@ import subprocess
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import IO
@@ -26,6 +26,12 @@ _BY_SIGNAL = 255  # ffmpeg's status when it ended in order because a signal aske
 
 Facts = Mapping[str, re.Pattern[bytes]]
 """What to look for in the lines of standard output: a name, and a pattern whose first group is the value."""
+OnFact = Callable[[str, int], None]
+"""Called from a thread of its own with the name of a fact that was found, and how many lines have told it so far."""
+
+
+def _nobody(name: str, count: int) -> None:
+    """The `OnFact` of who waits for the end."""
 
 
 @dataclass(slots=True)
@@ -59,22 +65,27 @@ class Log:
             if "[error]" in line or "[fatal]" in line:
                 self.errors.append(line)
 
-    def read_facts(self, output: IO[bytes], facts: Facts) -> None:
+    def read_facts(self, output: IO[bytes], facts: Facts, on_fact: OnFact) -> None:
         """Take in the lines of standard output until it ends."""
         for line in iter(lambda: output.readline(4096), b""):
             for name, pattern in facts.items():
                 if found := pattern.search(line):
                     self.facts[name] = found[1].decode()
                     self.counts[name] += 1
+                    on_fact(name, self.counts[name])
 
 
 def run_again_if_killed(
-    arguments: list[str], time_limit: float, facts: Facts, feed: Sequence[bytes] | None = None
+    arguments: list[str],
+    time_limit: float,
+    facts: Facts,
+    feed: Sequence[bytes] | None = None,
+    on_fact: OnFact = _nobody,
 ) -> Log:
     """`run`, and again where a signal ended the program: for a kill that does not come again no file is to blame."""
     end = time.monotonic() + time_limit
     for number in range(1, _TRIES + 1):
-        log = run(arguments, max(end - time.monotonic(), 0.001), facts, feed)
+        log = run(arguments, max(end - time.monotonic(), 0.001), facts, feed, on_fact)
         most = _TRIES if log.signal in {one.name for one in _FROM_OUTSIDE} else 2
         if log.late or not log.signal or number >= most or time.monotonic() > end:
             break
@@ -82,7 +93,13 @@ def run_again_if_killed(
     return log
 
 
-def run(arguments: list[str], time_limit: float, facts: Facts, feed: Iterable[bytes] | None = None) -> Log:
+def run(
+    arguments: list[str],
+    time_limit: float,
+    facts: Facts,
+    feed: Iterable[bytes] | None = None,
+    on_fact: OnFact = _nobody,
+) -> Log:
     """Run a program to its end or to ``time_limit`` seconds, with ``feed`` on its standard input.
 
     It is in a session of its own, has at most ``limits.MEMORY`` bytes, and dies when this process is killed.
@@ -103,7 +120,7 @@ def run(arguments: list[str], time_limit: float, facts: Facts, feed: Iterable[by
     warden = _warden(process.pid)
     readers = (
         threading.Thread(target=log.read_errors, args=(process.stderr,), daemon=True),
-        threading.Thread(target=log.read_facts, args=(process.stdout, facts), daemon=True),
+        threading.Thread(target=log.read_facts, args=(process.stdout, facts, on_fact), daemon=True),
     )
     timer = threading.Timer(time_limit, _stop, (process, log))
     try:

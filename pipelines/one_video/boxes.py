@@ -1,16 +1,21 @@
-"""The box of one video."""
+"""The motion vectors and the box of one video."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from mocrop_core.method import Choice, Method, choose_box
+import numpy as np
+
+from mocrop_core.method import Choice, Method, choose_box_from, denoise
 from mocrop_core.motion_vectors import MotionVectors
-from mocrop_core.vectors import clip_rng
+from mocrop_core.ranges import check_share
+from mocrop_core.vectors import VECTOR, Vectors, clip_rng
 from pipelines.one_video.methods import DEFAULT, create_method
-from pipelines.one_video.motion import motion_vectors, with_vectors
-from pipelines.one_video.sources import Source, local_video
+from pipelines.one_video.motion import Scan, scanned, with_vectors
+from pipelines.one_video.sources import Source, local_video, name_of
 
 
 def read_motion_vectors(source: Source) -> MotionVectors:
@@ -18,10 +23,11 @@ def read_motion_vectors(source: Source) -> MotionVectors:
 
     source: the path of a file, the URL of an object (``s3://bucket/clip.mp4``, with the extra ``s3``), the bytes of a
     file, or a file object opened in binary mode. H.264, MPEG-1, MPEG-2, MPEG-4, H.263, WMV and FLV carry vectors.
-    Memory grows with the number of vectors, 18 bytes each. Raises ``mocrop.VideoError`` for what is not a video or has
-    no vectors that fit its picture (HEVC, VP9 and AV1 give none; in a video that players turn they are turned, too);
-    `find_box` and `crop_video` take those as well. Raises ``mocrop.StoreError`` where an object store refuses,
-    TypeError for anything else.
+    Memory grows with the number of vectors, 18 bytes each. Whatever had to be passed over or chosen, such as packets
+    that cannot be decoded, is a Python warning. Raises ``mocrop.VideoError`` for what is not a video or has no vectors
+    that fit its picture (HEVC, VP9 and AV1 give none; nor does a picture that players turn or mirror); `find_box` and
+    `crop_video` take those as well. Raises ``mocrop.StoreError`` where an object store refuses, TypeError for anything
+    else.
 
     >>> mocrop.read_motion_vectors("clip.mp4")
     MotionVectors(13608 vectors, 50 frames of 320x240 px, 5 key frames)
@@ -29,8 +35,10 @@ def read_motion_vectors(source: Source) -> MotionVectors:
     ...     len(mocrop.read_motion_vectors(file))
     13608
     """
-    with local_video(source) as path:
-        return motion_vectors(path)
+    with local_video(source) as path, scanned(path) as scan:
+        warn(source, scan.notes)
+        vectors = np.concatenate([np.empty(0, VECTOR), *scan.blocks()])
+        return MotionVectors(vectors, scan.motion.frame_size, scan.motion.num_frames, scan.motion.key_frames)
 
 
 def find_box(
@@ -50,8 +58,8 @@ def find_box(
     for bit, given the same H.264 file. Returns ``box`` (x0, y0, x1, y1: px of the frame as it is shown, half-open),
     ``score`` (share of the density inside the box, 0 to 1; NaN where nothing moves), ``source``
     (``mocrop.SOURCE_MOTION``, or ``mocrop.SOURCE_FALLBACK`` where nothing moves and the box is the middle of the frame)
-    and ``density`` (float32, rows and columns: the map the box was chosen on). Raises as `read_motion_vectors`, and
-    ValueError for a method or an area that cannot be.
+    and ``density`` (float32, rows and columns: the map the box was chosen on). Memory does not grow with the length of
+    the video. Raises and warns as `read_motion_vectors`, and ValueError for a method or an area that cannot be.
 
     >>> found = mocrop.find_box("clip.mp4", method="paper-v1", area=0.5)
     >>> found.box
@@ -61,19 +69,34 @@ def find_box(
     """
     chosen = method_of(method, area)
     if isinstance(source, MotionVectors):
-        return choose(source, chosen, clip_id, seed)
-    with local_video(source) as path, with_vectors(path) as (_, found):
-        return choose(found, chosen, clip_id, seed)
+        return _choose([source.vectors], len(source), source.frame_size, chosen, clip_id, seed)
+    with local_video(source) as path, with_vectors(path) as scan:
+        warn(source, scan.notes)
+        return choose(scan, chosen, clip_id, seed)
 
 
 def method_of(method: str | Method, area: float | None) -> Method:
-    """The method of a name, or the given one, with that area in the place of its own."""
+    """The method of a name, or the given one, with that area in the place of its own; ValueError for either."""
+    if area is not None:
+        check_share("area", area)
     overrides: dict[str, Any] = {} if area is None else {"crop_ratio": area}
     if isinstance(method, str):
         return create_method(method, **overrides)
     return replace(method, **overrides)
 
 
-def choose(found: MotionVectors, method: Method, clip_id: str = "", seed: int = 0) -> Choice:
-    """The box that a method chooses on the vectors of a video; as in a store for the clip of that id."""
-    return choose_box(found.vectors, found.frame_size, method, clip_rng(seed, clip_id, "motion"))
+def choose(scan: Scan, method: Method, clip_id: str = "", seed: int = 0) -> Choice:
+    """The box that a method chooses on what a scan found; as in a store for the clip of that id."""
+    return _choose(scan.blocks(), scan.motion.num_vectors, scan.motion.frame_size, method, clip_id, seed)
+
+
+def warn(source: Source, notes: Iterable[str]) -> None:
+    """Warn the caller of the library's function of each note."""
+    for note in notes:
+        warnings.warn(f"{name_of(source)}: {note}", stacklevel=3)
+
+
+def _choose(
+    blocks: Iterable[Vectors], total: int, frame_size: tuple[int, int], method: Method, clip_id: str, seed: int
+) -> Choice:
+    return choose_box_from(denoise(blocks, method, total), frame_size, method, clip_rng(seed, clip_id, "motion"))

@@ -1,55 +1,94 @@
-"""The motion vectors of one video, and a file that has some where it has none."""
+"""The motion vectors of one video, in bounded memory, and a copy that has some where it has none."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
-from mocrop_core.motion_vectors import MotionVectors
-from mocrop_core.vectors import PACKED, in_pixels
+from mocrop_core.vectors import PACKED, Vectors, in_pixels
 from pipelines.media import decoder
 from pipelines.media.containers import NoVectors
+from pipelines.media.decoder import Motion
 from pipelines.media.encoder import EncodeSettings, transcode
 from pipelines.media.ffmpeg_binary import find_ffmpeg
+from pipelines.media.streams import Decoded, Survey
 
 TIME_LIMIT = 7 * 86400.0
 """Seconds that ffmpeg may take for one video that a person waits for."""
+_BLOCK = 1 << 16  # vectors
 
-OnFrames = Callable[[int, int], None]
-"""Called with the number of frames done and the number of all, 0 where that is not known yet."""
+OnProgress = Callable[[str, int, int], None]
+"""Called with what is being done, and the frames done and in all; 0 in all where that is not known yet."""
 
 
-def motion_vectors(path: Path, on_frames: OnFrames = lambda done, total: None) -> MotionVectors:
-    """Decode a file for its motion vectors; ``VideoError`` where it cannot be read, `NoVectors` where it has none."""
-    total = decoder.survey(path).frames or 0
-    blocks = [np.empty(0, PACKED)]
+def silent(what: str, done: int, total: int) -> None:
+    """The `OnProgress` that shows nothing."""
 
-    def take(block: np.ndarray) -> None:
-        blocks.append(block)
-        on_frames(int(block["frame"][-1]) + 1, total)
 
-    motion = decoder.extract(path, take)
-    vectors = in_pixels(np.concatenate(blocks), motion.motion_scale)
-    return MotionVectors(vectors, motion.frame_size, motion.num_frames, motion.key_frames)
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What decoding a video for its vectors found.
+
+    ``motion`` is of the file that has the vectors; ``survey`` and ``decoded`` are of the video itself; ``notes`` has a
+    line for whatever was passed over, chosen or repaired.
+    """
+
+    motion: Motion
+    survey: Survey
+    decoded: Decoded
+    notes: tuple[str, ...]
+    _packed: IO[bytes]
+
+    def blocks(self) -> Iterator[Vectors]:
+        """The vectors in decode order, in blocks of bounded size, from the beginning each time."""
+        self._packed.seek(0)
+        while content := self._packed.read(_BLOCK * PACKED.itemsize):
+            yield in_pixels(np.frombuffer(content, PACKED), self.motion.motion_scale)
 
 
 @contextmanager
-def with_vectors(path: Path, on_frames: OnFrames = lambda done, total: None) -> Iterator[tuple[Path, MotionVectors]]:
-    """Give a file and its motion vectors: ``path`` itself, or a temporary H.264 file made of it where it has none.
+def scanned(path: Path, on_progress: OnProgress = silent) -> Iterator[Scan]:
+    """Decode a file for its motion vectors, which wait in a temporary file.
+
+    ``VideoError`` where it cannot be read, `NoVectors` where it has none.
+    """
+    survey = decoder.survey(path)
+    with tempfile.TemporaryFile() as packed:
+
+        def take(block: np.ndarray) -> None:
+            packed.write(block.tobytes())
+            on_progress("motion", int(block["frame"][-1]) + 1, survey.frames or 0)
+
+        motion = decoder.extract(path, take)
+        decoded = Decoded(motion.num_frames, motion.bad_packets, motion.num_interlaced)
+        on_progress("motion", motion.num_frames, motion.num_frames)
+        yield Scan(motion, survey, decoded, tuple(survey.notes(decoded).values()), packed)
+
+
+@contextmanager
+def with_vectors(path: Path, on_progress: OnProgress = silent) -> Iterator[Scan]:
+    """Decode a file for its motion vectors; where it has none, those of a temporary H.264 file that is made of it.
 
     That is so for codecs such as HEVC, VP9 and AV1, and for a picture that players turn or mirror; the H.264 file is
     made as the recipe ``ucf101`` makes it. ``VideoError`` or ``FfmpegError`` where neither can be had.
     """
-    try:
-        found = motion_vectors(path, on_frames)
-    except NoVectors:
-        with tempfile.TemporaryDirectory(prefix="mocrop-") as folder:
+    with ExitStack() as stack:
+        try:
+            found = stack.enter_context(scanned(path, on_progress))
+        except NoVectors:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mocrop-"))
             copy = Path(folder, "video.mp4")
-            transcode(path, copy, EncodeSettings(), find_ffmpeg(), TIME_LIMIT)
-            yield copy, motion_vectors(copy, on_frames)
-    else:
-        yield path, found
+            total = decoder.survey(path).frames or 0
+            made = transcode(
+                path, copy, EncodeSettings(), find_ffmpeg(), TIME_LIMIT, lambda done: on_progress("H.264", done, total)
+            )
+            notes = tuple(made.survey.notes(made.decoded, "deinterlaced").values())
+            found = stack.enter_context(scanned(copy, on_progress))
+            found = replace(found, survey=made.survey, decoded=made.decoded, notes=notes)
+        yield found

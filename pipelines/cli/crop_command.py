@@ -1,0 +1,92 @@
+"""The command on one video: ``crop``."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipelines.cli.flags import expanded_path
+from pipelines.cli.output import print_json, say
+from pipelines.errors import RunError
+from pipelines.one_video.methods import DEFAULT, list_methods
+
+app = typer.Typer()
+
+
+@app.command(epilog="Example: mocrop crop in.mp4 out.mp4 --area 0.5 --size 224x224")
+def crop(
+    source: Annotated[
+        str, typer.Argument(help="The video: a file, or s3://bucket/clip.mp4.", metavar="IN", callback=expanded_path)
+    ],
+    target: Annotated[
+        Path | None,
+        typer.Argument(help="The file to write: .mp4, .m4v, .mov or .mkv.", metavar="OUT", callback=expanded_path),
+    ] = None,
+    method: Annotated[str, typer.Option(help=f"How the box is chosen: {', '.join(list_methods())}.")] = DEFAULT,
+    area: Annotated[
+        float | None, typer.Option(help="Area of the box as a share of the frame's [default: the method's own].")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="Width and height to resize the box to, px [default: its own].", metavar="WxH")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the boxes as JSON and write no video.")] = False,
+) -> None:
+    """Crop one video to where its motion is: H.264, with the sound, the times and the upright picture of the source.
+
+    A video whose codec has no motion vectors (HEVC, VP9, AV1) is transcoded to H.264 on the way, in a temporary file.
+    """
+    from pipelines.cli.progress_bars import frame_progress
+    from pipelines.one_video.boxes import method_of
+    from pipelines.one_video.crop_videos import check_target, crop_file
+
+    if target is None and not as_json:
+        raise RunError("OUT: name the file to write, or give --json for the boxes alone")
+    try:
+        chosen, pixels = method_of(method, area), _size(size)
+        if target is not None and not as_json:
+            check_target(source, target, pixels)
+    except ValueError as error:
+        raise RunError(str(error)) from None
+    with frame_progress() as show:
+        report = crop_file(source, None if as_json else target, chosen, pixels, show)
+    for note in report.notes:
+        say(f"warning: {note}", file=sys.stderr)
+    found = _as_json(source, method, report)
+    if as_json:
+        print_json(found)
+        return
+    height, width = report.frame_size
+    share = report.choice.box.area / (height * width)
+    say(f"{target}: {report.num_frames} frames, box {', '.join(map(str, report.choice.box.corners))} "
+        f"({100 * share:.1f} % of {width}x{height} px), {found['source']}")  # fmt: skip
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    """Height and width of ``WxH``."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
+    if found is None:
+        raise ValueError(f"--size {text!r}: give width and height in px, such as 224x224")
+    return int(found[2]), int(found[1])
+
+
+def _as_json(source: str, method: str, report: Any) -> dict[str, Any]:
+    from data_specs.locations import shown
+    from mocrop_core.method import SOURCE_MOTION
+
+    choice = report.choice
+    return {
+        "video": shown(source),
+        "method": method,
+        "frame_size": list(report.frame_size),
+        "num_frames": report.num_frames,
+        "source": "motion" if choice.source == SOURCE_MOTION else "fallback: nothing moves",
+        "score": None if choice.source != SOURCE_MOTION else float(choice.score),
+        "boxes": [{"start": 0, "stop": report.num_frames, "box": list(choice.box.corners)}],
+        "notes": list(report.notes),
+    }
