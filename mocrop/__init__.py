@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from data_specs.locations import StoreError
     from mocrop.stores import Store, open_store
+    from mocrop_core.actor import ActorMethod
     from mocrop_core.boxes import Box
     from mocrop_core.method import SOURCE_FALLBACK, SOURCE_FIXED, SOURCE_MOTION, SOURCE_NONE, Choice, Method
     from mocrop_core.motion_vectors import MotionVectors
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "data_specs.locations": ("StoreError",),
     "mocrop.stores": ("Store", "open_store"),
+    "mocrop_core.actor": ("ActorMethod",),
     "mocrop_core.boxes": ("Box",),
     "mocrop_core.method": (
         *("SOURCE_FALLBACK", "SOURCE_FIXED", "SOURCE_MOTION", "SOURCE_NONE"),
@@ -49,6 +51,7 @@ __all__ = [
     "SOURCE_FIXED",
     "SOURCE_MOTION",
     "SOURCE_NONE",
+    "ActorMethod",
     "Box",
     "Choice",
     "Method",

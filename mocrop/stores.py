@@ -11,6 +11,7 @@ import numpy.typing as npt
 from data_specs import schema, stored
 from data_specs.locations import StoreError, shown
 from data_specs.vector_reader import VectorReader
+from mocrop_core.cells import cell_grid
 from mocrop_core.motion_vectors import MotionVectors
 
 
@@ -115,8 +116,10 @@ class Store:
             reason = known.get("reason", "its motion stage is not done")
             raise StoreError(f"clip {self.ids[row]!r} has no motion vectors: {reason}")
         height, width = known["size"]
-        vectors = VectorReader(self._store.zarr, shard).read(within)
-        return MotionVectors(vectors, (height, width), known["frames"], tuple(known["key_frames"]))
+        keys, reader = tuple(known["key_frames"]), VectorReader(self._store.zarr, shard)
+        textures = reader.textures(within, (len(keys), *cell_grid((height, width)).shape))
+        vectors, picture = reader.read(within), tuple(known["picture"])
+        return MotionVectors(vectors, (height, width), known["frames"], keys, textures, picture)
 
     def _view_table(self, view: str, name: str) -> npt.NDArray[Any]:
         return self._table(f"views/{self._store.view(view).name}/{name}")

@@ -21,16 +21,18 @@ class MotionVectors:
     ``y`` and size ``w``, ``h`` in px, and the displacement ``dx``, ``dy`` in px (parts of a px count): where the block
     is found in the frame that it was predicted from, right and down positive. What moves to the right has a negative
     dx. frame_size: height and width, px. num_frames: frames of the video. key_frames: the numbers of the frames that
-    are coded without others, which have no vectors. texture: of the key frames, as the method ``actor`` takes it; None
-    where it was not read. Raises ValueError for another dtype or a size below 1.
+    are coded without others, which have no vectors. texture: uint8 (key frames, rows, columns) of
+    `mocrop_core.key_frame_texture`, which the method ``actor`` needs; None where it was not read. picture: x0, y0, x1,
+    y1 of the part of the frame that is no black bar; None for all of it. Raises ValueError for another dtype or a size
+    below 1.
 
     >>> mv = mocrop.read_motion_vectors("clip.mp4")
     >>> mv
-    MotionVectors(13608 vectors, 50 frames of 320x240 px, 5 key frames)
+    MotionVectors(13608 vectors, 50 frames of 320x240 px, 5 key frames with texture)
     >>> mv.frame_size, mv.num_frames, mv.key_frames
     ((240, 320), 50, (0, 12, 24, 36, 48))
-    >>> mv.vectors["dx"].dtype
-    dtype('float32')
+    >>> mv.vectors["dx"].dtype, mv.texture.shape
+    (dtype('float32'), (5, 30, 40))
     """
 
     vectors: Vectors
@@ -38,6 +40,7 @@ class MotionVectors:
     num_frames: int
     key_frames: tuple[int, ...]
     texture: npt.NDArray[np.uint8] | None = None
+    picture: tuple[int, int, int, int] | None = None
 
     def __post_init__(self) -> None:
         check_vectors("vectors", self.vectors)
@@ -49,7 +52,7 @@ class MotionVectors:
 
     def __repr__(self) -> str:
         height, width = self.frame_size
-        texture = "" if self.texture is None else ", texture"
+        texture = "" if self.texture is None else " with texture"
         return (
             f"MotionVectors({len(self.vectors)} vectors, {self.num_frames} frames of {width}x{height} px, "
             f"{len(self.key_frames)} key frames{texture})"

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import obstore
@@ -14,8 +15,10 @@ import pytest
 from obstore.store import S3Store
 
 import mocrop
-from data_specs.stored import open_store
+from data_specs.recipes import MotionView
+from data_specs.stored import VectorReader, open_store
 from pipelines.media.encoder import write_video
+from pipelines.stages.boxes import motion_choice
 from tests.object_store import environment, make_bucket, s3_server
 
 GOLDEN = Path(__file__).parent / "golden" / "moving_disc.mp4"
@@ -28,13 +31,38 @@ def h264_files(store: Path) -> dict[str, Path]:
     return {str(path.relative_to(folder))[: -len("-0123456789abcdef.mp4")]: path for path in folder.rglob("*.mp4")}
 
 
-@pytest.mark.parametrize("method", ["paper-v1"])
-def test_a_box_is_that_of_a_store_for_the_same_file(method: str, ucf_store: Path) -> None:
+def same(a: mocrop.Choice, b: mocrop.Choice) -> bool:
+    """Whether two choices are equal to the bit."""
+    return (a.box, a.score, a.source, a.path) == (b.box, b.score, b.source, b.path) and np.array_equal(
+        a.density, b.density
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [*((name, {}) for name in mocrop.list_methods()), ("actor", {"segments": 4, "aspect": "square"})],
+)
+def test_a_box_is_that_of_the_boxes_stage_for_the_same_file(
+    method: Any, settings: dict[str, Any], ucf_store: Path
+) -> None:
+    store, files = open_store(ucf_store), h264_files(ucf_store)
+    view, chosen = MotionView(preset=method, **settings), mocrop.create_method(method, **settings)
+    shards = store.records("motion")
+    assert len(shards) == 4
+    for shard, record in shards.items():
+        row = shard * store.recipe.shard_clips
+        id = store.ids[row]
+        of_stage = motion_choice(view, store.recipe, id, record.clips[id], VectorReader(store.zarr, shard), 0)
+        assert same(mocrop.find_box(files[id], chosen, clip_id=id), of_stage)
+        assert same(mocrop.find_box(mocrop.open_store(ucf_store).motion_vectors(row), chosen, clip_id=id), of_stage)
+
+
+def test_a_box_is_the_one_in_a_store_for_the_same_file(ucf_store: Path) -> None:
     store, files = mocrop.open_store(ucf_store), h264_files(ucf_store)
     view = open_store(ucf_store).view("mocrop")
     compared = 0
     for row, id in enumerate(store.ids):
-        found = mocrop.find_box(files[id], method, clip_id=id)
+        found = mocrop.find_box(files[id], "paper-v1", clip_id=id)
         assert found.box.corners == tuple(store.boxes("mocrop")[row])
         np.testing.assert_array_equal(found.density, view.table("density")[row])
         assert np.float32(found.score) == view.table("score")[row]
@@ -48,6 +76,9 @@ def test_motion_vectors_of_a_store_are_those_of_the_file(ucf_store: Path) -> Non
     for row in (0, 14):
         of_store, of_file = store.motion_vectors(row), mocrop.read_motion_vectors(files[store.ids[row]])
         np.testing.assert_array_equal(of_store.vectors, of_file.vectors)
+        assert of_store.texture is not None
+        np.testing.assert_array_equal(of_store.texture, of_file.texture)
+        assert of_store.picture == of_file.picture
         assert repr(of_store) == repr(of_file)
         assert of_store.key_frames == of_file.key_frames
 
@@ -98,7 +129,7 @@ def test_a_codec_without_vectors_is_transcoded_for_the_box_and_refused_for_the_v
         ),
         (lambda: mocrop.read_motion_vectors(io.StringIO("x")), TypeError, "opened in binary mode, got a StringIO"),  # type: ignore[arg-type]
         (lambda: mocrop.read_motion_vectors(7), TypeError, "source must be a path, bytes or a file object"),  # type: ignore[arg-type]
-        (lambda: mocrop.find_box(GOLDEN, "paper-v9"), ValueError, "method 'paper-v9': give one of paper-v1, "),
+        (lambda: mocrop.find_box(GOLDEN, "paper-v9"), ValueError, "method 'paper-v9': give one of actor, paper-v1, "),
         (lambda: mocrop.find_box(GOLDEN, area=1.5), ValueError, "area must lie in (0, 1], got 1.5"),
         (lambda: mocrop.create_method("paper-v1", grip=(1, 1)), ValueError, "has no grip; it has grid, "),
         (lambda: mocrop.crop(GOLDEN, mocrop.Box(0, 0, 400, 100)), ValueError, "leaves the frame of 320x240 px"),

@@ -18,7 +18,7 @@ EXAMPLES = {
     for test in doctest.DocTestFinder().find(mocrop if name == "__doc__" else getattr(mocrop, name), name)
     if test.examples
 }
-WITHOUT = {"Box", "Choice", "Method", "StoreError", "VideoError"}
+WITHOUT = {"ActorMethod", "Box", "Choice", "Method", "StoreError", "VideoError"}
 """Types that other examples show."""
 
 

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from mocrop_core.method import Choice, Method, choose_box_from, denoise
+from mocrop_core.actor import ActorMethod, choose_actor_box
+from mocrop_core.actor_map import KeyFrames
+from mocrop_core.method import Choice, choose_box_from, denoise
 from mocrop_core.motion_vectors import MotionVectors
 from mocrop_core.ranges import check_share
 from mocrop_core.vectors import VECTOR, Vectors, clip_rng
-from pipelines.one_video.methods import DEFAULT, create_method
+from pipelines.one_video.methods import DEFAULT, AnyMethod, create_method
 from pipelines.one_video.motion import Scan, scanned, with_vectors
 from pipelines.one_video.sources import Source, local_video, name_of
 
@@ -30,7 +32,7 @@ def read_motion_vectors(source: Source) -> MotionVectors:
     else.
 
     >>> mocrop.read_motion_vectors("clip.mp4")
-    MotionVectors(13608 vectors, 50 frames of 320x240 px, 5 key frames)
+    MotionVectors(13608 vectors, 50 frames of 320x240 px, 5 key frames with texture)
     >>> with open("clip.mp4", "rb") as file:
     ...     len(mocrop.read_motion_vectors(file))
     13608
@@ -38,12 +40,19 @@ def read_motion_vectors(source: Source) -> MotionVectors:
     with local_video(source) as path, scanned(path) as scan:
         warn(source, scan.notes)
         vectors = np.concatenate([np.empty(0, VECTOR), *scan.blocks()])
-        return MotionVectors(vectors, scan.motion.frame_size, scan.motion.num_frames, scan.motion.key_frames)
+        return MotionVectors(
+            vectors,
+            scan.motion.frame_size,
+            scan.motion.num_frames,
+            scan.keys.frames,
+            scan.keys.textures,
+            scan.keys.picture,
+        )
 
 
 def find_box(
     source: Source | MotionVectors,
-    method: str | Method = DEFAULT,
+    method: str | AnyMethod = DEFAULT,
     area: float | None = None,
     *,
     clip_id: str = "",
@@ -54,28 +63,33 @@ def find_box(
     source: as `read_motion_vectors` takes it, or what that returns. A video without vectors of its own is transcoded to
     H.264 in a temporary file. method: a name of `list_methods`, or what `create_method` returns. area: of the box, as a
     share of the frame's, in (0, 1]; None leaves it to the method. clip_id, seed: the random draws of ``paper-v1`` and
-    ``paper-v2`` depend on these: with the clip's id in a store and the seed of its recipe, the box is the store's, bit
-    for bit, given the same H.264 file. Returns ``box`` (x0, y0, x1, y1: px of the frame as it is shown, half-open),
-    ``score`` (share of the density inside the box, 0 to 1; NaN where nothing moves), ``source``
-    (``mocrop.SOURCE_MOTION``, or ``mocrop.SOURCE_FALLBACK`` where nothing moves and the box is the middle of the frame)
-    and ``density`` (float32, rows and columns: the map the box was chosen on). Memory does not grow with the length of
-    the video. Raises and warns as `read_motion_vectors`, and ValueError for a method or an area that cannot be.
+    ``paper-v2`` depend on these; with the clip's id in a store and the seed of its recipe, the box is the store's. By
+    ``actor``, which draws nothing, it always is, bit for bit, given the same H.264 file. Returns ``box`` (x0, y0, x1,
+    y1: px of the frame as it is shown, half-open), ``score`` (share of the density inside the box, 0 to 1; NaN where
+    nothing moves), ``source`` (``mocrop.SOURCE_MOTION``, or ``mocrop.SOURCE_FALLBACK`` where nothing moves and the box
+    is the middle of the frame), ``density`` (float32, rows and columns: the map the box was chosen on) and ``path``
+    (the box in each frame where the method's segments are more than 1, else None). Memory does not grow with the length
+    of the video. Raises and warns as `read_motion_vectors`, and ValueError for a method or an area that cannot be, or
+    ``actor`` on motion vectors without texture.
 
-    >>> found = mocrop.find_box("clip.mp4", method="paper-v1", area=0.5)
+    >>> found = mocrop.find_box("clip.mp4", method="actor", area=0.5)
     >>> found.box
-    Box(x0=0, y0=40, x1=200, y1=240)
+    Box(x0=0, y0=0, x1=173, y1=223)
     >>> found.source == mocrop.SOURCE_MOTION, found.density.shape
-    (True, (6, 8))
+    (True, (30, 40))
     """
     chosen = method_of(method, area)
     if isinstance(source, MotionVectors):
-        return _choose([source.vectors], len(source), source.frame_size, chosen, clip_id, seed)
+        keys = None
+        if source.texture is not None:
+            keys = KeyFrames(source.key_frames, source.texture, source.picture)
+        return _choose([source.vectors], len(source), source.num_frames, keys, source.frame_size, chosen, clip_id, seed)
     with local_video(source) as path, with_vectors(path) as scan:
         warn(source, scan.notes)
         return choose(scan, chosen, clip_id, seed)
 
 
-def method_of(method: str | Method, area: float | None) -> Method:
+def method_of(method: str | AnyMethod, area: float | None) -> AnyMethod:
     """The method of a name, or the given one, with that area in the place of its own; ValueError for either."""
     if area is not None:
         check_share("area", area)
@@ -85,9 +99,12 @@ def method_of(method: str | Method, area: float | None) -> Method:
     return replace(method, **overrides)
 
 
-def choose(scan: Scan, method: Method, clip_id: str = "", seed: int = 0) -> Choice:
+def choose(scan: Scan, method: AnyMethod, clip_id: str = "", seed: int = 0) -> Choice:
     """The box that a method chooses on what a scan found; as in a store for the clip of that id."""
-    return _choose(scan.blocks(), scan.motion.num_vectors, scan.motion.frame_size, method, clip_id, seed)
+    motion = scan.motion
+    return _choose(
+        scan.blocks(), motion.num_vectors, motion.num_frames, scan.keys, motion.frame_size, method, clip_id, seed
+    )
 
 
 def warn(source: Source, notes: Iterable[str]) -> None:
@@ -97,6 +114,17 @@ def warn(source: Source, notes: Iterable[str]) -> None:
 
 
 def _choose(
-    blocks: Iterable[Vectors], total: int, frame_size: tuple[int, int], method: Method, clip_id: str, seed: int
+    blocks: Iterable[Vectors],
+    total: int,
+    num_frames: int,
+    keys: KeyFrames | None,
+    frame_size: tuple[int, int],
+    method: AnyMethod,
+    clip_id: str,
+    seed: int,
 ) -> Choice:
+    if isinstance(method, ActorMethod):
+        if keys is None:
+            raise ValueError("the method actor needs the texture of key frames, and these motion vectors have none")
+        return choose_actor_box(blocks, num_frames, keys, frame_size, method)
     return choose_box_from(denoise(blocks, method, total), frame_size, method, clip_rng(seed, clip_id, "motion"))

@@ -6,12 +6,12 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from mocrop_core.method import Choice, Method
+from mocrop_core.method import Choice
 from pipelines.media.containers import MAX_PIXELS
 from pipelines.media.crop_encoder import MUXERS, sound_notes, write_crop
 from pipelines.media.ffmpeg_binary import find_ffmpeg
 from pipelines.one_video.boxes import choose, method_of, warn
-from pipelines.one_video.methods import DEFAULT
+from pipelines.one_video.methods import DEFAULT, AnyMethod
 from pipelines.one_video.motion import TIME_LIMIT, OnProgress, silent, with_vectors
 from pipelines.one_video.sources import Source, local_video, name_of
 
@@ -30,7 +30,7 @@ class CropReport:
 def crop_video(
     source: Source,
     target: str | os.PathLike[str],
-    method: str | Method = DEFAULT,
+    method: str | AnyMethod = DEFAULT,
     area: float | None = None,
     *,
     size: tuple[int, int] | None = None,
@@ -45,11 +45,11 @@ def crop_video(
     ValueError for another suffix, a size that cannot be, or a target that is the source; OSError where it cannot be
     written.
 
-    >>> found = mocrop.crop_video("clip.mp4", "cropped.mp4", method="paper-v1", area=0.5)
+    >>> found = mocrop.crop_video("clip.mp4", "cropped.mp4", area=0.5)
     >>> found.box
-    Box(x0=0, y0=40, x1=200, y1=240)
+    Box(x0=0, y0=0, x1=173, y1=223)
     >>> mocrop.read_motion_vectors("cropped.mp4").frame_size
-    (200, 200)
+    (222, 172)
     """
     report = crop_file(source, Path(target), method_of(method, area), size)
     warn(source, report.notes)
@@ -59,7 +59,7 @@ def crop_video(
 def crop_file(
     source: Source,
     target: Path | None,
-    method: Method,
+    method: AnyMethod,
     size: tuple[int, int] | None = None,
     on_progress: OnProgress = silent,
 ) -> CropReport:

@@ -5,22 +5,24 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from mocrop_core.actor import ACTOR, ActorMethod
 from mocrop_core.method import PRESETS, Method
 
-METHODS: dict[str, Method] = dict(PRESETS)
-DEFAULT = "paper-v1"
+AnyMethod = Method | ActorMethod
+METHODS: dict[str, AnyMethod] = {"actor": ACTOR, **PRESETS}
+DEFAULT = "actor"
 
 
 def list_methods() -> list[str]:
     """Return the names of the methods that choose a box from motion, as `find_box` and ``mocrop crop`` take them.
 
     >>> mocrop.list_methods()
-    ['paper-v1', 'paper-v2', 'reference']
+    ['actor', 'paper-v1', 'paper-v2', 'reference']
     """
     return list(METHODS)
 
 
-def create_method(name: str, **overrides: Any) -> Method:
+def create_method(name: str, **overrides: Any) -> AnyMethod:
     """Return the method of that name, with other numbers in the place of its own.
 
     name: one of `list_methods`. overrides: fields of the method and their values; `crop_ratio` (area of the box as a
@@ -30,6 +32,8 @@ def create_method(name: str, **overrides: Any) -> Method:
     >>> method = mocrop.create_method("paper-v2", grid=(12, 16), crop_ratio=0.5)
     >>> method.grid, method.crop_ratio
     ((12, 16), 0.5)
+    >>> mocrop.create_method("actor", aspect="square").crop_ratio
+    0.5
     """
     if name not in METHODS:
         raise ValueError(f"method {name!r}: give one of {', '.join(METHODS)}")

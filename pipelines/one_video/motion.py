@@ -11,6 +11,9 @@ from typing import IO
 
 import numpy as np
 
+from mocrop_core.actor_map import KeyFrames
+from mocrop_core.cells import cell_grid
+from mocrop_core.texture import Bars, bars, key_frame_texture, picture_area
 from mocrop_core.vectors import PACKED, Vectors, in_pixels
 from pipelines.media import decoder
 from pipelines.media.containers import NoVectors
@@ -35,11 +38,12 @@ def silent(what: str, done: int, total: int) -> None:
 class Scan:
     """What decoding a video for its vectors found.
 
-    ``motion`` is of the file that has the vectors; ``survey`` and ``decoded`` are of the video itself; ``notes`` has a
-    line for whatever was passed over, chosen or repaired.
+    ``motion`` and ``keys`` are of the file that has the vectors; ``survey`` and ``decoded`` are of the video itself;
+    ``notes`` has a line for whatever was passed over, chosen or repaired.
     """
 
     motion: Motion
+    keys: KeyFrames
     survey: Survey
     decoded: Decoded
     notes: tuple[str, ...]
@@ -59,16 +63,24 @@ def scanned(path: Path, on_progress: OnProgress = silent) -> Iterator[Scan]:
     ``VideoError`` where it cannot be read, `NoVectors` where it has none.
     """
     survey = decoder.survey(path)
+    textures: list[np.ndarray] = []
+    borders: list[Bars | None] = []
     with tempfile.TemporaryFile() as packed:
 
         def take(block: np.ndarray) -> None:
             packed.write(block.tobytes())
             on_progress("motion", int(block["frame"][-1]) + 1, survey.frames or 0)
 
-        motion = decoder.extract(path, take)
+        def keep(luma: np.ndarray) -> None:
+            textures.append(key_frame_texture(luma))
+            borders.append(bars(luma))
+
+        motion = decoder.extract(path, take, on_key_frame=keep)
+        texture = np.stack(textures) if textures else np.empty((0, *cell_grid(motion.frame_size).shape), np.uint8)
+        keys = KeyFrames(motion.key_frames, texture, picture_area(motion.frame_size, borders))
         decoded = Decoded(motion.num_frames, motion.bad_packets, motion.num_interlaced)
         on_progress("motion", motion.num_frames, motion.num_frames)
-        yield Scan(motion, survey, decoded, tuple(survey.notes(decoded).values()), packed)
+        yield Scan(motion, keys, survey, decoded, tuple(survey.notes(decoded).values()), packed)
 
 
 @contextmanager
