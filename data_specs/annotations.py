@@ -1,54 +1,40 @@
-"""Actor boxes: ``{id: {"num_frames": n, "tubes": [{"start_frame", "end_frame", "boxes_xywh"}]}}`` in a JSON file.
+"""Actor boxes: what an annotation says of a clip, and what of it fits the clips of a store.
 
-Boxes are x, y, width, height in px of the clip's frame, one a frame from ``start_frame`` to ``end_frame``, which is
-exclusive; frames count from 0. The form of ``ucf101_24.json``, the corrected actor boxes of 24 classes of UCF-101.
+Frames count from 0. Boxes are in px of the annotation's own frame where it names that frame's size, and are then scaled
+to the clip's; else in px of the clip's frame. `data_specs.annotation_files` reads them.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
-
-from data_specs.schema import MAX_FRAMES
 
 Boxes = npt.NDArray[np.float64]
+SAME_SHAPE = 0.02  # how far, relative to each other, the scales across and down may be apart unnoticed
 
 
 class AnnotationError(ValueError):
     """A file of actor boxes that cannot be read: one line that says where and what."""
 
 
-class Tube(BaseModel):
-    """One actor's boxes, a frame each."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Annotation:
+    """The actors of one clip: an entry for each actor in each frame.
 
-    model_config = ConfigDict(frozen=True)
+    ``frame`` (n,) int64, from 0; ``xywh`` (n, 4) float64: left, top, width, height, px. ``num_frames`` of the clip and
+    ``frame_size`` (height, width) that the boxes are in, px: None where the annotation does not say. ``notes``: what
+    was left out when the file was read, one line each.
+    """
 
-    start_frame: int = Field(ge=0, le=MAX_FRAMES)
-    end_frame: int = Field(ge=0, le=MAX_FRAMES)
-    boxes_xywh: list[tuple[float, float, float, float]]
-
-    @model_validator(mode="after")
-    def _a_box_for_each_frame(self) -> Tube:
-        if len(self.boxes_xywh) != self.end_frame - self.start_frame:
-            frames = f"frames {self.start_frame} to {self.end_frame}"
-            raise ValueError(f"{len(self.boxes_xywh)} boxes for {frames} (exclusive)")
-        return self
-
-
-class Annotation(BaseModel):
-    """The actors of one clip."""
-
-    model_config = ConfigDict(frozen=True)
-
-    num_frames: int = Field(ge=0, le=MAX_FRAMES)
-    tubes: list[Tube]
+    frame: npt.NDArray[np.int64]
+    xywh: Boxes
+    num_frames: int | None = None
+    frame_size: tuple[int, int] | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,48 +55,33 @@ class ActorBoxes:
         return found
 
 
-def read_annotations(path: str | Path) -> dict[str, Annotation]:
-    """The annotations of each clip id; ``AnnotationError`` in one line for a file that is not of the form."""
-    try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-        return TypeAdapter(dict[str, Annotation]).validate_python(values)
-    except OSError as error:
-        raise AnnotationError(f"annotations {str(path)!r}: {error.strerror}") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = " → ".join(str(part) for part in first["loc"]) or "the file"
-        message = first["msg"].removeprefix("Value error, ")
-        raise AnnotationError(f"annotations {str(path)!r}: {where}: {message}") from None
-    except (ValueError, RecursionError) as error:
-        raise AnnotationError(f"annotations {str(path)!r}: not JSON in UTF-8 ({error})") from None
-
-
 def actor_boxes(annotation: Annotation, num_frames: int, frame_size: tuple[int, int]) -> ActorBoxes:
     """The boxes that fit a clip of ``num_frames`` frames of ``frame_size`` (height, width), px.
 
-    A box over the edge is cut there; one that is outside, empty, not finite or of a frame that the clip has not is
-    left out. All are counted in ``problems``, as is another number of frames, which alone leaves nothing out.
+    They are scaled first where the annotation's frame has another size. A box over the edge is cut there; one that is
+    outside, empty, not finite or of a frame that the clip does not have is left out. All are counted in ``problems``,
+    as are another number of frames and another shape of the frame, which alone leave nothing out.
     """
     height, width = frame_size
-    frame = np.concatenate([np.empty(0, np.int64), *(np.arange(t.start_frame, t.end_frame) for t in annotation.tubes)])
-    xywh = np.array([box for tube in annotation.tubes for box in tube.boxes_xywh], np.float64).reshape(-1, 4)
+    frame, problems = annotation.frame, list(annotation.notes)
+    if annotation.num_frames not in (None, num_frames):
+        problems.append(f"annotated as {annotation.num_frames} frames, the clip has {num_frames}")
+    down, across = _scales(annotation, frame_size)
+    if abs(down / across - 1) > SAME_SHAPE:
+        problems.append(f"scaled by {across:.3g} across and {down:.3g} down: the annotated frame has another shape")
     with np.errstate(over="ignore"):  # then it is not finite
+        xywh = annotation.xywh * [across, down, across, down]
         whole = np.hstack([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]])
     finite = np.asarray(np.isfinite(whole).all(axis=1))[:, None]
     cut = np.clip(np.where(finite, whole, 0), 0, [width, height, width, height])
     inside = finite[:, 0] & (cut[:, 2] > cut[:, 0]) & (cut[:, 3] > cut[:, 1])
-    timely = frame < num_frames
+    timely = (frame >= 0) & (frame < num_frames)
     good = inside & timely
-    problems = []
-    if annotation.num_frames != num_frames:
-        problems.append(f"annotated as {annotation.num_frames} frames, the clip has {num_frames}")
+    over = good & (np.abs(cut - whole) > 1e-6).any(axis=1)  # what scaling rounds is not over the edge
     for count, what in (
-        (int((~timely).sum()), "of frames after the last one left out"),
+        (int((~timely).sum()), f"of frames that the clip of {num_frames} does not have left out"),
         (int((timely & ~inside).sum()), f"outside the frame of {width}×{height} px or empty left out"),
-        (
-            int((good & (cut != whole).any(axis=1)).sum()),
-            f"over the edge of the frame of {width}×{height} px cut there",
-        ),
+        (int(over.sum()), f"over the edge of the frame of {width}×{height} px cut there"),
     ):
         if count:
             problems.append(f"{count} of {len(frame)} boxes {what}")
@@ -119,12 +90,22 @@ def actor_boxes(annotation: Annotation, num_frames: int, frame_size: tuple[int, 
     return ActorBoxes(frame[good], cut[good], tuple(problems))
 
 
+def _scales(annotation: Annotation, frame_size: tuple[int, int]) -> tuple[float, float]:
+    """By what the annotation's px are multiplied, down and across."""
+    own = annotation.frame_size or frame_size
+    return frame_size[0] / own[0], frame_size[1] / own[1]
+
+
 @dataclass(frozen=True, slots=True)
 class Matched:
-    """Annotations beside the clips of a store: boxes by row, and what did not match, by clip id."""
+    """Annotations beside the clips of a store: boxes by row, and what did not match, by clip id.
+
+    ``scaled`` counts clips whose boxes were scaled from another size of the frame.
+    """
 
     boxes: Mapping[int, ActorBoxes]
     problems: Mapping[str, tuple[str, ...]]
+    scaled: int = 0
 
 
 def match(
@@ -138,18 +119,33 @@ def match(
     ``ids``, ``num_frames`` (n,) and ``frame_size`` (n, 2) are the store's tables. Letter case in ids counts.
     """
     rows = {id: row for row, id in enumerate(ids)}
+    ends = _by_last_name(ids)
     boxes: dict[int, ActorBoxes] = {}
     problems: dict[str, tuple[str, ...]] = {}
+    scaled = 0
     for id, annotation in annotations.items():
         row = rows.get(id)
         if row is None:
-            problems[id] = ("not in the store",)
+            near = ends.get(id)
+            problems[id] = (f"not in the store, which has {near!r}" if near else "not in the store",)
         elif not num_frames[row]:
             problems[id] = ("annotated, but the clip is not done",)
         else:
-            found = actor_boxes(annotation, int(num_frames[row]), (int(frame_size[row][0]), int(frame_size[row][1])))
+            size = int(frame_size[row][0]), int(frame_size[row][1])
+            found = actor_boxes(annotation, int(num_frames[row]), size)
             if found.problems:
                 problems[id] = found.problems
             if len(found.frame):
                 boxes[row] = found
-    return Matched(boxes, problems)
+                scaled += annotation.frame_size not in (None, size)
+    return Matched(boxes, problems, scaled)
+
+
+def _by_last_name(ids: list[str]) -> dict[str, str]:
+    """The id that ends with a name, for names without a folder that only one id has."""
+    found: dict[str, str] = {}
+    for id in ids:
+        folder, _, name = id.rpartition("/")
+        if folder:
+            found[name] = "" if name in found else id
+    return found

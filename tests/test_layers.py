@@ -29,12 +29,23 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pipelines.stages": below("media", "store"),
     "pipelines.runs": below("media", "store", "stages"),
     "pipelines.one_video": below("media"),
-    "pipelines.report": below("media", "store", "stages"),
+    "pipelines.evaluation": below("store"),
+    "pipelines.report": below("media", "store", "stages", "evaluation"),
     "pipelines.execution": below("media", "store", "stages", "runs"),
     "pipelines.flow": below("media", "store", "stages", "runs", "report", "execution"),
     "pipelines.flow_runs": below("media", "store", "stages", "runs", "execution", "flow"),
     "pipelines.cli": below(
-        "media", "store", "stages", "runs", "report", "execution", "flow", "flow_runs", "acquire", "one_video"
+        "media",
+        "store",
+        "stages",
+        "runs",
+        "report",
+        "execution",
+        "flow",
+        "flow_runs",
+        "acquire",
+        "one_video",
+        "evaluation",
     ),
 }
 MAY_IMPORT["mocrop"] = set(MAY_IMPORT)  # everything; as no other room has it in its set, nothing imports it

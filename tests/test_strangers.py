@@ -21,7 +21,8 @@ import pytest
 from packaging.requirements import Requirement
 
 import pipelines.cli.app
-from data_specs.annotations import AnnotationError, read_annotations
+from data_specs.annotation_files import read_annotations
+from data_specs.annotations import AnnotationError
 from data_specs.arrays import open_array
 from data_specs.documents import parse_json
 from data_specs.schema import tables

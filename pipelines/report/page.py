@@ -16,11 +16,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from data_specs.annotations import AnnotationError, match, read_annotations
+from data_specs.annotation_files import read_annotations
+from data_specs.annotations import AnnotationError, match
 from data_specs.stored import Store, StoreError, open_store
 from pipelines.atomic_files import atomic_write
-from pipelines.report import actor_coverage as actors_kept
-from pipelines.report import clip_cards, overview
+from pipelines.evaluation.coverage import coverage, mismatches, stored_boxes
+from pipelines.report import actor_coverage, clip_cards, overview
 from pipelines.report.clip_reader import ClipReader
 from pipelines.store.records import summarise
 
@@ -104,9 +105,10 @@ def collect(
     reader = ClipReader(store)
     tables = reader.tables
     matched = match(known or {}, reader.ids, tables["num_frames"], tables["frame_size"])
-    kept = actors_kept.kept(matched, reader.recipe, reader.ids, tables)
-    mismatches = actors_kept.mismatches(kept, reader.recipe, reader.ids, tables, matched)
-    detailed = clip_cards.sample(reader, clips, wanted, _worst_first(kept, reader.main_view))
+    boxes_of = stored_boxes(reader.progress.boxes, reader.recipe, reader.ids, tables)
+    kept = coverage(matched, reader.recipe, tables, boxes_of)
+    problems = mismatches(kept, reader.recipe, reader.ids, tables, matched)
+    detailed = clip_cards.sample(reader, clips, wanted, actor_coverage.worst_first(kept, reader.main_view))
     pictured: Sequence[int] = range(len(reader.ids)) if everything else detailed
     maker = clip_cards.Gallery(reader, dict(matched.boxes))
     total = len(pictured) + len(detailed)
@@ -128,16 +130,11 @@ def collect(
         "boxes": clip_cards.boxes(reader, maker.problems),
         "thumbnails": thumbnails,
         "details": details,
-        "actors": actors_kept.as_json(kept, tables["label"], mismatches) if known is not None else None,
+        "actors": actor_coverage.as_json(kept, tables["label"], problems) if known is not None else None,
     }
     with_picture = {row for pictures in thumbnails.values() for row in pictures}
-    document["notices"] = _notices(reader, document, len(mismatches), maker.problems, len(with_picture))
+    document["notices"] = _notices(reader, document, len(problems), maker.problems, len(with_picture))
     return document, (len(with_picture), len(details))
-
-
-def _worst_first(kept: actors_kept.Kept, view: str) -> list[int]:
-    mean = next(series.mean for series in kept.series if series.name == view)
-    return [kept.rows[i] for i in mean.argsort(kind="stable")]
 
 
 def _notices(

@@ -18,10 +18,11 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from data_specs.annotations import actor_boxes, read_annotations
+from data_specs.annotation_files import read_annotations
+from data_specs.annotations import actor_boxes
 from mocrop_core import ACTOR, Box, KeyFrames, choose_actor_box, in_pixels, key_frame_texture
+from mocrop_core.coverage import shares_kept
 from pipelines.media import decoder
-from pipelines.report.actor_coverage import shares_kept
 from tests.benchmarks.footage import DATA, encoded
 from tests.benchmarks.measuring import REPETITIONS, Result, interleaved, least, most, ratios, spent_here
 

@@ -19,18 +19,19 @@ function leadOf(view) {
     return [`${view.name} ${what}: `, area, " of the picture."];
   }
   const words = [`${view.name} keeps `, h("b", {}, percent(view.score)), " of the motion in ", area, " of the picture"];
-  const [mine, centre] = [actorMean(view.name), centreMean(view)];
+  const [mine, centre] = [actorMean("view", view.name), actorMean("centre", view.name)];
   if (mine === null || centre === null) return [...words, "."];
-  const against = `; a centre crop of the same area keeps ${percent(centre, 1)}`;
-  return [...words, ", and ", h("b", {}, percent(mine, 1)), " of the actor", against, "."];
+  return [...words, ", and ", h("b", {}, percent(mine, 1)), ` of the actor, ${against(mine, centre)}.`];
 }
 
-const actorMean = (name) => actors?.series.find((one) => one.kind === "view" && one.name === name)?.mean ?? null;
+const actorMean = (way, view) => actors?.series.find((one) => one.way === way && one.of === view)?.mean ?? null;
 
-function centreMean(view) {
-  const ratio = view.params.crop_ratio;
-  const own = views.find((other) => other.kind === "centre" && other.params.crop_ratio === ratio);
-  return actors?.series.find((one) => one.name === (own?.name ?? `centre-${ratio}`))?.mean ?? null;
+// What a view keeps against a centre crop of exactly its area, whichever keeps more; in the digits that are shown.
+function against(mine, centre) {
+  const points = Math.round(1000 * mine) - Math.round(1000 * centre);
+  if (!points) return "as much as a centre crop of the same area";
+  const difference = `${(Math.abs(points) / 10).toFixed(1)} points ${points > 0 ? "more" : "less"}`;
+  return `${difference} than a centre crop of the same area (${percent(centre, 1)})`;
 }
 
 function tilesOf(view, total) {

@@ -74,7 +74,7 @@ const actorRows = new Map((actors?.rows ?? []).map((row, index) => [row, index])
 
 function actorOf(row, view) {
   if (!actorRows.has(row)) return null;
-  return actors.series.find((series) => series.kind === "view" && series.name === view).clips[actorRows.get(row)];
+  return actors.series.find((series) => series.way === "view" && series.name === view).clips[actorRows.get(row)];
 }
 
 function thumbnailOf(row, view) {

@@ -37,7 +37,7 @@ function table(caption, columns, items, { by = 0, down = false, tall = false } =
 
 function showClasses(view) {
   const actorClass = new Map((actors?.classes ?? []).map(([label], i) => [label, i]));
-  const series = actors?.series.find((one) => one.kind === "view" && one.name === view.name);
+  const series = actors?.series.find((one) => one.way === "view" && one.name === view.name);
   const name = (label) => head.classes[label] ?? "no class";
   const columns = [
     { name: "Class", of: (row) => name(row[0]), show: (row) => h("button", { type: "button", class: "link", onclick: () => filterClass(row[0]) }, name(row[0])) },
@@ -76,7 +76,7 @@ function showActors() {
   const measure = (name, text) => h("label", { class: "check" }, h("input", { type: "radio", name: "measure", checked: name === "mean", onchange: () => measured.replaceChildren(...measuredTables(name, text)) }), ` ${text}`);
   measured.replaceChildren(...measuredTables("mean", MEASURES.mean));
   byId("actor-tables").replaceChildren(
-    h("p", { class: "quiet" }, `${plural(actors.rows.length, "clip")} with ${plural(actors.boxes.reduce((sum, count) => sum + count, 0), "actor box", "actor boxes")}. Kept is the share of an actor's box inside the crop, meant over a clip's boxes (an actor in a frame is one) and then over clips. “≥ 90 % kept” is the share of those boxes of which at least nine tenths are inside. Each best row looks at the actor boxes: it tries every rectangle that the view's grid and tolerance allow, so no single box for a clip can keep more on that grid.`),
+    h("p", { class: "quiet" }, `${plural(actors.rows.length, "clip")} with ${plural(actors.boxes.reduce((sum, count) => sum + count, 0), "actor box", "actor boxes")}. Kept is the share of an actor's box inside the crop, averaged over a clip's boxes (an actor in a frame is one) and then over clips. “≥ 90 % kept” is the share of those boxes of which at least nine tenths are inside. The rows centre, random and best have exactly the area of a view's box, with fractions of pixels; best looks at the actor boxes, so no static box of that area can keep more on average. mocrop evaluate gives the intervals of the differences.`),
     series,
     h("fieldset", { class: "switches", id: "measure" }, h("legend", {}, "By class and by clip"), Object.entries(MEASURES).map(([name, text]) => measure(name, text))),
     measured, ...mismatches());
@@ -103,10 +103,10 @@ function measuredTables(measure, text) {
   ];
 }
 
-const isMain = (series) => series.kind === "view" && series.name === head.main;
+const isMain = (series) => series.way === "view" && series.name === head.main;
 
 function aboutSeries(series) {
-  if (series.kind !== "view") return series.about;
+  if (series.way !== "view") return series.about;
   const view = viewNamed(series.name), share = percent(view.params.crop_ratio);
   if (view.kind === "motion") return `view: where the motion is, ${view.params.grid.join("×")} cells, ${share} of the frame`;
   return { full: "view: the whole frame", centre: `view: ${share} of the frame, at the centre`, random: `view: ${share} of the frame, anywhere` }[view.kind];

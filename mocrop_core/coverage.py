@@ -1,0 +1,140 @@
+"""How much of an actor boxes keep: the share inside, and controls of exactly the same area to compare it with.
+
+Boxes are float64 arrays (..., 4): x0, y0, x1, y1 in px, half-open, with fractions of pixels. A control has the area
+of the box that it stands beside to rounding of floats, whereas `centre_box` and `random_box` have whole pixels.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from mocrop_core.ranges import check_share, check_size
+
+Boxes = npt.NDArray[np.float64]
+Shares = npt.NDArray[np.float64]
+
+MOSTLY = 0.9
+"""The share from which on an actor counts as mostly kept."""
+ROUNDING = 1e-9  # below MOSTLY, relative: sums of shares are not exact
+
+PLACES = 32  # of a random box, along each axis
+SHAPES, STEPS = 17, 32  # of the search for the best box: shapes, and steps from one end of the frame to the other
+FINER, ROUNDS, SHAPE_ROUNDS = 4, 4, 3  # each round tries 2 * FINER + 1 values around the best one, FINER times as close
+
+
+def shares_kept(actors: npt.ArrayLike, boxes: npt.ArrayLike) -> Shares:
+    """Return the share of each actor's box that lies inside each box.
+
+    actors: (n, 4), of areas above 0. boxes: (m, 4). Returns (m, n), 0 to 1. Source: ours.
+    """
+    return shares_kept_each(np.asarray(actors)[None], np.asarray(boxes)[:, None])
+
+
+def shares_kept_each(actors: npt.ArrayLike, boxes: npt.ArrayLike) -> Shares:
+    """Return the share of each actor's box that lies inside the box that goes with it, as for boxes that move.
+
+    actors: (..., 4), of areas above 0. boxes: (..., 4), broadcast against them. Returns (...), 0 to 1. Source: ours.
+    """
+    inner, outer = np.asarray(actors, np.float64), np.asarray(boxes, np.float64)
+    low = np.maximum(inner[..., :2], outer[..., :2])
+    high = np.minimum(inner[..., 2:], outer[..., 2:])
+    shares: Shares = np.clip(high - low, 0, None).prod(axis=-1) / (inner[..., 2:] - inner[..., :2]).prod(axis=-1)
+    return shares
+
+
+def mostly_kept(shares: Shares) -> npt.NDArray[np.bool_]:
+    """Return whether shares are at least `MOSTLY`, to rounding."""
+    return shares >= MOSTLY * (1 - ROUNDING)
+
+
+def central_box(frame_size: tuple[int, int], area: float) -> Boxes:
+    """Return the box in the middle of the frame, of its shape and exactly a share of its area: (4,).
+
+    frame_size: height and width, px. area: in (0, 1]. Raises ValueError outside these ranges. Source: ours.
+    """
+    height, width = _sides(frame_size, area)
+    y0, x0 = (frame_size[0] - height) / 2, (frame_size[1] - width) / 2
+    return np.array([x0, y0, frame_size[1] - x0, frame_size[0] - y0])
+
+
+def random_shares(actors: npt.ArrayLike, frame_size: tuple[int, int], area: float) -> tuple[Shares, Shares]:
+    """Return what a box of `central_box`'s size at a random place keeps of each actor, on average over the places.
+
+    actors: (n, 4), of areas above 0. The places are 32 by 32, evenly spread (the middles of equal parts of the way),
+    so nothing is drawn. Returns the mean share, (n,), and the share of the places where the actor is mostly kept, (n,).
+    Raises ValueError as `central_box`. Source: ours.
+    """
+    inner = np.asarray(actors, np.float64)
+    down, across = (
+        _covered(inner[:, axis::2], (np.arange(PLACES) + 0.5) / PLACES * (frame_size[1 - axis] - side), side)
+        for axis, side in ((1, _sides(frame_size, area)[0]), (0, _sides(frame_size, area)[1]))
+    )
+    mostly = np.array([mostly_kept(np.outer(y, x)).mean() for y, x in zip(down.T, across.T, strict=True)])
+    return down.mean(axis=0) * across.mean(axis=0), mostly
+
+
+def best_static_box(
+    actors: npt.ArrayLike,
+    counts: npt.ArrayLike,
+    frame_size: tuple[int, int],
+    area: float,
+    others: npt.ArrayLike = (),
+) -> Boxes:
+    """Return the box of any shape and exactly a share of the frame's area that keeps most of the actors: (4,).
+
+    It looks at the answer: no rule that gives one box for a clip can keep more, to the accuracy of the search. actors:
+    (n, 4), n >= 1, of areas above 0. counts: (n,), how often each occurs. others: (k, 4), boxes of that area that are
+    candidates too. Shapes run from the frame's height to its width in 17 geometric steps, then ever finer around the
+    best; for each, places are tried 33 by 33, then ever finer. Raises ValueError as `central_box`. Source: ours.
+    """
+    height, width = frame_size
+    _sides(frame_size, area)
+    inner = np.asarray(actors, np.float64) / [width, height, width, height]
+    weights = np.asarray(counts, np.float64)
+    candidates = np.reshape(np.asarray(others, np.float64), (-1, 4))
+    power, step = np.linspace(0, 1, SHAPES), 1 / (SHAPES - 1)  # the height is area ** power
+    for _ in range(SHAPE_ROUNDS):
+        found, kept = _best_places(inner, weights, area, area**power)
+        candidates = np.concatenate([candidates, found * [width, height, width, height]])
+        step /= FINER
+        power = np.clip(power[kept.argmax()] + step * np.arange(-FINER, FINER + 1), 0, 1)
+    best: Boxes = candidates[int((shares_kept(actors, candidates) @ weights).argmax())]
+    return best
+
+
+def _best_places(inner: Boxes, weights: Shares, area: float, high: npt.NDArray[np.float64]) -> tuple[Boxes, Shares]:
+    """Of each height (s,) the box that keeps most of the actors, (s, 4), and how much: all relative to the frame."""
+    sides = np.stack([high, area / high], axis=1)  # (s, 2)
+    free = np.maximum(1 - sides, 0)
+    begins = free[:, :, None] * (np.arange(STEPS + 1) / STEPS)  # (s, 2, k)
+    step = free[:, :, None] / STEPS
+    for _ in range(ROUNDS):
+        down = _covered(inner[:, 1::2], begins[:, 0], sides[:, 0, None])
+        across = _covered(inner[:, ::2], begins[:, 1], sides[:, 1, None])
+        scores = (down * weights) @ across.transpose(0, 2, 1)
+        flat = scores.reshape(len(high), -1)
+        places = np.stack(np.divmod(flat.argmax(axis=1), scores.shape[2]), axis=1)[:, :, None]
+        corner = np.take_along_axis(begins, places, axis=2)  # (s, 2, 1)
+        step = step / FINER
+        begins = np.clip(corner + step * np.arange(-FINER, FINER + 1), 0, free[:, :, None])
+    y, x = corner[:, :, 0].T
+    return np.stack([x, y, x + sides[:, 1], y + sides[:, 0]], axis=1), flat.max(axis=1)
+
+
+def _covered(extents: npt.NDArray[np.float64], begins: npt.NDArray[np.float64], sides: float | Shares) -> Shares:
+    """The share of extents (n, 2) along an axis that boxes cover, by where they begin (..., k): (..., k, n)."""
+    low, high = extents.T
+    ends = begins + sides
+    covered = np.minimum(high, ends[..., None]) - np.maximum(low, begins[..., None])
+    shares: Shares = np.clip(covered, 0, None) / (high - low)
+    return shares
+
+
+def _sides(frame_size: tuple[int, int], area: float) -> tuple[float, float]:
+    check_size("frame_size", frame_size)
+    check_share("area", area)
+    height, width = (side * math.sqrt(area) for side in frame_size)
+    return height, width

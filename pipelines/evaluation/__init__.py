@@ -1,0 +1,1 @@
+"""How much of annotated actors the views of a store keep, beside controls of exactly the same area."""

@@ -1,0 +1,122 @@
+"""An evaluation as text, Markdown, CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections import Counter
+from typing import Any
+
+from data_specs.text import csv_cell, printable
+from mocrop_core.bootstrap import LEVELS, RESAMPLES, SEED
+from pipelines.evaluation.evaluation import ALL, MEASURES, Evaluation, Row, bootstrap_settings
+
+TITLES = {
+    "kept": "Mean share of the actor kept",
+    "mostly": "Share of actor boxes kept to at least 90 %",
+}
+EXPLANATION = (
+    "An actor in a frame is one box; shares are averaged over the boxes of a clip, then over clips.",
+    "centre, random, best: boxes of exactly the view's area, with fractions of pixels: of the frame's shape, in its "
+    "middle; the same, on average over 32 × 32 places; the static box of any shape that keeps most on average, found "
+    "with the actor boxes.",
+)
+SHOWN = 10  # clips of a kind of problem that are listed in a text
+
+
+def as_json(found: Evaluation) -> dict[str, Any]:
+    """All of it, JSON-like."""
+    return {**dataclasses.asdict(found), "bootstrap": bootstrap_settings()}
+
+
+def as_csv(found: Evaluation) -> str:
+    """The rows, a column for each number."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(found.rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: csv_cell(value) for name, value in row.items()} for row in found.rows)
+    return out.getvalue()
+
+
+def as_markdown(found: Evaluation) -> str:
+    """Tables for each measure, over all clips and by class, with what they mean."""
+    parts = ["\n".join(f"- {printable(line)}" for line in heading(found)) + "\n"]
+    for title, rows in tables(found):
+        parts.append(f"### {title}\n\n{markdown_table(rows)}")
+    if lines := problem_lines(found):
+        parts.append("### Annotations that do not match\n\n" + "".join(f"- {printable(line)}\n" for line in lines))
+    return "\n".join(parts)
+
+
+def markdown_table(rows: list[Row]) -> str:
+    """A Markdown table of rows with the same columns."""
+    lines = [
+        [str(name) for name in rows[0]],
+        ["---"] * len(rows[0]),
+        *([_cell(v) for v in row.values()] for row in rows),
+    ]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def heading(found: Evaluation) -> list[str]:
+    """What was evaluated and how, a line each."""
+    lines = [
+        f"{found.clips} annotated clips of the {found.stored} in {found.store}, {found.boxes:,} actor boxes "
+        f"({found.unannotated} clips of the store are not annotated)",
+        *EXPLANATION,
+        f"Intervals of the difference to the centre: percentile bootstrap over {found.groups} groups, "
+        f"{RESAMPLES:,} resamples, seed {SEED}. Groups: {found.grouped}.",
+    ]
+    if found.scaled:
+        lines.append(f"The boxes of {found.scaled} clips were scaled from the annotations' frame size to the clip's.")
+    return lines
+
+
+def tables(found: Evaluation) -> list[tuple[str, list[Row]]]:
+    """Title and rows of each table: each measure over all clips, and by class where there are several."""
+    whole = [row for row in found.rows if row["class"] == ALL]
+    parts = [row for row in found.rows if row["class"] != ALL]
+    made = [(TITLES[measure], [_short(row, measure) for row in whole]) for measure in MEASURES]
+    if len({row["class"] for row in parts}) > 1:
+        made += [
+            (f"{TITLES[measure]}, by class", [{"class": row["class"], **_short(row, measure)} for row in parts])
+            for measure in MEASURES
+        ]
+    return made
+
+
+def _short(row: Row, measure: str) -> Row:
+    """The columns of a table for people."""
+    kept = {
+        "view": row["view"],
+        "clips": row["clips"],
+        "groups": row["groups"],
+        "area": row["area"],
+        "kept": row[measure],
+        **{way: row[f"{measure}_{way}"] for way in ("centre", "random", "best")},
+        "view − centre": f"{row[f'{measure}_minus_centre']:+.3f}",
+    }
+    for level in (f"{100 * level:.0f}" for level in LEVELS):
+        low, high = row[f"{measure}_low_{level}"], row[f"{measure}_high_{level}"]
+        kept[f"{level} % interval"] = "one group" if low is None else f"{low:+.3f} to {high:+.3f}"
+    return kept
+
+
+def problem_lines(found: Evaluation) -> list[str]:
+    """What of the annotations does not match: each kind with its number of clips and the first of them."""
+    kinds = Counter(line for lines in found.problems.values() for line in lines)
+    listed: list[str] = []
+    for kind, count in kinds.most_common(SHOWN):
+        ids = [id for id, lines in found.problems.items() if kind in lines]
+        more = f" and {count - SHOWN} more" if count > SHOWN else ""
+        listed.append(f"{count} {'clip' if count == 1 else 'clips'}: {kind} ({', '.join(ids[:SHOWN])}{more})")
+    if len(kinds) > SHOWN:
+        listed.append(f"and {len(kinds) - SHOWN} more kinds; --json lists them all")
+    return listed
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return printable(str(value)).replace("|", r"\|")
