@@ -164,7 +164,7 @@ def test_the_share_of_a_real_actor_is_that_of_the_stored_box(page: Path, data: P
     series = next(one for one in actors["series"] if one["name"] == "mocrop")
     assert series["clips"][index] == pytest.approx(sum(shares) / 240, abs=1e-5)
     assert series["clipsMostly"][index] == pytest.approx(sum(share >= 0.9 for share in shares) / 240, abs=1e-5)
-    # the box of which tests/test_annotations.py works the share out by hand
+    # the box of which tests/test_core_coverage.py works the share out by hand
     assert (x0, y0, x1, y1) == (40, 40, 320, 240)
     assert series["clips"][index] == pytest.approx(0.971235, abs=1e-5)
 

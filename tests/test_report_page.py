@@ -218,6 +218,29 @@ def test_it_sorts_by_what_the_store_says(chromium: Browser, page: Path, ucf_stor
     assert names(chromium)[0].startswith(("Fencing", "Biking"))
 
 
+@pytest.mark.parametrize(
+    ("mine", "centre", "says"),
+    [
+        (0.9551, 0.967, "95.5 % of the actor, 1.2 points less than a centre crop of the same area (96.7 %)."),
+        (0.98, 0.9551, "98.0 % of the actor, 2.5 points more than a centre crop of the same area (95.5 %)."),
+        (0.9551, 0.9549, "95.5 % of the actor, as much as a centre crop of the same area."),
+    ],
+)
+def test_the_head_compares_with_a_centre_crop_of_equal_area_whichever_wins(
+    chromium: Browser, page: Path, tmp_path: Path, mine: float, centre: float, says: str
+) -> None:
+    document = document_of(page)
+    for series in document["actors"]["series"]:
+        if series["of"] == "mocrop":
+            series["mean"] = {"view": mine, "centre": centre}.get(series["way"], series["mean"])
+    params = next(view["params"] for view in document["head"]["views"] if view["name"] == "mocrop")
+    del params["grid"]  # the preset actor has none
+    (tmp_path / "page.html").write_bytes(render(document))
+    show(chromium, tmp_path / "page.html")
+    assert one(chromium, "#lead").text.endswith(says)
+    assert "view: where the motion is, 75 % of the frame" in one(chromium, "#actor-tables").text
+
+
 def test_another_view_changes_head_grid_and_tables(chromium: Browser, page: Path) -> None:
     show(chromium, page)
     before = one(chromium, "#grid .pair svg").get_attribute("aria-label")
