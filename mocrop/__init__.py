@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pipelines.one_video.crop_videos import crop_video
     from pipelines.one_video.crops import crop
     from pipelines.one_video.methods import create_method, list_methods
+    from training.dataset import CropDataset
 
 _HOMES = {
     "data_specs.locations": ("StoreError",),
@@ -42,6 +43,7 @@ _HOMES = {
     "pipelines.one_video.crop_videos": ("crop_video",),
     "pipelines.one_video.crops": ("crop",),
     "pipelines.one_video.methods": ("create_method", "list_methods"),
+    "training.dataset": ("CropDataset",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 """The module of each public name: it is imported when the name is first used."""
@@ -54,6 +56,7 @@ __all__ = [
     "ActorMethod",
     "Box",
     "Choice",
+    "CropDataset",
     "Method",
     "MotionVectors",
     "Store",
@@ -70,6 +73,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "transforms":
+        return importlib.import_module("mocrop.transforms")
     if name not in _HOME_OF:
         raise AttributeError(f"module 'mocrop' has no attribute {name!r}")
     value = globals()[name] = getattr(importlib.import_module(_HOME_OF[name]), name)
@@ -77,4 +82,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted({*globals(), *__all__, "transforms"})

@@ -12,10 +12,15 @@ import pytest
 import mocrop
 from tests.test_library import GOLDEN
 
+OBJECTS = {
+    "mocrop": mocrop,
+    **{name: getattr(mocrop, name) for name in mocrop.__all__ if not name.startswith("SOURCE_")},
+    "transforms.MotionCrop": mocrop.transforms.MotionCrop,
+}
 EXAMPLES = {
     test.name: test
-    for name in ("__doc__", *mocrop.__all__)
-    for test in doctest.DocTestFinder().find(mocrop if name == "__doc__" else getattr(mocrop, name), name)
+    for name, value in OBJECTS.items()
+    for test in doctest.DocTestFinder().find(value, name)
     if test.examples
 }
 WITHOUT = {"ActorMethod", "Box", "Choice", "Method", "StoreError", "VideoError"}
@@ -41,9 +46,7 @@ def test_an_example_shows_what_the_code_does(name: str, folder: Path, monkeypatc
 
 
 def test_every_public_name_has_an_example() -> None:
-    public = {name: getattr(mocrop, name) for name in mocrop.__all__ if not name.startswith("SOURCE_")}
-    assert public
-    for name, value in public.items():
+    for name, value in OBJECTS.items():
         assert any(key == name or key.startswith(f"{name}.") for key in EXAMPLES) or name in WITHOUT, name
         assert _documented(value), name
 
