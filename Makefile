@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export DO_NOT_TRACK := 1
 
-.PHONY: help setup demo test lint check-docs bench soak stress clean
+.PHONY: help setup demo test lint check-docs bench boxes soak stress clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
@@ -32,6 +32,10 @@ check-docs: $(READY)  ## every command of the documents, and the notebook
 
 bench: $(READY)  ## the benchmarks, at least five repetitions of each: 45 minutes
 	$(BIN)/python -m tests.benchmarks
+
+boxes: $(READY)  ## what the boxes of each method keep of annotated actors: docs/reference/boxes.md
+	$(BIN)/python -m tests.benchmarks.box_coverage --stores build/boxes
+	$(BIN)/python -m tests.reference_tables
 
 soak: $(READY)  ## the long tests; their results go into tests/soak_results.json
 	$(BIN)/python -m pytest -m soak

@@ -128,7 +128,7 @@ def match(
         if row is None:
             near = ends.get(id)
             problems[id] = (f"not in the store, which has {near!r}" if near else "not in the store",)
-        elif not num_frames[row]:
+        elif not (num_frames[row] and frame_size[row].all()):
             problems[id] = ("annotated, but the clip is not done",)
         else:
             size = int(frame_size[row][0]), int(frame_size[row][1])

@@ -23,8 +23,13 @@ from data_specs import recipes, schema
 from mocrop_core.actor import ACTOR, ActorMethod
 from mocrop_core.method import PRESETS, Method
 from pipelines.cli.app import app
+from pipelines.evaluation.formats import signed
 from tests import soak
 from tests.benchmarks.__main__ import NAMES, RESULTS
+from tests.benchmarks.box_coverage import AREAS
+from tests.benchmarks.box_coverage import PRESETS as BOX_PRESETS
+from tests.benchmarks.box_coverage import RESULT as COVERAGE
+from tests.benchmarks.box_coverage import SETS as BOX_SETS
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "docs" / "reference"
@@ -368,6 +373,51 @@ def figure(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
+_RULES = {"centre": "centre crop, same area", "paper-v1": "`paper-v1`", "paper-v2": "`paper-v2`", "actor": "`actor`"}
+"""How boxes are chosen whose coverage was measured."""
+
+
+def boxes_kept() -> str:
+    """The mean share of the actor that each rule keeps, on each set, at each area."""
+    sets = _coverage()["sets"]
+    whole = {name: {row["view"]: row for row in kept["rows"]} for name, kept in sets.items()}
+
+    def cells(view: str, measure: str) -> list[str]:
+        return [" / ".join(f"{rows[f'{view}-{area}'][measure]:.3f}" for area in AREAS) for rows in whole.values()]
+
+    rows = [(_RULES[rule], *cells(rule, "kept")) for rule in ("centre", *BOX_PRESETS)]
+    rows.insert(1, ("random place, same area", *cells("centre", "kept_random")))
+    rows.append(("best static box (sees the answer)", *cells("centre", "kept_best")))
+    heads = [f"{name} ({kept['clips']} clips, {kept['groups']} groups)" for name, kept in sets.items()]
+    return table(("box", *heads), rows)
+
+
+def boxes_of(name: str) -> str:
+    """What each view keeps on a set, beside boxes of exactly its area."""
+    heads = ("view", "area", "kept", "centre", "random", "best", "− centre", "90 %", "95 %", "≥ 90 % kept", "centre")
+    numbers = ("area", "kept", "kept_centre", "kept_random", "kept_best")
+    return table(
+        heads,
+        [
+            (f"`{row['view']}`", *(f"{row[key]:.3f}" for key in numbers), signed(row["kept_minus_centre"]),
+             *(f"{signed(row[f'kept_low_{level}'])} to {signed(row[f'kept_high_{level}'])}" for level in (90, 95)),
+             f"{row['mostly']:.3f}", f"{row['mostly_centre']:.3f}")
+            for row in _coverage()["sets"][name]["rows"]
+        ],
+    )  # fmt: skip
+
+
+def boxes_made() -> str:
+    """When and with what the boxes were measured."""
+    kept = _coverage()
+    software = next(iter(kept["sets"].values()))["software"]
+    return f"`{kept['command']}`, {kept['date']}; {', '.join(f'{name} {what}' for name, what in software.items())}.\n"
+
+
+def _coverage() -> dict[str, Any]:
+    return dict(json.loads(COVERAGE.read_text(encoding="utf-8")))
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "Recipe": lambda: recipe_keys(recipes.Recipe),
     "Encode": lambda: recipe_keys(recipes.Encode),
@@ -384,6 +434,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "commands": commands,
     **{f"training.{name}": _script(name) for name in ("train", "test", "results", "flops", "demo")},
     **{f"benchmark {name}": partial(benchmark, name) for name in NAMES},
+    "boxes kept": boxes_kept,
+    **{f"boxes {name}": partial(boxes_of, name) for name in BOX_SETS},
+    "boxes made": boxes_made,
     "promised": promised,
     "whole": whole,
     "backbones": backbones,

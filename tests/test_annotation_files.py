@@ -92,6 +92,14 @@ def test_json_says_the_frame_size_of_a_clip_or_of_all(tmp_path: Path) -> None:
     assert read_annotations(tmp_path / "a.json")["frame_size"].frame_size == (480, 640)
 
 
+def test_the_example_of_the_documentation_is_read(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "howto" / "evaluate.md").read_text(encoding="utf-8")
+    (tmp_path / "a.json").write_text(page.partition("```json\n")[2].partition("```")[0])
+    (found,) = read_annotations(tmp_path / "a.json").values()
+    assert entries(found) == [(0, [10, 20, 64, 128]), (1, [11, 20, 64, 128])]
+    assert (found.num_frames, found.frame_size) == (141, (240, 320))
+
+
 # --- CSV as MOTChallenge has it
 
 MOT = "1, 3, 794.27, 247.59, 71.245, 174.88, -1, -1, -1, -1\n1,6,1,1,66.5,163.24,1,1,0.8\n\n3,6,5,5,2,2,0,2,0.1\n"

@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +15,7 @@ import pytest
 
 from data_specs.annotation_files import read_annotations
 from data_specs.annotations import Annotation, Matched, actor_boxes, match
-from data_specs.recipes import FixedView, FullView, MotionView, Recipe
+from data_specs.recipes import FixedView, FullView, MotionView, Recipe, parse_recipe
 from data_specs.stored import Record, StoreError, open_store
 from mocrop_core import Box
 from mocrop_core.coverage import central_box, random_shares, shares_kept
@@ -21,6 +24,8 @@ from pipelines.evaluation.evaluation import evaluate, rows_of
 from pipelines.evaluation.formats import as_csv, as_json, as_markdown, problem_lines
 from pipelines.evaluation.groups import groups_of
 from pipelines.report import actor_coverage
+from tests.benchmarks import box_coverage
+from tests.conftest import Said
 
 SIZE = (240, 320)
 LEFT = Box(0, 0, 160, 240)
@@ -215,3 +220,55 @@ def test_a_recipes_own_centre_view_needs_no_motion_view() -> None:
     found = measured(matched(annotation((0, 0, 40, 40))), recipe, tables_of(recipe, [LEFT]))
     assert [view.name for view in found.views] == ["middle"]
     assert [one["name"] for one in actor_coverage.as_json(found, np.array([0]), {})["series"]] == ["middle"]
+
+
+def test_what_boxes_keep_is_measured_for_every_preset_at_every_area() -> None:
+    views = parse_recipe(tomllib.loads(box_coverage.recipe_text()), "of the measurement").views
+    motion = {(view.preset, view.crop_ratio) for view in views if isinstance(view, MotionView)}
+    assert motion == {(preset, area) for preset in ("paper-v1", "paper-v2", "actor") for area in (0.75, 0.5, 0.25)}
+    kept = json.loads(box_coverage.RESULT.read_text(encoding="utf-8"))["sets"]
+    assert {name: [row["view"] for row in one["rows"]] for name, one in kept.items()} == {
+        name: [view.name for view in views] for name in box_coverage.SETS
+    }
+
+
+# --- the command
+
+
+def test_the_command_prints_text_markdown_csv_and_json(
+    ucf_store: Path, data: Path, mocrop_here: Callable[..., Said]
+) -> None:
+    words = ("evaluate", ucf_store, "--annotations", data / "annotations" / "ucf101_24.json")
+    text = mocrop_here(*words)
+    assert text.status == 0
+    assert "Mean share of the actor kept, by class" in text.out
+    assert "Groups: by UCF-101's names" in text.out
+    assert "evaluate: 5 of 5 clips" in text.err
+    document = json.loads(mocrop_here(*words, "--json").out)
+    assert document == json.loads(mocrop_here(*words, "--format", "json", "--json").out)
+    assert mocrop_here(*words, "--format", "csv").out.splitlines()[0] == ",".join(document["rows"][0])
+    assert mocrop_here(*words, "--format", "markdown").out.count("\n| view | clips |") == 2
+    by_class = json.loads(mocrop_here(*words, "--json", "--group-by", "^[^/]+").out)
+    assert (by_class["groups"], by_class["grouped"]) == (5, "by '^[^/]+' in the clips' ids")
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (("--annotations", "none.json"), "annotations 'none.json': No such file or directory"),
+        (("--annotations", "a.json", "--group-by", "("), "--group-by '(': not a regular expression"),
+        (("--annotations", "a.json", "--group-by", "X"), "--group-by 'X' matches none of the 1 annotated clips"),
+        (("--annotations", "a.json", "--json", "--format", "csv"), "--json with --format csv: give one of them"),
+        (("--annotations", "b.json"), "none of the 0 annotated clips of 'b.json' can be evaluated"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused_in_one_line(
+    ucf_store: Path, tmp_path: Path, mocrop_here: Callable[..., Said], more: tuple[str, ...], says: str
+) -> None:
+    os.chdir(tmp_path)
+    tube = {"start_frame": 0, "end_frame": 1, "boxes_xywh": [[1, 2, 3, 4]]}
+    Path("a.json").write_text(json.dumps({"Fencing/v_Fencing_g01_c01": {"tubes": [tube]}}))
+    Path("b.json").write_text("{}")
+    said = mocrop_here("evaluate", ucf_store, *more)
+    assert (said.status, said.out) == (1, "")
+    assert says in said.err.splitlines()[-1]

@@ -12,7 +12,7 @@ import typer
 from data_specs.extras import missing_extra
 from data_specs.locations import StoreError, without_passwords
 from data_specs.resources import lack_of_memory
-from pipelines.cli import crop_command, dataset_commands, run_commands, store_commands
+from pipelines.cli import crop_command, dataset_commands, evaluate_command, run_commands, store_commands
 from pipelines.cli.flags import JsonFlag
 from pipelines.cli.output import print_json, say
 from pipelines.errors import RunError, RunStopped
@@ -34,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for commands in (crop_command, dataset_commands, run_commands, store_commands):
+for commands in (crop_command, dataset_commands, run_commands, store_commands, evaluate_command):
     app.add_typer(commands.app)
 
 

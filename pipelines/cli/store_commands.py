@@ -135,7 +135,9 @@ def report(
     out: Annotated[Path, typer.Option(help="The HTML file to write.", metavar="FILE.html", callback=expanded_path)],
     annotations: Annotated[
         Path | None,
-        typer.Option(help="Actor boxes (JSON), to tell how much of the actors is kept.", callback=expanded_path),
+        typer.Option(
+            help="Actor boxes in any form that evaluate reads, to tell how much is kept.", callback=expanded_path
+        ),
     ] = None,
     clips: Annotated[int, typer.Option(min=0, help="Clips with pictures: the worst, and some of all.")] = 300,
     clip: Annotated[list[str] | None, typer.Option(help="A clip to have with pictures; may be repeated.")] = None,

@@ -95,11 +95,11 @@ def _short(row: Row, measure: str) -> Row:
         "area": row["area"],
         "kept": row[measure],
         **{way: row[f"{measure}_{way}"] for way in ("centre", "random", "best")},
-        "view − centre": f"{row[f'{measure}_minus_centre']:+.3f}",
+        "view − centre": signed(row[f"{measure}_minus_centre"]),
     }
     for level in (f"{100 * level:.0f}" for level in LEVELS):
         low, high = row[f"{measure}_low_{level}"], row[f"{measure}_high_{level}"]
-        kept[f"{level} % interval"] = "one group" if low is None else f"{low:+.3f} to {high:+.3f}"
+        kept[f"{level} % interval"] = "one group" if low is None else f"{signed(low)} to {signed(high)}"
     return kept
 
 
@@ -114,6 +114,11 @@ def problem_lines(found: Evaluation) -> list[str]:
     if len(kinds) > SHOWN:
         listed.append(f"and {len(kinds) - SHOWN} more kinds; --json lists them all")
     return listed
+
+
+def signed(value: float) -> str:
+    """Three digits with the sign, but for 0."""
+    return f"{value:+.3f}" if abs(value) >= 0.0005 else "0.000"
 
 
 def _cell(value: Any) -> str:

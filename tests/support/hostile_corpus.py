@@ -89,6 +89,12 @@ def _draw(flag: str, name: str) -> Command:
     return lambda world: mocrop("boxes", "STORE", "--clip", _first_id(world), flag, f"OUT/{name}")(world)
 
 
+def _evaluate(world: World) -> None:
+    tube = {"start_frame": 0, "end_frame": 2, "boxes_xywh": [[0, 0, 30, 20], [2, 2, 30, 20]]}
+    (world.out / "a.json").write_text(json.dumps({_first_id(world): {"tubes": [tube]}}))
+    mocrop("evaluate", "STORE", "--annotations", "OUT/a.json")(world)
+
+
 def _preprocess(world: World, *more: str, recipe: str = "smoke") -> None:
     """The command with its stages in this process: Prefect and Dask schedule them and read no store."""
 
@@ -135,6 +141,7 @@ COMMANDS: dict[str, Command] = {
     "boxes --png": _draw("--png", "clip.png"),
     "boxes --video": _draw("--video", "clip.avi"),
     "report": mocrop("report", "STORE", "--out", "OUT/page.html", "--clips", "4"),
+    "evaluate": _evaluate,
     "gc": mocrop("gc", "STORE"),
     "gc --yes": mocrop("gc", "STORE", "--yes"),
     "export-npy": mocrop("export-npy", "STORE", "OUT"),
