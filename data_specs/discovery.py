@@ -33,6 +33,7 @@ PASSED_OVER = {
     "empty": "class folder without a video",
     "beside": "beside the folder UCF-101",
     "list": "no list by its name",
+    "unlisted": "videos that the clip table does not list",
 }
 """Kinds of files and folders that are passed over, and what is said of them. A folder counts as one."""
 
@@ -95,11 +96,7 @@ def find_videos(source: Path) -> Found:
     over. A link to a file is a video; whether it leads out of the folder is seen when it is read. A link to a folder is
     followed where a class folder would be, if it stays inside. ``DatasetError`` if ``source`` cannot be read.
     """
-    tally = Tally()
-    try:
-        videos = sorted(_videos(source, tally))
-    except OSError as error:
-        raise DatasetError(f"source {str(source)!r}: {error.strerror}; give a folder that can be read") from None
+    videos, tally = _all_videos(source)
     inner = source / UCF101
     if inner.is_dir() and all(path.parts[0] == UCF101 or len(path.parts) > 2 for path in videos):
         found, beside = find_videos(inner), Tally()
@@ -107,6 +104,19 @@ def find_videos(source: Path) -> Found:
             beside.add("beside", name)
         return Found(found.root, found.videos, found.passed_over + beside.summary())
     return Found(source, tuple(videos), tally.summary())
+
+
+def every_video(source: Path) -> frozenset[str]:
+    """The paths of all videos that `find_videos` would find below ``source``, relative to it, whatever its layout."""
+    return frozenset(map(str, _all_videos(source)[0]))
+
+
+def _all_videos(source: Path) -> tuple[list[PurePosixPath], Tally]:
+    tally = Tally()
+    try:
+        return sorted(_videos(source, tally)), tally
+    except OSError as error:
+        raise DatasetError(f"source {str(source)!r}: {error.strerror}; give a folder that can be read") from None
 
 
 def hidden_kind(path: PurePosixPath) -> str:

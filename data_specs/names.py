@@ -35,6 +35,10 @@ class NameIndex:
                 return tuple(found)
         return ()
 
+    def alike(self, name: str) -> tuple[str, ...]:
+        """The names that differ from ``name`` only in their Unicode form or case, in order, with itself if known."""
+        return tuple(self._spellings[-1].get(_SPELLINGS[-1](name), ()))
+
 
 def _composed(name: str) -> str:
     return normalize("NFC", name)

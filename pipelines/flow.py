@@ -229,13 +229,15 @@ def preprocess_ucf101(
     retry_quarantined: bool = False,
     max_quarantined: Annotated[float, Field(ge=0, le=1)] = 0.05,
     max_missing: Annotated[float, Field(ge=0, le=1)] | None = None,
+    clips: Location | None = None,
+    class_names: Location | None = None,
 ) -> State[Any]:
     """Turn a folder of videos into a store of motion-guided boxes and cached crops; what is done already is kept.
 
     Relative paths are taken from the folder in which `mocrop serve` was started.
 
     Args:
-        source: folder of the videos, with one folder a class in it.
+        source: folder of the videos, with one folder a class in it, or as the clip table says.
         store: the Zarr store to make or to go on with: a folder, or an object store's URL (s3://bucket/name).
         splits: folder of the split lists; without it, classes are the folders and no clip is in a split.
         recipe: what to build: a recipe's name (ucf101, smoke), a TOML file, or the values themselves.
@@ -248,6 +250,8 @@ def preprocess_ucf101(
         retry_quarantined: try clips again that were quarantined before.
         max_quarantined: share of the clips, 0 to 1, above which the run counts as failed.
         max_missing: share of its frames, 0 to 1, that a clip may lack, in place of the recipe's.
+        clips: clip table (CSV or JSON Lines) with the path, label and parts of each clip, in place of splits.
+        class_names: text file of the clip table's class names, one a line; labels may then be indices into it.
     """
     given = dict(locals())
     here = OPENED.get()

@@ -129,7 +129,7 @@ def test_a_folder_for_results_is_no_address(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["source", "splits", "recipe", "work_dir", "dask_address", "store"])
+@pytest.mark.parametrize("name", ["source", "splits", "recipe", "work_dir", "dask_address", "store", "clips"])
 def test_no_parameter_of_a_deployment_may_hold_a_password(name: str, tmp_path: Path) -> None:
     """By the schema that Prefect's server checks before it keeps a run, and by a run without a server."""
     from prefect.utilities.callables import parameter_schema

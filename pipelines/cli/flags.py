@@ -22,10 +22,28 @@ StoreArgument = Annotated[
     typer.Argument(help="The Zarr store: a folder, or s3://bucket/name.zarr.", metavar="STORE", callback=expanded_path),
 ]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Source = Annotated[str, typer.Option(help="Folder of the videos, <Class>/<clip>.avi in it.", callback=expanded_path)]
+Source = Annotated[
+    str, typer.Option(help="Folder of the videos: <Class>/<clip>.avi, or what --clips lists.", callback=expanded_path)
+]
 StoreOption = Annotated[str, typer.Option(help="Where the Zarr store is, or is to be made.", callback=expanded_path)]
 Splits = Annotated[
     str | None, typer.Option(help="Folder of the split lists (trainlist01.txt …).", callback=expanded_path)
+]
+Clips = Annotated[
+    str | None,
+    typer.Option(
+        help="Clip table, CSV or JSON Lines: path and label of each clip, and its part (train, val, test).",
+        metavar="FILE",
+        callback=expanded_path,
+    ),
+]
+ClassNames = Annotated[
+    str | None,
+    typer.Option(
+        help="Class names of the clip table, one a line; labels may then be numbers from 0.",
+        metavar="FILE",
+        callback=expanded_path,
+    ),
 ]
 RecipeOption = Annotated[str, typer.Option(help="ucf101, smoke, or a TOML file.", callback=expanded_path)]
 WorkDir = Annotated[
@@ -41,7 +59,7 @@ MaxMissing = Annotated[
         help="Share of its frames that a clip may lack before it is quarantined [default: the recipe's, 0.25].",
     ),
 ]
-Strict = Annotated[bool, typer.Option("--strict", help="Refuse lists that name clips which are not there.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Refuse lists that name missing clips.")]
 MaxQuarantined = Annotated[
     float, typer.Option(min=0.0, max=1.0, help="Share of quarantined clips above which the run fails.")
 ]

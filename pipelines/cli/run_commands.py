@@ -12,6 +12,8 @@ import typer
 
 from data_specs.datasets import Dataset
 from pipelines.cli.flags import (
+    ClassNames,
+    Clips,
     JsonFlag,
     Limit,
     MaxMissing,
@@ -38,6 +40,8 @@ app = typer.Typer()
 def plan(
     source: Source,
     store: StoreOption,
+    clips: Clips = None,
+    class_names: ClassNames = None,
     splits: Splits = None,
     recipe: RecipeOption = "ucf101",
     work_dir: WorkDir = None,
@@ -52,7 +56,8 @@ def plan(
     from pipelines.runs.estimate import plan as make_plan
 
     found = make_plan(Options(source, store, splits, recipe, work_dir, workers, None, limit, strict,
-                              max_quarantined=max_quarantined, max_missing=max_missing))  # fmt: skip
+                              max_quarantined=max_quarantined, max_missing=max_missing,
+                              clips=clips, class_names=class_names))  # fmt: skip
     if as_json:
         print_json(found.as_json())
     else:
@@ -69,6 +74,8 @@ def plan(
 def preprocess(
     source: Source,
     store: StoreOption,
+    clips: Clips = None,
+    class_names: ClassNames = None,
     splits: Splits = None,
     recipe: RecipeOption = "ucf101",
     work_dir: WorkDir = None,
@@ -88,7 +95,7 @@ def preprocess(
 ) -> None:
     """Run the whole flow here: videos to H.264, motion vectors, boxes and cached crops in one store."""
     options = Options(source, store, splits, recipe, work_dir, workers, dask_address, limit, strict,
-                      retry_quarantined, max_quarantined, max_missing)  # fmt: skip
+                      retry_quarantined, max_quarantined, max_missing, clips, class_names)  # fmt: skip
     dataset = _announced(options)
     notices = {"warnings": dataset.warnings, "passed_over": [dataclasses.asdict(one) for one in dataset.passed_over]}
     try:

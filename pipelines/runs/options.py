@@ -31,9 +31,11 @@ class Options:
     retry_quarantined: bool = False
     max_quarantined: float = 0.05
     max_missing: float | None = None
+    clips: str | None = None
+    class_names: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("source", "store", "splits", "recipe", "work_dir"):
+        for name in ("source", "store", "splits", "recipe", "work_dir", "clips", "class_names"):
             path = getattr(self, name)
             if isinstance(path, str):
                 try:
@@ -75,7 +77,9 @@ def read_request(options: Options) -> tuple[Dataset, Recipe]:
         recipe = options.recipe if isinstance(options.recipe, Recipe) else load_recipe(options.recipe)
         if options.max_missing is not None:
             recipe = recipe.model_copy(update={"max_missing": options.max_missing})
-        dataset = read_dataset(options.source, options.splits, strict=options.strict).limited(options.limit)
+        dataset = read_dataset(
+            options.source, options.splits, options.clips, options.class_names, strict=options.strict
+        ).limited(options.limit)
     except (DatasetError, RecipeError, StoreError) as error:
         raise RunError(str(error)) from None
     return dataset, recipe
@@ -83,11 +87,12 @@ def read_request(options: Options) -> tuple[Dataset, Recipe]:
 
 def _check_places(options: Options) -> None:
     """``RunError`` for a folder that is an address, and for a secret in an address: Prefect's server keeps them."""
-    for name in ("source", "splits", "work_dir"):
+    for name in ("source", "splits", "work_dir", "clips", "class_names"):
         place = getattr(options, name)
         if place is not None and is_url(place):
-            raise RunError(f"{name} {shown(place)!r}: give a local folder; only stores lie on object stores")
-    for name in ("source", "store", "splits", "work_dir", "recipe", "dask_address"):
+            what = "file" if name in ("clips", "class_names") else "folder"
+            raise RunError(f"{name} {shown(place)!r}: give a local {what}; only stores lie on object stores")
+    for name in ("source", "store", "splits", "work_dir", "recipe", "dask_address", "clips", "class_names"):
         place = getattr(options, name)
         if isinstance(place, str) and not re.fullmatch(SAFE, place):
             raise RunError(

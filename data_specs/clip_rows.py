@@ -1,0 +1,256 @@
+"""The rows that every data set is read into, whether from a clip table, class folders or split lists, and their check.
+
+clip table ──┐
+class folders ─┼──▶ Listing of Rows ── clips_of ──▶ Clips sorted by id
+split lists ──┘
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, PlainValidator
+
+from data_specs.discovery import PassedOver
+from data_specs.names import DatasetError, NameIndex, printable
+from data_specs.schema import MAX_CLASSES, MAX_ID
+from data_specs.split_lists import NEITHER, NUM_SPLITS, TEST, TRAIN, VALIDATION, check_class_count
+
+SHOWN_FAULTS = 5
+Part = Literal["", "train", "val", "test"]
+PART_CODES: dict[Part, int] = {"": NEITHER, "train": TRAIN, "test": TEST, "val": VALIDATION}
+Split = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One video file of a data set.
+
+    ``id`` is its path in the source folder without the suffix or what the clip table calls it, always printable as
+    UTF-8; ``path`` is relative to the source folder, with bytes that are not UTF-8 kept as surrogates; ``label`` is
+    0-based; ``split`` holds, for the splits 1, 2 and 3, 0 in none, 1 train, 2 test, 3 validation.
+    """
+
+    id: str
+    path: str
+    label: int
+    split: Split = (NEITHER, NEITHER, NEITHER)
+
+
+def _checked_path(value: Any) -> str:
+    """A path inside the source folder in its plainest form; bytes that are not UTF-8 are surrogates in it."""
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError("give a path")
+    for text in (value, value.replace("\\", "/")):
+        if text.startswith("/") or ".." in text.split("/"):
+            raise ValueError("leaves the source folder; give a path inside it")
+    path = str(PurePosixPath(value))
+    if path == ".":
+        raise ValueError("give a path")
+    return path
+
+
+def _checked_id(value: str) -> str:
+    if value and any(part in ("", ".", "..") for part in value.split("/")):
+        raise ValueError("give an id without empty parts, '.' and '..' between its slashes")
+    return _checked_text(value)
+
+
+def _checked_text(value: str) -> str:
+    if len(value) > MAX_ID:
+        raise ValueError(f"give at most {MAX_ID} characters")
+    if any("\udc80" <= letter <= "\udcff" for letter in value):
+        raise ValueError("it is not UTF-8")
+    if value != value.strip() or value != printable(value):
+        raise ValueError("give text without blanks at its ends and without characters that cannot be printed")
+    return value
+
+
+def _checked_label(value: str | int) -> str | int:
+    if isinstance(value, int):
+        if not 0 <= value < MAX_CLASSES:
+            raise ValueError(f"labels count from 0 to {MAX_CLASSES - 1}")
+        return value
+    if not value:
+        raise ValueError("give a class name")
+    return _checked_text(value)
+
+
+class Row(BaseModel):
+    """One clip as its source lists it, before the rows are compared with each other.
+
+    ``path`` is relative to the source folder; ``label`` is a class name or a 0-based index into the class names; an
+    empty ``id`` stands for the path without its suffix; ``part``, ``part2`` and ``part3`` are the clip's parts in the
+    splits 1, 2 and 3; clips of one ``group`` come from one recording.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    path: Annotated[str, PlainValidator(_checked_path)]
+    label: Annotated[str | int, AfterValidator(_checked_label)]
+    id: Annotated[str, AfterValidator(_checked_id)] = ""
+    part: Part = ""
+    part2: Part = ""
+    part3: Part = ""
+    group: Annotated[str, AfterValidator(_checked_text)] = ""
+
+    @property
+    def parts(self) -> tuple[Part, Part, Part]:
+        """The clip's parts in the splits 1, 2 and 3."""
+        return self.part, self.part2, self.part3
+
+    @property
+    def name(self) -> str:
+        """The id of the clip: its own, or the path without the suffix."""
+        return self.id or printable(os.path.splitext(self.path)[0])
+
+
+COLUMNS = tuple(Row.model_fields)
+
+
+@dataclass(slots=True)
+class Faults:
+    """What is wrong in a data set: everything is counted, and the first faults are listed in the error."""
+
+    where: str
+    count: int = 0
+    first: list[tuple[int, str]] = field(default_factory=list)
+
+    def add(self, text: str, line: int = 0) -> None:
+        """Add a fault; ``line`` is the line of a file that it belongs to, from 1, or 0."""
+        self.count += 1
+        self.first.append((line, text))
+        if len(self.first) > 100 * SHOWN_FAULTS:
+            self._keep_first()
+
+    def _keep_first(self) -> None:
+        self.first = sorted(self.first, key=lambda one: one[0])[:SHOWN_FAULTS]
+
+    def check(self) -> None:
+        """``DatasetError`` in one line if there are any."""
+        self._keep_first()
+        if not self.count:
+            return
+        listed = [f"line {line}: {text}" if line else text for line, text in self.first]
+        if self.count == 1:
+            raise DatasetError(f"{self.where}: {listed[0]}")
+        more = f"; and {self.count - len(listed)} more" if self.count > len(listed) else ""
+        raise DatasetError(f"{self.where}: {self.count} faults: {'; '.join(listed)}{more}")
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What a clip table, or a folder and its lists, say: rows that are not compared with each other yet.
+
+    ``what`` names the source in errors; ``root`` is the folder that paths are relative to; ``lines`` holds the line of
+    each row in a table, and is empty otherwise; ``missing`` holds the positions of rows whose file is missing. Without
+    ``class_names`` the classes are the labels of all rows, missing or not, in order.
+    """
+
+    what: str
+    root: Path
+    rows: Sequence[Row]
+    class_names: tuple[str, ...] | None
+    lines: Sequence[int] = ()
+    missing: frozenset[int] = frozenset()
+    warnings: tuple[str, ...] = ()
+    passed_over: tuple[PassedOver, ...] = ()
+
+    def line(self, position: int) -> int:
+        """The line of a row, from 1; 0 if it has none."""
+        return self.lines[position] if self.lines else 0
+
+    def place(self, position: int) -> str:
+        """How an error names a row."""
+        return f"line {self.lines[position]}" if self.lines else repr(printable(Path(self.rows[position].path).name))
+
+
+def clips_of(listing: Listing, faults: Faults) -> tuple[tuple[str, ...], tuple[Clip, ...]]:
+    """The class names and the clips of a listing, sorted by id, once all its rows were checked.
+
+    ``faults`` holds what is already known to be wrong. ``DatasetError`` in one line for ids and paths that occur twice,
+    groups on two sides of a split, labels that the class names lack, and more classes than a store can tell apart.
+    """
+    _check_unique([row.path for row in listing.rows], "path", listing, faults)
+    check_unique_ids(listing, faults)
+    _check_groups(listing, faults)
+    names = listing.class_names or tuple(sorted({str(row.label) for row in listing.rows}))
+    labels = _labels(listing, names, faults)
+    faults.check()
+    check_class_count(len(names), listing.what)
+    clips = (
+        Clip(row.name, row.path, labels[row.label], _split(row))
+        for position, row in enumerate(listing.rows)
+        if position not in listing.missing
+    )
+    return names, tuple(sorted(clips, key=lambda clip: clip.id))
+
+
+def _split(row: Row) -> Split:
+    first, second, third = (PART_CODES[part] for part in row.parts)
+    return first, second, third
+
+
+def _check_unique(values: Iterable[str], what: str, listing: Listing, faults: Faults) -> None:
+    first: dict[str, int] = {}
+    for position, value in enumerate(values):
+        if (other := first.setdefault(value, position)) != position:
+            faults.add(
+                f"{listing.place(other)} and {listing.place(position)} have the same {what} {printable(value)!r}; "
+                "rename or remove one",
+                listing.line(position),
+            )
+
+
+def check_unique_ids(listing: Listing, faults: Faults) -> None:
+    """Add a fault for each id that is too long or that two rows have."""
+    names = [row.name for row in listing.rows]
+    for position, name in enumerate(names):
+        if len(name) > MAX_ID:
+            text = f"{listing.place(position)} has an id of {len(name)} characters; a store takes {MAX_ID} at most"
+            faults.add(text, listing.line(position))
+    _check_unique(names, "id", listing, faults)
+
+
+def _check_groups(listing: Listing, faults: Faults) -> None:
+    for index in range(NUM_SPLITS):
+        seen: dict[str, int] = {}
+        for position, row in enumerate(listing.rows):
+            part = row.parts[index]
+            if not row.group or not part:
+                continue
+            other = seen.setdefault(row.group, position)
+            if (first := listing.rows[other].parts[index]) != part:
+                faults.add(
+                    f"group {row.group!r} is in {part} of split {index + 1} here and in {first} in "
+                    f"{listing.place(other)}; clips of one recording belong on one side",
+                    listing.line(position),
+                )
+
+
+def _labels(listing: Listing, names: Sequence[str], faults: Faults) -> dict[str | int, int]:
+    """The index of each label that occurs."""
+    index = NameIndex(names)
+    places = {name: number for number, name in enumerate(names)}
+    first: dict[str | int, int] = {}
+    counts: defaultdict[str | int, int] = defaultdict(int)
+    for position, row in enumerate(listing.rows):
+        first.setdefault(row.label, position)
+        counts[row.label] += 1
+    found: dict[str | int, int] = {}
+    for label, position in first.items():
+        named = () if isinstance(label, int) else index.find(label)
+        if isinstance(label, int) and label < len(names):
+            found[label] = label
+        elif len(named) == 1:
+            found[label] = places[named[0]]
+        else:
+            why = f"may be {' or '.join(map(repr, named))}" if named else f"is none of the {len(names)} classes"
+            rows = f" ({counts[label]} rows)" if counts[label] > 1 else ""
+            faults.add(f"label {label!r} {why}{rows}", listing.line(position))
+    return found
