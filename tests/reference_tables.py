@@ -30,6 +30,7 @@ from tests.benchmarks.box_coverage import AREAS
 from tests.benchmarks.box_coverage import PRESETS as BOX_PRESETS
 from tests.benchmarks.box_coverage import RESULT as COVERAGE
 from tests.benchmarks.box_coverage import SETS as BOX_SETS
+from tests.library_reference import library_reference
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "docs" / "reference"
@@ -432,6 +433,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "numbers of the preset actor": actor_numbers,
     "notes": notes,
     "commands": commands,
+    "library": library_reference,
     **{f"training.{name}": _script(name) for name in ("train", "test", "results", "flops", "demo")},
     **{f"benchmark {name}": partial(benchmark, name) for name in NAMES},
     "boxes kept": boxes_kept,

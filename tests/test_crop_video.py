@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 
 import mocrop
-from pipelines.media.decoder import rgb_frames
+from mocrop_core.box_path import BoxPath
+from pipelines.media.crop_encoder import write_crop
+from pipelines.media.decoder import rgb_frames, survey
 from pipelines.media.ffmpeg_binary import find_ffmpeg
 from pipelines.one_video import crop_videos
 from tests.conftest import Said
@@ -77,17 +79,42 @@ def test_the_pictures_are_those_in_the_box_with_their_times_and_sound(clip: Path
         assert made.streams.video[0].average_rate == source.streams.video[0].average_rate
 
 
+def at_rest(x0: int, y0: int) -> BoxPath:
+    return BoxPath((0.0,), (mocrop.Box(x0, y0, x0 + 81, y0 + 60),))
+
+
 @pytest.mark.parametrize("corner", [(3, 5), (4, 4)])
 def test_a_box_begins_at_any_pixel(corner: tuple[int, int], clip: Path, tmp_path: Path) -> None:
-    from pipelines.media.crop_encoder import write_crop
-    from pipelines.media.decoder import survey
-
     x0, y0 = corner
-    count = write_crop(clip, tmp_path / "o.mkv", (x0, y0, x0 + 81, y0 + 60), None, survey(clip), find_ffmpeg(), 60)
+    count = write_crop(clip, tmp_path / "o.mkv", at_rest(x0, y0), None, survey(clip), find_ffmpeg(), 60)
     assert count == FRAMES
     expected = [picture[y0 : y0 + 60, x0 : x0 + 80] for _, picture in rgb_frames(clip, range(FRAMES))]
     shifted = [picture[y0 : y0 + 60, x0 + 1 : x0 + 81] for _, picture in rgb_frames(clip, range(FRAMES))]
     assert difference(tmp_path / "o.mkv", expected) < 3 < difference(tmp_path / "o.mkv", shifted)
+
+
+def test_a_box_moves_as_its_path_says(clip: Path, tmp_path: Path) -> None:
+    moving = mocrop.create_method("actor", segments=3, crop_ratio=0.3, max_speed=0.2)
+    found = mocrop.crop_video(clip, tmp_path / "out.mp4", moving)
+    assert found.path is not None
+    assert found.path.box_at(0).x0 < found.path.box_at(FRAMES - 1).x0 - 10, "the square moves to the right"
+    expected = [picture[even(found.path.box_at(n))] for n, picture in rgb_frames(clip, range(FRAMES))]
+    assert difference(tmp_path / "out.mp4", expected) < 4
+
+
+@pytest.mark.parametrize("places", [(0, 7, 30, 2), (5, 6, 9, 60), (60, 0, 61, 1)])
+def test_every_frame_of_a_path_is_cut_to_the_pixel(places: tuple[int, ...], clip: Path, tmp_path: Path) -> None:
+    path = BoxPath((1.5, 9.5, 20.0, 24.0), tuple(mocrop.Box(x, x // 2, x + 80, x // 2 + 60) for x in places))
+    write_crop(clip, tmp_path / "out.mkv", path, None, survey(clip), find_ffmpeg(), 60)
+    cut = [picture for _, picture in rgb_frames(tmp_path / "out.mkv", range(FRAMES))]
+    for number, whole in rgb_frames(clip, range(FRAMES)):
+        box = path.box_at(number)
+        errors = {
+            (dy, dx): np.abs(whole[box.y0 + dy :, box.x0 + dx :][:60, :80].astype(int) - cut[number]).mean()
+            for dy in (-1, 0, 1) for dx in (-1, 0, 1)
+            if min(box.y0 + dy, box.x0 + dx) >= 0 and box.y1 + dy <= HEIGHT and box.x1 + dx <= WIDTH
+        }  # fmt: skip
+        assert min(errors, key=errors.__getitem__) == (0, 0), f"frame {number}: {errors}"
 
 
 def test_frames_of_uneven_times_keep_them(tmp_path: Path) -> None:
@@ -167,6 +194,9 @@ def test_the_command_writes_the_video_or_prints_the_boxes(
     assert found["boxes"] == [{"start": 0, "stop": FRAMES, "box": list(box.corners)}]
     assert (found["frame_size"], found["num_frames"], found["source"]) == ([HEIGHT, WIDTH], FRAMES, "motion")
     assert list(tmp_path.iterdir()) == []
+    moving = json.loads(mocrop_here("crop", clip, "--json", "--segments", 3).out)["boxes"]
+    assert len(moving) > 3
+    assert [one["start"] for one in moving] == [0, *(one["stop"] for one in moving[:-1])]
     said = mocrop_here("crop", clip, "out.mp4", "--area", 0.4, "--size", "96x64")
     assert said.status == 0
     assert said.out.startswith(f"out.mp4: {FRAMES} frames, box {', '.join(map(str, box.corners))} (")
@@ -181,6 +211,7 @@ def test_the_command_writes_the_video_or_prints_the_boxes(
         (["in.mp4", "out.mp4", "--area", "2"], "area must lie in (0, 1], got 2.0"),
         (["in.mp4", "out.mp4", "--method", "x"], "method 'x': give one of "),
         (["in.mp4", "out.mp4", "--size", "224"], "--size '224': give width and height in px, such as 224x224"),
+        (["in.mp4", "out.mp4", "--method", "paper-v1", "--segments", "2"], "method 'paper-v1' has no segments; it has"),
         (["none.mp4", "out.mp4"], "none.mp4: no such file"),
     ],
 )

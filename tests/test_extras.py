@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -150,3 +151,13 @@ def test_a_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
 
 def test_the_citation_names_this_version() -> None:
     assert f"\nversion: {PROJECT['version']}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_the_workflow_runs_the_tests_on_each_python_that_is_supported() -> None:
+    workflow = ROOT / ".github" / "workflows" / "test.yml"
+    check = [Path(sys.executable).parent / "check-jsonschema", "--builtin-schema", "vendor.github-workflows", workflow]
+    done = subprocess.run(list(map(str, check)), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    versions = re.findall(r"Python :: (3\.\d+)", "\n".join(PROJECT["classifiers"]))
+    assert re.findall(r'"(3\.\d+)"', workflow.read_text()) == versions
+    assert "run: .ci/run" in workflow.read_text()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,6 +32,10 @@ def crop(
     area: Annotated[
         float | None, typer.Option(help="Area of the box as a share of the frame's [default: the method's own].")
     ] = None,
+    segments: Annotated[
+        int,
+        typer.Option(min=1, max=200, help="Equal parts of the video, each with a box; it moves from one to the next."),
+    ] = 1,
     size: Annotated[
         str | None, typer.Option(help="Width and height to resize the box to, px [default: its own].", metavar="WxH")
     ] = None,
@@ -46,7 +52,8 @@ def crop(
     if target is None and not as_json:
         raise RunError("OUT: name the file to write, or give --json for the boxes alone")
     try:
-        chosen, pixels = method_of(method, area), _size(size)
+        numbers = {"segments": segments} if segments > 1 else {}
+        chosen, pixels = method_of(method, area, **numbers), _size(size)
         if target is not None and not as_json:
             check_target(source, target, pixels)
     except ValueError as error:
@@ -59,10 +66,12 @@ def crop(
     if as_json:
         print_json(found)
         return
-    height, width = report.frame_size
-    share = report.choice.box.area / (height * width)
-    say(f"{target}: {report.num_frames} frames, box {', '.join(map(str, report.choice.box.corners))} "
-        f"({100 * share:.1f} % of {width}x{height} px), {found['source']}")  # fmt: skip
+    (height, width), box = report.frame_size, report.choice.box
+    where = f"box {', '.join(map(str, box.corners))}"
+    if len(found["boxes"]) > 1:
+        where = f"a moving box of {box.width}x{box.height} px"
+    share = f"{100 * box.area / (height * width):.1f} % of {width}x{height} px"
+    say(f"{target}: {report.num_frames} frames, {where} ({share}), {found['source']}")
 
 
 def _size(text: str | None) -> tuple[int, int] | None:
@@ -87,6 +96,15 @@ def _as_json(source: str, method: str, report: Any) -> dict[str, Any]:
         "num_frames": report.num_frames,
         "source": "motion" if choice.source == SOURCE_MOTION else "fallback: nothing moves",
         "score": None if choice.source != SOURCE_MOTION else float(choice.score),
-        "boxes": [{"start": 0, "stop": report.num_frames, "box": list(choice.box.corners)}],
+        "boxes": list(_runs(choice, report.num_frames)),
         "notes": list(report.notes),
     }
+
+
+def _runs(choice: Any, num_frames: int) -> Iterator[dict[str, Any]]:
+    """The box of each frame, frames with the same box together."""
+    boxes = (choice.path.box_at(frame) if choice.path else choice.box for frame in range(num_frames))
+    stop = 0
+    for box, frames in groupby(boxes):
+        start, stop = stop, stop + sum(1 for _ in frames)
+        yield {"start": start, "stop": stop, "box": list(box.corners)}

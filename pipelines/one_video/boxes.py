@@ -89,14 +89,15 @@ def find_box(
         return choose(scan, chosen, clip_id, seed)
 
 
-def method_of(method: str | AnyMethod, area: float | None) -> AnyMethod:
-    """The method of a name, or the given one, with that area in the place of its own; ValueError for either."""
+def method_of(method: str | AnyMethod, area: float | None, **numbers: Any) -> AnyMethod:
+    """The method of a name, or the given one, with that area and other numbers in the place of its own.
+
+    ValueError for a name, an area or a number that cannot be.
+    """
     if area is not None:
         check_share("area", area)
-    overrides: dict[str, Any] = {} if area is None else {"crop_ratio": area}
-    if isinstance(method, str):
-        return create_method(method, **overrides)
-    return replace(method, **overrides)
+        numbers["crop_ratio"] = area
+    return create_method(method, **numbers) if isinstance(method, str) else replace(method, **numbers)
 
 
 def choose(scan: Scan, method: AnyMethod, clip_id: str = "", seed: int = 0) -> Choice:

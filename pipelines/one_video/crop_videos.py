@@ -6,9 +6,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from mocrop_core.box_path import BoxPath
 from mocrop_core.method import Choice
 from pipelines.media.containers import MAX_PIXELS
-from pipelines.media.crop_encoder import MUXERS, sound_notes, write_crop
+from pipelines.media.crop_encoder import MOST_MOMENTS, MUXERS, sound_notes, write_crop
 from pipelines.media.ffmpeg_binary import find_ffmpeg
 from pipelines.one_video.boxes import choose, method_of, warn
 from pipelines.one_video.methods import DEFAULT, AnyMethod
@@ -38,7 +39,8 @@ def crop_video(
     """Find the box of a video and write the video cropped to it.
 
     source: as `read_motion_vectors` takes it; any codec. target: the file to write, .mp4, .m4v, .mov or .mkv; it
-    appears once it is whole, in the place of one that exists. method, area: as `find_box` takes them. size: height and
+    appears once it is whole, in the place of one that exists. method, area: as `find_box` takes them; with
+    ``create_method("actor", segments=8)`` the box moves with the motion, at most 200 segments. size: height and
     width to resize the box to, px, even; None keeps its own, less the last column or row of an odd side. The video is
     H.264 (x264's preset medium at CRF 18), upright, each frame with its time in the source; sound is copied, or encoded
     as AAC where the container does not take it. Returns what `find_box` finds. Raises and warns as `find_box`;
@@ -66,13 +68,16 @@ def crop_file(
     """Find the box of a video and, unless ``target`` is None, write the video cropped to it."""
     if target is not None:
         check_target(source, target, size)
+    if (segments := getattr(method, "segments", 1)) > MOST_MOMENTS:
+        raise ValueError(f"segments must be at most {MOST_MOMENTS}, got {segments}")
     with local_video(source) as path, with_vectors(path, on_progress) as scan:
         choice, notes, total = choose(scan, method), scan.notes, scan.decoded.frames
         if target is not None:
             notes = (*notes, *sound_notes(scan.survey, target))
             total = write_crop(
-                path, target, choice.box.corners, size, scan.survey, find_ffmpeg(), TIME_LIMIT,
-                deinterlace=scan.decoded.interlaced > 0, on_frames=lambda done: on_progress("crop", done, total),
+                path, target, choice.path or BoxPath((0.0,), (choice.box,)), size, scan.survey, find_ffmpeg(),
+                TIME_LIMIT, deinterlace=scan.decoded.interlaced > 0, on_frames=lambda done: on_progress("crop", done,
+                total),
             )  # fmt: skip
     return CropReport(choice, scan.motion.frame_size, total, notes)
 

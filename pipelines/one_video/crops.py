@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from mocrop_core.box_path import BoxPath
 from mocrop_core.boxes import Box
 from mocrop_core.frames import test_segments
 from mocrop_core.ranges import check_count
@@ -17,14 +18,15 @@ from pipelines.media.pictures import cropped
 from pipelines.one_video.sources import Source, local_video
 
 
-def crop(source: Source, box: Box, size: int = 224, frames: int | Sequence[int] = 8) -> npt.NDArray[np.uint8]:
+def crop(source: Source, box: Box | BoxPath, size: int = 224, frames: int | Sequence[int] = 8) -> npt.NDArray[np.uint8]:
     """Decode frames of a video and cut its box out of them.
 
-    source: as `read_motion_vectors` takes it; any codec. box: px of the frame as it is shown, as `find_box` returns it.
-    size: height and width to resize the box to, px, >= 1 (Pillow's antialiased bilinear filter). frames: how many, >=
-    1, from the middles of as many equal parts of the video, so that a short one repeats frames; or the numbers of the
-    frames, from 0. Returns uint8 (frames, size, size, 3), RGB. Raises ``mocrop.VideoError`` for what is not a video or
-    ends before a frame that was named, ValueError for a box that leaves the frame or a number out of range.
+    source: as `read_motion_vectors` takes it; any codec. box: px of the frame as it is shown, as `find_box` returns it;
+    or its path, of a box that moves. size: height and width to resize the box to, px, >= 1 (Pillow's antialiased
+    bilinear filter). frames: how many, >= 1, from the middles of as many equal parts of the video, so that a short one
+    repeats frames; or the numbers of the frames, from 0. Returns uint8 (frames, size, size, 3), RGB. Raises
+    ``mocrop.VideoError`` for what is not a video or ends before a frame that was named, ValueError for a box that
+    leaves the frame or a number out of range.
 
     >>> mocrop.crop("clip.mp4", mocrop.Box(0, 40, 200, 240), size=112, frames=4).shape
     (4, 112, 112, 3)
@@ -35,9 +37,10 @@ def crop(source: Source, box: Box, size: int = 224, frames: int | Sequence[int] 
         pictures = {}
         for number, picture in decoder.rgb_frames(path, numbers):
             height, width, _ = picture.shape
-            if box.x1 > width or box.y1 > height:
-                raise ValueError(f"box {box.corners} leaves the frame of {width}x{height} px")
-            pictures[number] = cropped(Image.fromarray(picture), box.corners, size)
+            here = box.box_at(number) if isinstance(box, BoxPath) else box
+            if here.x1 > width or here.y1 > height:
+                raise ValueError(f"box {here.corners} leaves the frame of {width}x{height} px")
+            pictures[number] = cropped(Image.fromarray(picture), here.corners, size)
     return np.stack([pictures[number] for number in numbers])
 
 
