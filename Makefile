@@ -28,20 +28,20 @@ test: lint  ## lint, types and every test of a change
 	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 30
 
 check-docs: $(READY)  ## every command of the documents, and the notebook
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not soak" tests/test_docs.py
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not soak" tests/docs/test_docs.py
 
 bench: $(READY)  ## the benchmarks, at least five repetitions of each: 45 minutes
 	$(BIN)/python -m tests.benchmarks
 
 boxes: $(READY)  ## what the boxes of each method keep of annotated actors: docs/reference/boxes.md
 	$(BIN)/python -m tests.benchmarks.box_coverage --stores build/boxes
-	$(BIN)/python -m tests.reference_tables
+	$(BIN)/python -m tests.docs.reference_tables
 
-soak: $(READY)  ## the long tests; their results go into tests/soak_results.json
+soak: $(READY)  ## the long tests; their results go into tests/support/soak_results.json
 	$(BIN)/python -m pytest -m soak
 
 stress: $(READY)  ## make test five times in fresh clones, twice beside a process that keeps the cores busy
-	$(BIN)/python -m tests.stress
+	$(BIN)/python -m tests.support.stress
 
 clean:  ## remove what make demo and the tools made
 	rm -rf demo .mypy_cache .ruff_cache .pytest_cache .hypothesis build

@@ -24,6 +24,7 @@ from pipelines.runs.run import open_run
 from pipelines.stages.shard_task import process_shard
 from pipelines.stages.tasks import STAGES
 from pipelines.store.records import Summary
+from tests.places import DATA
 
 # a shell's background jobs ignore it, and so would every command that a test interrupts
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -33,7 +34,6 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # the same examples everywhere, none kept from a run before, and none that fails for the time it took
 settings.register_profile("tests", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tests")
-DATA = Path(os.environ.get("MOCROP_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
 
 
 def run_stages(options: Options) -> tuple[Summary, list[str]]:

@@ -20,8 +20,8 @@ are drawn nearer to the frame's borders than uniform ones (`_towards_borders`), 
 can only drop what stands near a border. With four classes, 56 % of the bystanders stay whole in the best box
 of 6x8 cells around the actor, so that a guess among the figures left whole is right in 43 % of the frames;
 it is right in 29 % after a centre crop of the same area and in 25 % on whole frames. Twelve classes: 14, 11
-and 8 %. `tests/test_synth.py` holds these figures. They are ceilings for whoever looks only at what is left;
-where it stands in the crop tells a little more. So the set shows that the chain works and that a crop can
+and 8 %. `tests/unit/pipelines/test_synth.py` checks these figures. They are ceilings for whoever looks only at what is
+left; where it stands in the crop tells a little more. So the set shows that the chain works and that a crop can
 carry information; it says nothing about the size of the gain on real video, where the scene itself is a cue
 that a crop may lose.
 """

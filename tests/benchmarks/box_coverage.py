@@ -19,7 +19,8 @@ from data_specs.recipes import MotionView
 from data_specs.stored import open_store
 from pipelines.evaluation.evaluation import ALL, bootstrap_settings, evaluate
 from pipelines.runs.options import Options
-from tests.benchmarks.footage import DATA, run_alone
+from tests.benchmarks.footage import run_alone
+from tests.places import DATA
 
 RESULT = Path(__file__).parent / "results" / "box_coverage.json"
 AREAS = (75, 50, 25)  # % of the frame

@@ -23,8 +23,9 @@ from data_specs.annotations import actor_boxes
 from mocrop_core import ACTOR, Box, KeyFrames, choose_actor_box, in_pixels, key_frame_texture
 from mocrop_core.coverage import shares_kept
 from pipelines.media import decoder
-from tests.benchmarks.footage import DATA, encoded
+from tests.benchmarks.footage import encoded
 from tests.benchmarks.measuring import REPETITIONS, Result, interleaved, least, most, ratios, spent_here
+from tests.places import DATA
 
 FOLDERS = {"ucf-101": "UCF-101", "weizmann": "weizmann", "davis": "davis"}
 ANNOTATIONS = {"ucf-101": "ucf101_24.json", "weizmann": "weizmann.json", "davis": "davis.json"}

@@ -13,8 +13,8 @@ from pipelines.runs.options import Options
 from pipelines.runs.run import open_run
 from pipelines.stages.shard_task import process_shard
 from pipelines.stages.tasks import STAGES
+from tests.places import DATA
 
-DATA = Path(os.environ.get("MOCROP_TEST_DATA") or Path(__file__).parents[3] / "shared" / "data")
 SMALL_FRAMES = 24
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import warnings
 
 from tests.benchmarks import frame_codecs
-from tests.benchmarks.footage import DATA, real_clips
+from tests.benchmarks.footage import real_clips
 from tests.benchmarks.frame_codecs import SIDE
 from tests.benchmarks.measuring import REPETITIONS, Result
+from tests.places import DATA
 
 SHOWN = ("raw", "blosc lz4", "zstd1", "zstd3", "jpeg q95", "jpeg q90")  # what a recipe can ask for, and their next
 

@@ -1,0 +1,136 @@
+"""The benchmarks run, and say what they measured; what they find is for `make bench`, not for a test."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from importlib import import_module
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.benchmarks import __main__ as command
+from tests.benchmarks.__main__ import NAMES, RESULTS, main
+from tests.benchmarks.measuring import REPETITIONS, Result, interleaved, least, machine, most, run_command
+from tests.support import soak
+
+SLOW = {"whole_flow", "tls", "scaling", "memory", "loader", "motion_vectors"}  # those that take over five seconds
+FIELDS = {"name", "unit", "median", "lowest", "highest", "repetitions", "samples", "target", "verdict", "remark"}
+
+
+def test_every_benchmark_can_be_run() -> None:
+    """The slow ones are in `make soak` alone: this sees at least that what they are made of is still there."""
+    assert len(NAMES) > len(SLOW) > 0
+    for name in NAMES:
+        assert list(signature(import_module(f"tests.benchmarks.{name}").run).parameters) == ["quick"]
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(each, marks=[pytest.mark.soak] if each in SLOW else []) for each in NAMES]
+)
+@pytest.mark.usefixtures("data")
+def test_a_benchmark_runs_in_little_and_has_the_lines_of_its_kept_result(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["--quick", "--only", name, "--out", str(tmp_path)])
+    found = json.loads((tmp_path / f"{name}.json").read_text())
+    assert found["command"] == f"python -m tests.benchmarks --quick --only {name}"
+    assert found["machine"]["cores"] >= 1
+    assert found["lines"]
+    shown = capsys.readouterr().out
+    for line in found["lines"]:
+        assert line.keys() >= FIELDS
+        assert line["lowest"] <= line["median"] <= line["highest"]
+        assert line["name"] in shown
+    kept = json.loads((RESULTS / f"{name}.json").read_text())
+    missing = Counter(map(_whatever_size, found["lines"])) - Counter(map(_whatever_size, kept["lines"]))
+    assert not missing
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_kept_result_is_whole(name: str) -> None:
+    kept = json.loads((RESULTS / f"{name}.json").read_text())
+    assert kept["command"] == f"python -m tests.benchmarks --only {name}"
+    assert kept["machine"].keys() >= machine().keys()
+    for line in kept["lines"]:
+        assert line.keys() >= FIELDS
+        assert line["repetitions"] == len(line["samples"])
+        assert line["repetitions"] >= REPETITIONS or line["unit"] not in ("times", "%", "clips/s"), line["name"]
+
+
+def _whatever_size(line: dict[str, Any]) -> tuple[str, str]:
+    """A line's name, without the numbers that depend on the size of a run, and its unit."""
+    return re.sub(r"\d[\d.,]*", "#", line["name"]), line["unit"]
+
+
+def test_every_repetition_runs_each_arm_once() -> None:
+    order: list[str] = []
+    arms = {name: lambda name=name: float(len(order)) if order.append(name) is None else 0.0 for name in "abc"}
+    samples = interleaved(arms, 4)
+    assert [sorted(order[i : i + 3]) for i in range(0, 12, 3)] == [["a", "b", "c"]] * 4
+    assert order[:3] + order[3:6] + order[6:9] != order[:3] * 3
+    assert [len(values) for values in samples.values()] == [4, 4, 4]
+
+
+def test_a_target_is_met_by_the_median() -> None:
+    assert Result("x", "times", (1.0, 3.0, 9.0), least(3)).verdict == "met"
+    assert Result("x", "times", (1.0, 3.1, 9.0), most(3)).verdict == "MISSED"
+    assert Result("x", "times", (1.0,)).verdict == ""
+    with pytest.raises(ValueError, match="x: nothing was measured"):
+        Result("x", "times", ())
+
+
+def test_a_commands_cpu_time_counts_what_outlives_its_parent(tmp_path: Path) -> None:
+    busy = "import time; end = time.process_time() + 0.3\nwhile time.process_time() < end: pass"
+    orphan = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {busy!r}])"
+    used = run_command(["python3", "-c", orphan], tmp_path)
+    assert 0.3 <= used.cpu_s < 3
+    with pytest.raises(RuntimeError, match="ended with status 3"):
+        run_command(["python3", "-c", "raise SystemExit(3)"], tmp_path)
+
+
+def test_quick_results_are_kept_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr("tests.benchmarks.box_search.run", lambda quick: [Result("x", "times", (1.0, 2.0))])
+    main(["--quick", "--only", "box_search"])
+    place = Path(capsys.readouterr().out.splitlines()[-1].removeprefix("kept in "))
+    assert (place / "box_search.json").is_file()
+    assert not (tmp_path / "results").exists()
+    main(["--only", "box_search"])
+    kept = json.loads((tmp_path / "results" / "box_search.json").read_text())
+    assert kept["command"] == "python -m tests.benchmarks --only box_search"
+    assert kept["lines"][0]["samples"] == [1, 2]
+
+
+def test_a_benchmark_that_fails_leaves_the_kept_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(quick: bool) -> list[Result]:
+        raise RuntimeError("half way")
+
+    kept = tmp_path / "box_search.json"
+    kept.write_text("{}")
+    monkeypatch.setattr("tests.benchmarks.box_search.run", fails)
+    with pytest.raises(RuntimeError, match="half way"):
+        main(["--only", "box_search", "--out", str(tmp_path)])
+    assert kept.read_text() == "{}"
+
+
+def test_the_facts_name_the_code_the_ffmpeg_and_the_peers() -> None:
+    facts = machine()
+    assert facts["ffmpeg"].startswith("ffmpeg ")
+    assert re.fullmatch(r"[0-9a-f]{40}\+?|unknown", facts["commit"])
+    assert facts.keys() >= {"cores", "cpu", "torch", "tensorstore", "numcodecs", "motion-vector-extractor"}
+
+
+def test_a_long_tests_record_keeps_its_own_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(soak, "RESULTS", tmp_path / "soak_results.json")
+    for cores, test in ((2, "a"), (64, "b")):
+        monkeypatch.setattr("tests.support.soak.usable_cores", lambda cores=cores: cores)
+        soak.record(test, files=1)
+    found = json.loads(soak.RESULTS.read_text())["tests"]
+    assert {test: entry["cores"] for test, entry in found.items()} == {"a": 2, "b": 64}
+    assert found["a"].keys() == {"passed", "cores", "python", "system", "files"}
