@@ -23,6 +23,7 @@ ROUNDING = 1e-9  # below MOSTLY, relative: sums of shares are not exact
 PLACES = 32  # of a random box, along each axis
 SHAPES, STEPS = 17, 32  # of the search for the best box: shapes, and steps from one end of the frame to the other
 FINER, ROUNDS, SHAPE_ROUNDS = 4, 4, 3  # each round tries 2 * FINER + 1 values around the best one, FINER times as close
+_AT_ONCE = 2**16  # shares in memory: as many as stay in a core's cache
 
 
 def shares_kept(actors: npt.ArrayLike, boxes: npt.ArrayLike) -> Shares:
@@ -97,7 +98,9 @@ def best_static_box(
     candidates = np.reshape(np.asarray(others, np.float64), (-1, 4))
     power, step = np.linspace(0, 1, SHAPES), 1 / (SHAPES - 1)  # the height is area ** power
     for _ in range(SHAPE_ROUNDS):
-        found, kept = _best_places(inner, weights, area, area**power)
+        heights = np.array_split(area**power, -(-len(power) * (STEPS + 1) * len(inner) // _AT_ONCE))
+        places = [_best_places(inner, weights, area, each) for each in heights if len(each)]
+        found, kept = (np.concatenate(each) for each in zip(*places, strict=True))
         candidates = np.concatenate([candidates, found * [width, height, width, height]])
         step /= FINER
         power = np.clip(power[kept.argmax()] + step * np.arange(-FINER, FINER + 1), 0, 1)

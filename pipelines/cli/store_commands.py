@@ -150,7 +150,7 @@ def report(
     from pipelines.cli.progress_bars import count_progress
     from pipelines.report.page import write_report
 
-    with count_progress("report", "pictures and details") as show:
+    with count_progress("report", "annotated clips, then pictures and details") as show:
         made = write_report(
             store, out, annotations=annotations, clips=clips, everything=everything, wanted=clip or (), on_clip=show
         )

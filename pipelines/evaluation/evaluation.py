@@ -18,7 +18,8 @@ from pipelines.evaluation.coverage import WAYS, Coverage, coverage, mismatches, 
 from pipelines.evaluation.groups import Groups, groups_of
 from pipelines.store.records import Progress, expected_tables
 
-ALL = "all"
+ALL = None
+"""The class of rows over all clips: no class can have this name."""
 MEASURES = ("kept", "mostly")
 """The mean share of an actor's box that is inside, and the share of actor boxes of which at least 90 % is."""
 
@@ -94,18 +95,18 @@ def evaluate(
 
 
 def rows_of(found: Coverage, labels: Sequence[int], class_names: Sequence[str], groups: Groups) -> list[Row]:
-    """A row for each view over all clips, then for each class and view: each clip counts the same.
+    """A row for each view over all clips (``class`` is None), then for each class and view: each clip counts the same.
 
     For each of `MEASURES`: its mean for the view's own box, beside ``_centre``, ``_random`` and ``_best``, then
     ``_minus_centre`` and the ends of its intervals, such as ``_low_90`` and ``_high_90``, from the bootstrap over
     groups; None where there is but one group.
     """
-    chosen = {ALL: np.ones(len(labels), bool)}
+    chosen: list[tuple[str | None, Any]] = [(ALL, np.ones(len(labels), bool))]
     for label in sorted(set(labels)):
-        name = class_names[label] if 0 <= label < len(class_names) else "no class"
-        chosen[name] = np.asarray(labels) == label
+        known = 0 <= label < len(class_names)
+        chosen.append((class_names[label] if known else "no class", np.asarray(labels) == label))
     names, rows = np.asarray(groups.names), []
-    for name, clips in chosen.items():
+    for name, clips in chosen:
         tables = np.stack([np.stack([view.mean, view.mostly]) for view in found.views])[:, :, clips]
         differences = tables[..., 0] - tables[..., WAYS.index("centre")]  # (views, measures, clips)
         ends = _ends(differences.reshape(-1, differences.shape[-1]).T, names[clips])

@@ -75,8 +75,8 @@ def heading(found: Evaluation) -> list[str]:
 
 def tables(found: Evaluation) -> list[tuple[str, list[Row]]]:
     """Title and rows of each table: each measure over all clips, and by class where there are several."""
-    whole = [row for row in found.rows if row["class"] == ALL]
-    parts = [row for row in found.rows if row["class"] != ALL]
+    whole = [row for row in found.rows if row["class"] is ALL]
+    parts = [row for row in found.rows if row["class"] is not ALL]
     made = [(TITLES[measure], [_short(row, measure) for row in whole]) for measure in MEASURES]
     if len({row["class"] for row in parts}) > 1:
         made += [

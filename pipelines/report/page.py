@@ -59,7 +59,8 @@ def write_report(
     """Write the page of the store at ``location`` to ``out``, whole or not at all.
 
     ``clips`` of it have pictures and a detail (``wanted`` ids always); with ``everything`` all have pictures.
-    ``on_clip`` is told of progress. ``ReportError`` for a wrong argument, before any work, and where the page might
+    ``on_clip`` is told of progress: of annotated clips, then of
+    pictures and details. ``ReportError`` for a wrong argument, before any work, and where the page might
     take more than ``LARGEST`` bytes without ``everything``.
     """
     store = open_store(location)
@@ -106,7 +107,7 @@ def collect(
     tables = reader.tables
     matched = match(known or {}, reader.ids, tables["num_frames"], tables["frame_size"])
     boxes_of = stored_boxes(reader.progress.boxes, reader.recipe, reader.ids, tables)
-    kept = coverage(matched, reader.recipe, tables, boxes_of)
+    kept = coverage(matched, reader.recipe, tables, boxes_of, on_clip)
     problems = mismatches(kept, reader.recipe, reader.ids, tables, matched)
     detailed = clip_cards.sample(reader, clips, wanted, actor_coverage.worst_first(kept, reader.main_view))
     pictured: Sequence[int] = range(len(reader.ids)) if everything else detailed

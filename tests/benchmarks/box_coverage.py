@@ -19,6 +19,7 @@ from data_specs.recipes import MotionView
 from data_specs.stored import open_store
 from pipelines.evaluation.evaluation import ALL, bootstrap_settings, evaluate
 from pipelines.runs.options import Options
+from tests.benchmarks.box_steps import contributions
 from tests.benchmarks.footage import run_alone
 from tests.places import DATA
 
@@ -66,7 +67,8 @@ def measure(name: str, stores: Path) -> dict[str, Any]:
     opened = open_store(store)
     return {
         **{key: found[key] for key in ("clips", "boxes", "groups", "grouped", "problems")},
-        "rows": [row for row in found["rows"] if row["class"] == ALL],
+        "steps": contributions(store, DATA / clips.annotations, [area / 100 for area in AREAS]),
+        "rows": [row for row in found["rows"] if row["class"] is ALL],
         "group_by": clips.group_by,
         "software": opened.attrs["software"],
     }

@@ -28,6 +28,7 @@ from tests.benchmarks.box_coverage import AREAS
 from tests.benchmarks.box_coverage import PRESETS as BOX_PRESETS
 from tests.benchmarks.box_coverage import RESULT as COVERAGE
 from tests.benchmarks.box_coverage import SETS as BOX_SETS
+from tests.benchmarks.box_steps import STEPS
 from tests.docs.library_reference import library_reference
 from tests.places import ROOT
 from tests.support import soak
@@ -392,6 +393,16 @@ def boxes_kept() -> str:
     return table(("box", *heads), rows)
 
 
+def boxes_steps() -> str:
+    """The mean share of the actor that the method ``actor`` keeps with each of its steps left out."""
+    sets = _coverage()["sets"]
+    rows = [
+        (step, *(" / ".join(f"{value:.3f}" for value in kept["steps"][step]) for kept in sets.values()))
+        for step in STEPS
+    ]
+    return table(("left out", *sets), rows)
+
+
 def boxes_of(name: str) -> str:
     """What each view keeps on a set, beside boxes of exactly its area."""
     heads = ("view", "area", "kept", "centre", "random", "best", "− centre", "90 %", "95 %", "≥ 90 % kept", "centre")
@@ -437,6 +448,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **{f"benchmark {name}": partial(benchmark, name) for name in NAMES},
     "boxes kept": boxes_kept,
     **{f"boxes {name}": partial(boxes_of, name) for name in BOX_SETS},
+    "boxes steps": boxes_steps,
     "boxes made": boxes_made,
     "promised": promised,
     "whole": whole,

@@ -109,9 +109,9 @@ def test_each_clip_counts_the_same_overall_and_in_its_class() -> None:
     recipe = Recipe(views=(MotionView(),))
     long, short = annotation(*[(0, 0, 40, 40)] * 9), annotation((200, 100, 40, 40))
     found = measured(matched(long, short), recipe, tables_of(recipe, [LEFT, LEFT]))
-    rows = rows_of(found, [0, 1], ["A", "B"], groups_of(["c/0", "c/1"], None))
+    rows = rows_of(found, [0, 1], ["A", "all"], groups_of(["c/0", "c/1"], None))
     assert [(row["class"], row["clips"], row["kept"], row["mostly"]) for row in rows] == [
-        ("all", 2, 0.5, 0.5), ("A", 1, 1.0, 1.0), ("B", 1, 0.0, 0.0)
+        (None, 2, 0.5, 0.5), ("A", 1, 1.0, 1.0), ("all", 1, 0.0, 0.0)
     ]  # fmt: skip
     page = actor_coverage.as_json(found, np.array([0, 1]), {})
     first = page["series"][0]
@@ -171,7 +171,7 @@ def test_a_real_store_is_evaluated_as_its_boxes_say(evaluated, ucf_store: Path, 
         shares_kept(actor_boxes(one, one.num_frames or 0, SIZE).box, boxes[None, store.row(id)])[0].mean()
         for id, one in known.items()
     ]
-    whole = {row["view"]: row for row in evaluated.rows if row["class"] == "all"}
+    whole = {row["view"]: row for row in evaluated.rows if row["class"] is None}
     assert list(whole) == ["full", "centre", "random", "mocrop"]
     assert whole["mocrop"]["kept"] == pytest.approx(np.mean(shares), abs=1e-6)
     assert whole["full"]["kept"] == whole["full"]["mostly"] == 1
