@@ -19,6 +19,7 @@ from PIL import Image
 from data_specs.annotation_files import read_annotations
 from data_specs.annotations import Annotation, AnnotationError, actor_boxes
 from data_specs.ucf101_24 import _check_instructions
+from tests.places import ROOT
 
 
 def entries(annotation: Annotation) -> list[tuple[int, list[float]]]:
@@ -93,7 +94,7 @@ def test_json_says_the_frame_size_of_a_clip_or_of_all(tmp_path: Path) -> None:
 
 
 def test_the_example_of_the_documentation_is_read(tmp_path: Path) -> None:
-    page = (Path(__file__).parents[1] / "docs" / "howto" / "evaluate.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "howto" / "evaluate.md").read_text(encoding="utf-8")
     (tmp_path / "a.json").write_text(page.partition("```json\n")[2].partition("```")[0])
     (found,) = read_annotations(tmp_path / "a.json").values()
     assert entries(found) == [(0, [10, 20, 64, 128]), (1, [11, 20, 64, 128])]
