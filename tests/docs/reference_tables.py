@@ -1,6 +1,6 @@
 """Tables that follow from code or kept results: ``python -m tests.docs.reference_tables`` writes them anew.
 
-They are those of docs/reference, and what README.md says of benchmarks. A table stands in its document between
+They are those of docs/reference. A table stands in its document between
 ``<!-- table: NAME -->`` and ``<!-- end of table -->``. ``test_docs`` fails where one is not what the code says.
 """
 
@@ -34,7 +34,7 @@ from tests.places import ROOT
 from tests.support import soak
 
 REFERENCE = ROOT / "docs" / "reference"
-DOCUMENTS = (ROOT / "README.md", *sorted(REFERENCE.glob("*.md")))
+DOCUMENTS = tuple(sorted(REFERENCE.glob("*.md")))
 _STATED = re.compile(r" \[default: (.+?)\]")
 _PLACE = re.compile(r"(<!-- table: ([^>]+?) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 _NAME = "letters, digits, `_` `.` `-`; at most 64 of them"
@@ -324,11 +324,11 @@ _PROMISED = [
     ("memory of a reading process", "loader", "peak of a reading process above its start"),
     ("… its growth over ten epochs", "loader", "growth of a reading process"),
 ]
-"""What README.md says, the benchmark that measures it, and the line of it."""
+"""What promises.md says, the benchmark that measures it, and the line of it."""
 
 
 def promised() -> str:
-    """What README.md says of speed and memory: what is asked for, and what was measured."""
+    """What promises.md says of speed and memory: what is asked for, and what was measured."""
     rows = []
     for what, benchmark, name in _PROMISED:
         line = _line(benchmark, name)

@@ -347,7 +347,7 @@ def test_messages_in_the_reference_are_those_of_the_program() -> None:
 
 
 def test_what_is_promised_names_tests_that_are_there() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8").partition("## What is promised")[2].partition("\n## ")[0]
+    text = (reference_tables.REFERENCE / "promises.md").read_text(encoding="utf-8").partition("\n## ")[0]
     rows = [line for line in text.splitlines() if "::test_" in line]
     assert len(rows) >= 20
     file = ""

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.soak import record
 from tests.docs.test_docs import DOCUMENTS, blocks_of
+from tests.support.soak import record
 
 ROOT = Path(__file__).parents[1]
 MOST_DISTRIBUTIONS = 26
