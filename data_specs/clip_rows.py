@@ -250,7 +250,8 @@ def _labels(listing: Listing, names: Sequence[str], faults: Faults) -> dict[str 
         elif len(named) == 1:
             found[label] = places[named[0]]
         else:
-            why = f"may be {' or '.join(map(repr, named))}" if named else f"is none of the {len(names)} classes"
             rows = f" ({counts[label]} rows)" if counts[label] > 1 else ""
-            faults.add(f"label {label!r} {why}{rows}", listing.line(position))
+            unknown = f"label {label!r} is none of the {len(names)} classes{rows}"
+            unclear = f"label {label!r} may be {' or '.join(map(repr, named))}{rows}"
+            faults.add(unclear if named else unknown, listing.line(position))
     return found
