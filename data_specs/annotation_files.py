@@ -91,22 +91,22 @@ def read_annotations(path: str | Path, on_clip: OnClip = lambda done, total: Non
 
 
 def _read_folder(folder: Path, on_clip: OnClip) -> dict[str, Annotation]:
-    """Each clip's annotation, of the one form that the files in a folder have."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    ground_truth = [path for path in files if path.parts[-2:] == ("gt", "gt.txt")]
-    forms: dict[str, tuple[list[Path], Callable[[Path, list[Path], OnClip], dict[str, Annotation]]]] = {
-        "J-HMDB": ([path for path in files if path.name in (PUPPETS, JOINTS)], read_jhmdb),
-        "CSV": (ground_truth or [path for path in files if path.suffix.lower() in (".csv", ".txt")], _read_mot_folder),
-        "PNG": ([path for path in files if path.suffix.lower() == ".png"], read_masks),
-    }
-    found = [form for form, (own, _) in forms.items() if own]
-    if len(found) != 1:
+    """Each clip's annotation, of the one form that the files in a folder have. Hidden files are none of them."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]
+    if jhmdb := [path for path in files if path.name in (PUPPETS, JOINTS)]:
+        return read_jhmdb(folder, jhmdb, on_clip)
+    if sequences := [path for path in files if path.parts[-2:] == ("gt", "gt.txt")]:  # with pictures beside them
+        return _read_mot_folder(folder, sequences, on_clip)
+    tables = [path for path in files if path.suffix.lower() in (".csv", ".txt")]
+    masks = [path for path in files if path.suffix.lower() == ".png"]
+    if bool(tables) == bool(masks):
         what = (
-            f"it has files of {' and of '.join(found)}; give a folder of one of them" if found else f"give {ACCEPTED}"
+            f"it has CSV files and PNG files, such as {tables[0].name!r}; give one kind"
+            if tables
+            else f"give {ACCEPTED}"
         )
         raise AnnotationError(f"annotations {str(folder)!r}: {what}")
-    own, read = forms[found[0]]
-    return read(folder, own, on_clip)
+    return _read_mot_folder(folder, tables, on_clip) if tables else read_masks(folder, masks, on_clip)
 
 
 def _read_json(path: Path) -> dict[str, Annotation]:

@@ -126,7 +126,7 @@ def match(
     for id, annotation in annotations.items():
         row = rows.get(id)
         if row is None:
-            near = ends.get(id)
+            near = ends.get(id.rpartition("/")[2])
             problems[id] = (f"not in the store, which has {near!r}" if near else "not in the store",)
         elif not (num_frames[row] and frame_size[row].all()):
             problems[id] = ("annotated, but the clip is not done",)
@@ -142,10 +142,9 @@ def match(
 
 
 def _by_last_name(ids: list[str]) -> dict[str, str]:
-    """The id that ends with a name, for names without a folder that only one id has."""
+    """The id that has a last name, folders left out; "" for a name that several have."""
     found: dict[str, str] = {}
     for id in ids:
-        folder, _, name = id.rpartition("/")
-        if folder:
-            found[name] = "" if name in found else id
+        name = id.rpartition("/")[2]
+        found[name] = "" if name in found else id
     return found

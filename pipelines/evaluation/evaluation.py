@@ -34,12 +34,13 @@ def _silent(done: int, total: int) -> None: ...
 class Evaluation:
     """What was measured. ``rows``: `rows_of`; ``problems``: what of the annotations did not match, by clip id.
 
-    ``clips`` were evaluated of the store's ``stored``, with ``boxes`` of actors; the boxes of ``scaled`` clips came
-    from another size of the frame; ``unannotated`` clips of the store have no annotation.
+    Of ``annotated`` clips ``clips`` were evaluated, with ``boxes`` of actors; the boxes of ``scaled`` clips came from
+    another size of the frame; ``unannotated`` of the store's ``stored`` clips have no annotation.
     """
 
     store: str
     annotations: str
+    annotated: int
     clips: int
     stored: int
     boxes: int
@@ -82,6 +83,7 @@ def evaluate(
     return Evaluation(
         shown(location),
         str(annotations),
+        len(known),
         len(found.rows),
         len(store.ids),
         sum(found.boxes),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-from collections import Counter
+import re
 from typing import Any
 
 from data_specs.text import csv_cell, printable
@@ -22,7 +22,8 @@ EXPLANATION = (
     "middle; the same, on average over 32 × 32 places; the static box of any shape that keeps most on average, found "
     "with the actor boxes.",
 )
-SHOWN = 10  # clips of a kind of problem that are listed in a text
+SHOWN = 10  # kinds of problems, and clips of each, that are listed in a text
+_DIFFERING = re.compile(r"'[^']*'|\d+(\.\d+)?")  # what differs in lines of one kind
 
 
 def as_json(found: Evaluation) -> dict[str, Any]:
@@ -62,8 +63,8 @@ def markdown_table(rows: list[Row]) -> str:
 def heading(found: Evaluation) -> list[str]:
     """What was evaluated and how, a line each."""
     lines = [
-        f"{found.clips} annotated clips of the {found.stored} in {found.store}, {found.boxes:,} actor boxes "
-        f"({found.unannotated} clips of the store are not annotated)",
+        f"{found.clips} of {found.annotated} annotated clips, {found.boxes:,} actor boxes; {found.store} has "
+        f"{found.stored} clips, {found.unannotated} of them not annotated",
         *EXPLANATION,
         f"Intervals of the difference to the centre: percentile bootstrap over {found.groups} groups, "
         f"{RESAMPLES:,} resamples, seed {SEED}. Groups: {found.grouped}.",
@@ -104,13 +105,17 @@ def _short(row: Row, measure: str) -> Row:
 
 
 def problem_lines(found: Evaluation) -> list[str]:
-    """What of the annotations does not match: each kind with its number of clips and the first of them."""
-    kinds = Counter(line for lines in found.problems.values() for line in lines)
-    listed: list[str] = []
-    for kind, count in kinds.most_common(SHOWN):
-        ids = [id for id, lines in found.problems.items() if kind in lines]
+    """What of the annotations does not match: each kind, whatever its numbers, with the first clips that have it."""
+    kinds: dict[str, list[tuple[str, str]]] = {}
+    for id, lines in found.problems.items():
+        for line in lines:
+            kinds.setdefault(_DIFFERING.sub("…", line), []).append((id, line))
+    listed = []
+    for kind, cases in sorted(kinds.items(), key=lambda item: -len(item[1]))[:SHOWN]:
+        count, ids = len(cases), ", ".join(id for id, _ in cases[:SHOWN])
+        what = kind if len({line for _, line in cases}) > 1 else cases[0][1]
         more = f" and {count - SHOWN} more" if count > SHOWN else ""
-        listed.append(f"{count} {'clip' if count == 1 else 'clips'}: {kind} ({', '.join(ids[:SHOWN])}{more})")
+        listed.append(f"{count} {'clip' if count == 1 else 'clips'}: {what} ({ids}{more})")
     if len(kinds) > SHOWN:
         listed.append(f"and {len(kinds) - SHOWN} more kinds; --json lists them all")
     return listed

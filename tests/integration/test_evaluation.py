@@ -162,7 +162,8 @@ def evaluated(ucf_store: Path, data: Path) -> object:
 
 
 def test_a_real_store_is_evaluated_as_its_boxes_say(evaluated, ucf_store: Path, data: Path) -> None:  # type: ignore[no-untyped-def]
-    assert (evaluated.clips, evaluated.stored, evaluated.unannotated, evaluated.groups) == (5, 15, 10, 5)
+    counts = (evaluated.annotated, evaluated.clips, evaluated.stored, evaluated.unannotated, evaluated.groups)
+    assert counts == (5, 5, 15, 10, 5)
     assert evaluated.problems == {}
     known = read_annotations(data / "annotations" / "ucf101_24.json")
     store = open_store(ucf_store)
@@ -201,15 +202,17 @@ def test_every_format_has_every_number(evaluated) -> None:  # type: ignore[no-un
 def test_what_does_not_match_is_counted_by_kind_and_listed(ucf_store: Path, data: Path, tmp_path: Path) -> None:
     clips = json.loads((data / "annotations" / "ucf101_24.json").read_text())
     good = next(iter(clips))
-    wrong = {f"Nowhere/{i:02}": clips[good] for i in range(12)} | {good: {**clips[good], "num_frames": 9}}
+    short = {id: {**clips[id], "num_frames": 9} for id in list(clips)[:2]}
+    wrong = {f"Nowhere/{i:02}": clips[good] for i in range(12)} | short
     (tmp_path / "a.json").write_text(json.dumps(wrong))
     found = evaluate(str(ucf_store), tmp_path / "a.json")
-    assert found.clips == 1
+    assert (found.annotated, found.clips) == (14, 2)
     lines = problem_lines(found)
     assert lines[0].startswith("12 clips: not in the store (Nowhere/00, ")
     assert lines[0].endswith("Nowhere/09 and 2 more)")
-    assert lines[1].startswith("1 clip: annotated as 9 frames, the clip has ")
-    assert len(found.problems) == 13
+    assert lines[1:] == [f"2 clips: annotated as … frames, the clip has … ({', '.join(short)})"]
+    assert len(found.problems) == 14
+    assert found.problems[good] == [f"annotated as 9 frames, the clip has {clips[good]['num_frames']}"]
     (tmp_path / "a.json").write_text(json.dumps({"Nowhere/a": clips[good]}))
     with pytest.raises(StoreError, match=r"none of the 1 annotated clips .*'Nowhere/a': not in the store.*An id of"):
         evaluate(str(ucf_store), tmp_path / "a.json")

@@ -121,6 +121,7 @@ def test_a_folder_of_mot_sequences_has_the_frame_size_of_seqinfo(tmp_path: Path)
         (tmp_path / name / "gt").mkdir(parents=True)
         (tmp_path / name / "gt" / "gt.txt").write_text(MOT)
         (tmp_path / name / "gt" / "labels.txt").write_text("person\n")
+        save(tmp_path / name / "img1" / "000001.png", np.zeros((6, 8)))
     (tmp_path / "train/one/seqinfo.ini").write_text(
         "[Sequence]\nname=one\nframeRate=30\nseqLength=600\nimWidth=1920\nimHeight=1080\nimExt=.jpg\n"
     )
@@ -375,6 +376,7 @@ def test_masks_give_a_box_in_each_frame_with_an_actor(tmp_path: Path) -> None:
     mask[0, 0] = 1
     save(tmp_path / "480p" / "cow" / "00012.png", mask)
     (tmp_path / "480p" / "bear" / "notes.html").write_text("not a mask")
+    (tmp_path / "480p" / "bear" / "._00000.png").write_text("what another system keeps of a file")
     found = read_annotations(tmp_path)
     assert {id: entries(one) for id, one in found.items()} == {
         "480p/bear": [(0, [5, 2, 1, 2])], "480p/cow": [(12, [0, 0, 6, 4])]
@@ -420,4 +422,4 @@ def test_a_folder_of_no_known_form_or_of_two_is_refused(tmp_path: Path) -> None:
     assert "give a JSON file" in refused(tmp_path / "empty")
     save(tmp_path / "two" / "a" / "00000.png", np.zeros((6, 8)))
     (tmp_path / "two" / "b.txt").write_text(MOT)
-    assert "it has files of CSV and of PNG; give a folder of one of them" in refused(tmp_path / "two")
+    assert "it has CSV files and PNG files, such as 'b.txt'; give one kind" in refused(tmp_path / "two")

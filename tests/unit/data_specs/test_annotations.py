@@ -90,9 +90,10 @@ def test_a_frame_before_the_first_is_left_out_like_one_after_the_last() -> None:
     assert found.problems == ("2 of 3 boxes of frames that the clip of 1 does not have left out",)
 
 
-def test_an_id_that_lacks_its_folder_is_not_guessed_but_the_right_one_is_named() -> None:
-    annotated = {"bear": annotation(1, (0, [[1, 2, 3, 4]])), "cow": annotation(1, (0, [[1, 2, 3, 4]]))}
+def test_an_id_in_another_folder_is_not_guessed_but_the_right_one_is_named() -> None:
+    annotated = {id: annotation(1, (0, [[1, 2, 3, 4]])) for id in ("bear", "480p/bear", "cow")}
     ids = ["animal/bear", "animal/cow", "farm/cow"]
     found = match(annotated, ids, np.array([1, 1, 1]), np.array([SIZE] * 3))
     assert not found.boxes
-    assert found.problems == {"bear": ("not in the store, which has 'animal/bear'",), "cow": ("not in the store",)}
+    near = ("not in the store, which has 'animal/bear'",)
+    assert found.problems == {"bear": near, "480p/bear": near, "cow": ("not in the store",)}
