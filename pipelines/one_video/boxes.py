@@ -38,7 +38,7 @@ def read_motion_vectors(source: Source) -> MotionVectors:
     13608
     """
     with local_video(source) as path, scanned(path) as scan:
-        warn(source, scan.notes)
+        warn(source, scan.notes())
         vectors = np.concatenate([np.empty(0, VECTOR), *scan.blocks()])
         return MotionVectors(
             vectors,
@@ -85,7 +85,7 @@ def find_box(
             keys = KeyFrames(source.key_frames, source.texture, source.picture)
         return _choose([source.vectors], len(source), source.num_frames, keys, source.frame_size, chosen, clip_id, seed)
     with local_video(source) as path, with_vectors(path) as scan:
-        warn(source, scan.notes)
+        warn(source, scan.notes())
         return choose(scan, chosen, clip_id, seed)
 
 

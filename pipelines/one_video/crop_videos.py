@@ -71,7 +71,7 @@ def crop_file(
     if (segments := getattr(method, "segments", 1)) > MOST_MOMENTS:
         raise ValueError(f"segments must be at most {MOST_MOMENTS}, got {segments}")
     with local_video(source) as path, with_vectors(path, on_progress) as scan:
-        choice, notes, total = choose(scan, method), scan.notes, scan.decoded.frames
+        choice, notes, total = choose(scan, method), scan.notes("deinterlaced"), scan.decoded.frames
         if target is not None:
             notes = (*notes, *sound_notes(scan.survey, target))
             total = write_crop(

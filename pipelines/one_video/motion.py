@@ -39,15 +39,19 @@ class Scan:
     """What decoding a video for its vectors found.
 
     ``motion`` and ``keys`` are of the file that has the vectors; ``survey`` and ``decoded`` are of the video itself;
-    ``notes`` has a line for whatever was passed over, chosen or repaired.
+    ``combs`` is what became of its interlaced frames.
     """
 
     motion: Motion
     keys: KeyFrames
     survey: Survey
     decoded: Decoded
-    notes: tuple[str, ...]
+    combs: str
     _packed: IO[bytes]
+
+    def notes(self, combs: str = "") -> tuple[str, ...]:
+        """A line for whatever was passed over, chosen or repaired; with other words on interlaced frames if given."""
+        return tuple(self.survey.notes(self.decoded, combs or self.combs).values())
 
     def blocks(self) -> Iterator[Vectors]:
         """The vectors in decode order, in blocks of bounded size, from the beginning each time."""
@@ -80,7 +84,7 @@ def scanned(path: Path, on_progress: OnProgress = silent) -> Iterator[Scan]:
         keys = KeyFrames(motion.key_frames, texture, picture_area(motion.frame_size, borders))
         decoded = Decoded(motion.num_frames, motion.bad_packets, motion.num_interlaced)
         on_progress("motion", motion.num_frames, motion.num_frames)
-        yield Scan(motion, keys, survey, decoded, tuple(survey.notes(decoded).values()), packed)
+        yield Scan(motion, keys, survey, decoded, "their combs kept", packed)
 
 
 @contextmanager
@@ -100,7 +104,6 @@ def with_vectors(path: Path, on_progress: OnProgress = silent) -> Iterator[Scan]
             made = transcode(
                 path, copy, EncodeSettings(), find_ffmpeg(), TIME_LIMIT, lambda done: on_progress("H.264", done, total)
             )
-            notes = tuple(made.survey.notes(made.decoded, "deinterlaced").values())
             found = stack.enter_context(scanned(copy, on_progress))
-            found = replace(found, survey=made.survey, decoded=made.decoded, notes=notes)
+            found = replace(found, survey=made.survey, decoded=made.decoded, combs="deinterlaced")
         yield found

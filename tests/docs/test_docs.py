@@ -34,6 +34,7 @@ import pytest
 import typer.main
 from nbclient import NotebookClient
 
+import mocrop
 from data_specs.recipes import load_recipe
 from data_specs.schema import STAGES
 from pipelines.cli.app import app
@@ -125,6 +126,9 @@ def test_what_python_in_the_documents_imports_exists() -> None:
                 module = importlib.import_module(node.module or "")
                 missing = [each.name for each in node.names if not hasattr(module, each.name)]
                 assert not missing, f"{block}: {node.module} has no {', '.join(missing)}"
+                count += 1
+            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "mocrop":
+                assert hasattr(mocrop, node.attr), f"{block}: mocrop has no {node.attr}"
                 count += 1
     assert count > 10
 

@@ -18,6 +18,7 @@ import mocrop
 from data_specs.recipes import MotionView
 from data_specs.stored import VectorReader, open_store
 from pipelines.media.encoder import write_video
+from pipelines.media.ffmpeg_binary import find_ffmpeg
 from pipelines.stages.boxes import motion_choice
 from tests.places import GOLDEN
 from tests.support.object_store import environment, make_bucket, s3_server
@@ -104,6 +105,24 @@ def test_flow_and_density_of_a_moving_disc_are_where_it_moves() -> None:
     assert np.isnan(flow[list(mv.key_frames)]).all()
     fast = np.nansum(np.hypot(flow[..., 0], flow[..., 1]), axis=0)
     assert np.corrcoef(fast.ravel(), density.ravel())[0, 1] > 0.8
+
+
+def test_what_moves_to_the_right_has_a_negative_displacement(tmp_path: Path) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (8, 12, 3), np.uint8).repeat(16, 0).repeat(16, 1)
+    write_video(tmp_path / "pan.mp4", [np.roll(picture, 3 * n, 1) for n in range(8)], 25, codec="libx264")
+    mv = mocrop.read_motion_vectors(tmp_path / "pan.mp4")
+    flow = mv.flow(cell=16)[1:, 1:-1, 4:-4]
+    assert np.median(flow[..., 0]) == -3
+    assert np.median(flow[..., 1]) == 0
+
+
+def test_a_stream_that_is_left_out_is_a_warning(tmp_path: Path) -> None:
+    two = tmp_path / "two.mkv"
+    maps = ["-i", str(GOLDEN), "-map", "0:v", "-map", "0:v", "-c:v:0", "copy", "-c:v:1", "libx264", "-s:v:1", "64x48"]
+    subprocess.run([find_ffmpeg().path, "-v", "error", *maps, str(two)], check=True, timeout=60)
+    with pytest.warns(UserWarning, match=r"two\.mkv: stream 0 .* is used; left out: stream 1 \(h264 64x48") as warned:
+        assert len(mocrop.read_motion_vectors(two)) == 13608
+    assert [Path(one.filename) for one in warned] == [Path(__file__)], "it names the line that called"
 
 
 def test_a_codec_without_vectors_is_transcoded_for_the_box_and_refused_for_the_vectors(tmp_path: Path) -> None:
