@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -114,6 +115,7 @@ class _Reading:
         known = {name: cells[name] for name in COLUMNS if cells.get(name) is not None}
         label = known.get("label")
         try:
+            _check_cells(known)
             if isinstance(label, str):
                 known["label"] = self._index_of(label)
             elif label is not None and self.class_names is None and type(label) is int:
@@ -159,6 +161,16 @@ class _Reading:
                 if found[0] == label and len(found) > 1:
                     lines.append(f"{self.faults.where}: {' and '.join(map(repr, found))} count as different classes")
         return tuple(lines)
+
+
+def _check_cells(cells: dict[str, Any]) -> None:
+    """``ValueError`` for what a folder or list may have, and a table should not."""
+    path = cells.get("path")
+    if isinstance(path, str) and ".." in path.replace("\\", "/").split("/"):
+        raise ValueError(f"path {printable(path)[:80]!r}: leaves the source folder; give a path inside it")
+    for name, value in cells.items():
+        if name != "path" and isinstance(value, str) and value != value.strip():
+            raise ValueError(f"{name} {printable(value)[:80]!r}: give text without blanks at its ends")
 
 
 def _no_class_names(label: object) -> ValueError:
@@ -290,3 +302,19 @@ def _exact(path: str, videos: frozenset[str], source: Path) -> str | None:
         if name in videos or os.path.isfile(os.path.join(source, name)):
             return name
     return None
+
+
+def table_lines(rows: Sequence[Row], *, json_lines: bool) -> Iterator[str]:
+    """The lines of a clip table with these rows, without line ends; columns that no row fills are left out.
+
+    Bytes of a path that are not UTF-8 are surrogates in them, as `read_clip_table` takes them.
+    """
+    used = [name for name in COLUMNS if name in ("path", "label") or any(getattr(row, name) for row in rows)]
+    if json_lines:
+        for row in rows:
+            yield json.dumps({name: getattr(row, name) for name in used if getattr(row, name) != ""})
+        return
+    for cells in (used, *([getattr(row, name) for name in used] for row in rows)):
+        line = io.StringIO()
+        csv.writer(line, lineterminator="").writerow(cells)
+        yield line.getvalue()

@@ -1,4 +1,4 @@
-"""The commands that bring videos: ``synth`` and ``fetch``."""
+"""The commands that bring videos and list them: ``synth``, ``fetch`` and ``index``."""
 
 from __future__ import annotations
 
@@ -83,3 +83,38 @@ def fetch(
     else:
         say(f"{found.clips} clips of {found.classes} classes in {found.source}, lists in {found.splits}")
         say(f"next: mocrop plan --source {found.source} --splits {found.splits} --store ucf101.zarr")
+
+
+@app.command(
+    epilog="Example: mocrop index hmdb51 --format hmdb51 --lists testTrainMulti_7030_splits --out hmdb51.csv. "
+    "Formats: auto, ucf101, hmdb51, jhmdb, kinetics, ssv2, diving48, mmaction2, torchvision (folders "
+    "<part>/<class>/), folders (<class>/)."
+)
+def index(
+    source: Annotated[Path, typer.Argument(help="Folder of the videos.", metavar="SOURCE", callback=expanded_path)],
+    out: Annotated[
+        Path, typer.Option(help="Clip table to write: .csv, or .jsonl for JSON Lines.", callback=expanded_path)
+    ],
+    format: Annotated[str, typer.Option(help="What the lists are; auto says what it takes them for.")] = "auto",
+    lists: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the lists [default: SOURCE and the folders in it].", callback=expanded_path),
+    ] = None,
+    val_as_test: Annotated[
+        bool,
+        typer.Option("--val-as-test", help="Test on the validation part, as is usual for Kinetics and SSv2."),
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a table that exists.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Make a clip table from the lists or folders of a public data set; count what is missing and compare counts."""
+    from pipelines.acquire.index import write_index
+
+    written = write_index(source, out, format, lists, val_as_test=val_as_test, overwrite=overwrite)
+    if as_json:
+        print_json(written.as_json())
+        return
+    for line in written.index.lines():
+        say(line)
+    say(f"written   {written.table} and {written.class_names}")
+    say(f"next: mocrop plan --source {source} --clips {written.table} --class-names {written.class_names} --store …")

@@ -154,7 +154,7 @@ def test_names_of_files_that_are_not_utf8_are_found(tmp_path: Path) -> None:
         ("walk/1.avi,a,train,x", "line 2: 4 cells, where the first line has 3"),
         ('walk/1.avi,"a,train\nrun/4.mkv,b,', "line 2: not CSV: unexpected end of data"),
         ("walk/1.avi,a,\nrun/4.mkv,b,\nwalk/1.avi,a,", r"line 2 and line 4 have the same path 'walk/1\.avi'; rename"),
-        ("walk/1.avi,a\x07,", r"line 2: label 'a\\\\x07': give text without blanks"),
+        ("walk/1.avi,a\x07,", r"line 2: label 'a\\\\x07': give text without characters that cannot"),
     ],
 )
 def test_a_fault_is_named_with_its_line(tmp_path: Path, rows: str, fault: str) -> None:

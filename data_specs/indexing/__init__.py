@@ -1,0 +1,1 @@
+"""Clip tables from what public data sets ship with: their split files, annotations and folders."""
