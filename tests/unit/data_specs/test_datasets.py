@@ -198,6 +198,12 @@ def test_names_that_are_not_utf8_become_printable_ids(tmp_path: Path) -> None:
     assert os.fsencode(clip.path) == b"a/caf\xe9.avi"
 
 
+def test_folders_may_have_any_name_that_a_file_system_takes(tmp_path: Path) -> None:
+    dataset = read_dataset(make(tmp_path, "a /1 .avi", "b\\..\\c/2.avi", "\x07/3.avi"))
+    assert dataset.class_names == ("\\x07", "a ", "b\\..\\c")
+    assert [clip.path for clip in dataset.clips] == ["\x07/3.avi", "a /1 .avi", "b\\..\\c/2.avi"]
+
+
 def test_a_limit_takes_clips_from_all_over(tmp_path: Path) -> None:
     dataset = read_dataset(make(tmp_path, *(f"{name}/{i}.avi" for name in "abcd" for i in range(5))))
     assert [clip.id for clip in dataset.limited(4).clips] == ["a/0", "b/0", "c/0", "d/0"]

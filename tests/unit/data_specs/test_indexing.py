@@ -13,7 +13,7 @@ from data_specs.datasets import TEST, TRAIN, VALIDATION, DatasetError, read_data
 from data_specs.indexing.index import FORMATS, Index, make_index
 from data_specs.indexing.published import PUBLISHED
 from tests.conftest import Said
-from tests.test_datasets import make
+from tests.unit.data_specs.test_datasets import make
 
 _APRIL, _RHYTHM = "April_09_brush_hair_u_nm_np1_ba_goo_0.avi", "#20_Rhythm_clap_u_nm_np1_fr_goo_1.avi"
 _DATES, _GANGSTER = "50_FIRST_DATES_wave_f_cm_np1_fr_med_0.avi", "AmericanGangster_wave_u_cm_np1_fr_bad_57.avi"
