@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from data_specs.locations import StoreError
+    from mocrop import transforms as transforms
     from mocrop.stores import Store, open_store
     from mocrop_core.actor import ActorMethod
     from mocrop_core.boxes import Box

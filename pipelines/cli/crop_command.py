@@ -52,8 +52,7 @@ def crop(
     if target is None and not as_json:
         raise RunError("OUT: name the file to write, or give --json for the boxes alone")
     try:
-        numbers = {"segments": segments} if segments > 1 else {}
-        chosen, pixels = method_of(method, area, **numbers), _size(size)
+        chosen, pixels = method_of(method, area, segments), _size(size)
         if target is not None and not as_json:
             check_target(source, target, pixels)
     except ValueError as error:

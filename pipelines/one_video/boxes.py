@@ -55,6 +55,7 @@ def find_box(
     method: str | AnyMethod = DEFAULT,
     area: float | None = None,
     *,
+    segments: int | None = None,
     clip_id: str = "",
     seed: int = 0,
 ) -> Choice:
@@ -62,15 +63,19 @@ def find_box(
 
     source: as `read_motion_vectors` takes it, or what that returns. A video without vectors of its own is transcoded to
     H.264 in a temporary file. method: a name of `list_methods`, or what `create_method` returns. area: of the box, as a
-    share of the frame's, in (0, 1]; None leaves it to the method. clip_id, seed: the random draws of ``paper-v1`` and
-    ``paper-v2`` depend on these; with the clip's id in a store and the seed of its recipe, the box is the store's. By
-    ``actor``, which draws nothing, it always is, bit for bit, given the same H.264 file. Returns ``box`` (x0, y0, x1,
-    y1: px of the frame as it is shown, half-open), ``score`` (share of the density inside the box, 0 to 1; NaN where
-    nothing moves), ``source`` (``mocrop.SOURCE_MOTION``, or ``mocrop.SOURCE_FALLBACK`` where nothing moves and the box
-    is the middle of the frame), ``density`` (float32, rows and columns: the map the box was chosen on) and ``path``
-    (the box in each frame where the method's segments are more than 1, else None). Memory does not grow with the length
-    of the video. Raises and warns as `read_motion_vectors`, and ValueError for a method or an area that cannot be, or
-    ``actor`` on motion vectors without texture.
+    share of the frame's, in (0, 1]; None leaves it to the method. segments: equal parts of the video with a box each,
+    of one size, for a box that moves; only ``actor`` takes more than 1; None leaves it to the method. clip_id, seed:
+    the random draws of ``paper-v1`` and ``paper-v2`` depend on these; with the clip's id in a store and the seed of its
+    recipe, the box is the store's. By ``actor``, which draws nothing, it always is, bit for bit, given the same H.264
+    file.
+
+    Returns ``box`` (x0, y0, x1, y1: px of the frame as it is shown, half-open), ``score`` (share of the density inside
+    the box, 0 to 1; NaN where nothing moves), ``source`` (``mocrop.SOURCE_MOTION``, or ``mocrop.SOURCE_FALLBACK`` where
+    nothing moves and the box is the middle of the frame), ``density`` (float32, rows and columns: the map the box was
+    chosen on) and ``path`` (the box in each frame of a box that moves, else None). Vectors wait in a temporary file:
+    ``actor`` needs no more memory for a longer video, the paper's methods that of the vectors they keep. Raises and
+    warns as `read_motion_vectors`, and ValueError for a method, an area or segments that cannot be, or ``actor`` on
+    motion vectors without texture.
 
     >>> found = mocrop.find_box("clip.mp4", method="actor", area=0.5)
     >>> found.box
@@ -78,7 +83,7 @@ def find_box(
     >>> found.source == mocrop.SOURCE_MOTION, found.density.shape
     (True, (30, 40))
     """
-    chosen = method_of(method, area)
+    chosen = method_of(method, area, segments)
     if isinstance(source, MotionVectors):
         keys = None
         if source.texture is not None:
@@ -89,15 +94,21 @@ def find_box(
         return choose(scan, chosen, clip_id, seed)
 
 
-def method_of(method: str | AnyMethod, area: float | None, **numbers: Any) -> AnyMethod:
-    """The method of a name, or the given one, with that area and other numbers in the place of its own.
+def method_of(method: str | AnyMethod, area: float | None, segments: int | None = None) -> AnyMethod:
+    """The method of a name, or the given one, with that area and those segments in the place of its own.
 
-    ValueError for a name, an area or a number that cannot be.
+    ValueError for what cannot be.
     """
+    chosen = create_method(method) if isinstance(method, str) else method
+    numbers: dict[str, Any] = {}
     if area is not None:
         check_share("area", area)
         numbers["crop_ratio"] = area
-    return create_method(method, **numbers) if isinstance(method, str) else replace(method, **numbers)
+    if segments is not None and segments != getattr(chosen, "segments", 1):
+        if not isinstance(chosen, ActorMethod):
+            raise ValueError(f"segments {segments}: only the method actor has a box that moves; give 1")
+        numbers["segments"] = segments
+    return replace(chosen, **numbers)
 
 
 def choose(scan: Scan, method: AnyMethod, clip_id: str = "", seed: int = 0) -> Choice:

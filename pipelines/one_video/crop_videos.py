@@ -34,18 +34,18 @@ def crop_video(
     method: str | AnyMethod = DEFAULT,
     area: float | None = None,
     *,
+    segments: int | None = None,
     size: tuple[int, int] | None = None,
 ) -> Choice:
     """Find the box of a video and write the video cropped to it.
 
     source: as `read_motion_vectors` takes it; any codec. target: the file to write, .mp4, .m4v, .mov or .mkv; it
-    appears once it is whole, in the place of one that exists. method, area: as `find_box` takes them; with
-    ``create_method("actor", segments=8)`` the box moves with the motion, at most 200 segments. size: height and
-    width to resize the box to, px, even; None keeps its own, less the last column or row of an odd side. The video is
-    H.264 (x264's preset medium at CRF 18), upright, each frame with its time in the source; sound is copied, or encoded
-    as AAC where the container does not take it. Returns what `find_box` finds. Raises and warns as `find_box`;
-    ValueError for another suffix, a size that cannot be, or a target that is the source; OSError where it cannot be
-    written.
+    appears once it is whole, in the place of one that exists. method, area, segments: as `find_box` takes them, at most
+    200 segments. size: height and width to resize the box to, px, even; None keeps its own, less the last column or row
+    of an odd side. The video is H.264 (x264's preset medium at CRF 18), upright, each frame with its time in the
+    source; sound is copied, or encoded as AAC where the container does not take it. Returns what `find_box` finds.
+    Raises and warns as `find_box`; ValueError for another suffix, a size that cannot be, or a target that is the
+    source; OSError where it cannot be written.
 
     >>> found = mocrop.crop_video("clip.mp4", "cropped.mp4", area=0.5)
     >>> found.box
@@ -53,7 +53,7 @@ def crop_video(
     >>> mocrop.read_motion_vectors("cropped.mp4").frame_size
     (222, 172)
     """
-    report = crop_file(source, Path(target), method_of(method, area), size)
+    report = crop_file(source, Path(target), method_of(method, area, segments), size)
     warn(source, report.notes)
     return report.choice
 

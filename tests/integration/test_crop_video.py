@@ -94,8 +94,9 @@ def test_a_box_begins_at_any_pixel(corner: tuple[int, int], clip: Path, tmp_path
 
 
 def test_a_box_moves_as_its_path_says(clip: Path, tmp_path: Path) -> None:
-    moving = mocrop.create_method("actor", segments=3, crop_ratio=0.3, max_speed=0.2)
-    found = mocrop.crop_video(clip, tmp_path / "out.mp4", moving)
+    fast = mocrop.create_method("actor", max_speed=0.2)
+    found = mocrop.crop_video(clip, tmp_path / "out.mp4", fast, area=0.3, segments=3)
+    assert found.path == mocrop.find_box(clip, fast, 0.3, segments=3).path
     assert found.path is not None
     assert found.path.box_at(0).x0 < found.path.box_at(FRAMES - 1).x0 - 10, "the square moves to the right"
     expected = [picture[even(found.path.box_at(n))] for n, picture in rgb_frames(clip, range(FRAMES))]
@@ -211,7 +212,10 @@ def test_the_command_writes_the_video_or_prints_the_boxes(
         (["in.mp4", "out.mp4", "--area", "2"], "area must lie in (0, 1], got 2.0"),
         (["in.mp4", "out.mp4", "--method", "x"], "method 'x': give one of "),
         (["in.mp4", "out.mp4", "--size", "224"], "--size '224': give width and height in px, such as 224x224"),
-        (["in.mp4", "out.mp4", "--method", "paper-v1", "--segments", "2"], "method 'paper-v1' has no segments; it has"),
+        (
+            ["in.mp4", "out.mp4", "--method", "paper-v1", "--segments", "2"],
+            "segments 2: only the method actor has a box that moves; give 1",
+        ),
         (["none.mp4", "out.mp4"], "none.mp4: no such file"),
     ],
 )

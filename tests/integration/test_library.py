@@ -118,7 +118,7 @@ def test_what_moves_to_the_right_has_a_negative_displacement(tmp_path: Path) -> 
 
 def test_a_stream_that_is_left_out_is_a_warning(tmp_path: Path) -> None:
     two = tmp_path / "two.mkv"
-    maps = ["-i", str(GOLDEN), "-map", "0:v", "-map", "0:v", "-c:v:0", "copy", "-c:v:1", "libx264", "-s:v:1", "64x48"]
+    maps = ["-i", str(DISC), "-map", "0:v", "-map", "0:v", "-c:v:0", "copy", "-c:v:1", "libx264", "-s:v:1", "64x48"]
     subprocess.run([find_ffmpeg().path, "-v", "error", *maps, str(two)], check=True, timeout=60)
     with pytest.warns(UserWarning, match=r"two\.mkv: stream 0 .* is used; left out: stream 1 \(h264 64x48") as warned:
         assert len(mocrop.read_motion_vectors(two)) == 13608
