@@ -5,6 +5,8 @@ The .mat files are written here by the published grammar, byte for byte.
 
 from __future__ import annotations
 
+import pickle
+import random
 import struct
 import zlib
 from pathlib import Path
@@ -15,7 +17,7 @@ from PIL import Image
 
 from data_specs.annotation_files import read_annotations
 from data_specs.annotations import AnnotationError
-from tests.unit.data_specs.test_annotation_files import entries, save
+from tests.unit.data_specs.test_annotation_files import CLIP, PYTHON_2, entries, save
 
 # --- J-HMDB's MATLAB files
 
@@ -152,3 +154,27 @@ def test_masks_that_do_not_fit_are_refused_with_their_name(tmp_path: Path) -> No
     (tmp_path / "a" / "00001.png").rename(tmp_path / "a" / "frame_1.png")
     with pytest.raises(AnnotationError, match=r"frame_1\.png': a mask's name is the number of its frame"):
         read_annotations(tmp_path)
+
+
+def test_a_damaged_pickle_or_mat_file_is_read_or_refused_in_one_line(tmp_path: Path) -> None:
+    masks = np.zeros((24, 32, 3), np.uint8)
+    masks[3:9, 4:8] = 1
+    whole = [(tmp_path / "a.pkl", content) for content in (PYTHON_2, *(pickle.dumps({"a": CLIP}, n) for n in (2, 5)))]
+    for packed in (True, False):
+        content = mat_file(matrix("part_mask", masks, 2, 9), compressed=packed)
+        whole.append((tmp_path / f"packed_{packed}" / "a" / "puppet_mask.mat", content))
+    rng, refused = random.Random(0), 0
+    for number in range(500):
+        path, content = whole[number % len(whole)]
+        damaged = bytearray(content)
+        for _ in range(rng.randint(1, 3)):
+            place = rng.randrange(len(damaged))
+            damaged[place : place + rng.choice((0, 1, 1, 4))] = rng.randbytes(rng.choice((0, 1, 1, 4)))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(damaged)
+        try:
+            read_annotations(path if path.suffix == ".pkl" else path.parents[1])
+        except AnnotationError as error:
+            assert "\n" not in str(error)
+            refused += 1
+    assert 100 < refused < 500
