@@ -163,8 +163,8 @@ def test_a_damaged_pickle_or_mat_file_is_read_or_refused_in_one_line(tmp_path: P
     for packed in (True, False):
         content = mat_file(matrix("part_mask", masks, 2, 9), compressed=packed)
         whole.append((tmp_path / f"packed_{packed}" / "a" / "puppet_mask.mat", content))
-    rng, refused = random.Random(0), 0
-    for number in range(500):
+    rng, refused = random.Random(0), []
+    for number in range(300):
         path, content = whole[number % len(whole)]
         damaged = bytearray(content)
         for _ in range(rng.randint(1, 3)):
@@ -175,6 +175,6 @@ def test_a_damaged_pickle_or_mat_file_is_read_or_refused_in_one_line(tmp_path: P
         try:
             read_annotations(path if path.suffix == ".pkl" else path.parents[1])
         except AnnotationError as error:
-            assert "\n" not in str(error)
-            refused += 1
-    assert 100 < refused < 500
+            refused.append(str(error))
+    assert 100 < len(refused) < 300
+    assert not [line for line in refused if "\n" in line]
