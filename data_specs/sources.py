@@ -1,8 +1,9 @@
 """Where public data sets are to be had: addresses, sizes, checksums and terms, in one table.
 
 The addresses are those that public documentation gives. Sizes and checksums were not measured here: they are what
-others published who had downloaded the files (torchvision's and TensorFlow Datasets' tables of checksums; the
-RAR's size from two public download scripts). None stands for "nobody published it", never for a guess.
+others published who had downloaded the files (torchvision's and TensorFlow Datasets' tables of checksums; the size of
+UCF101.rar from two public download scripts, the MD5 of hmdb51_org.rar from DeepMind's and another one). None stands
+for "nobody published it", never for a guess.
 """
 
 from __future__ import annotations
@@ -14,37 +15,49 @@ from types import MappingProxyType
 from data_specs import ucf101
 
 _UCF = "https://www.crcv.ucf.edu"
+_SERRE = "https://serre-lab.clps.brown.edu"
 _UCF_PLAIN = "http://crcv.ucf.edu"  # the checksum makes up for what the connection lacks
 
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """One file to download: its name, its addresses in the order to try, bytes and SHA-256 (None: unknown)."""
+    """One file to download: its name, its addresses in the order to try, bytes, SHA-256 and MD5 (None: unknown)."""
 
     name: str
     urls: tuple[str, ...]
     size: int | None = None
     sha256: str | None = None
+    md5: str | None = None
+
+    @property
+    def has_checksum(self) -> bool:
+        """Whether a download can be compared with what others published."""
+        return bool(self.sha256 or self.md5)
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
     """A data set: its page, the terms it is given under, its archives, and what it holds once unpacked.
 
-    ``videos`` is the publisher's own archive and ``videos_zip`` a copy that needs no program to unpack it;
-    ``folder`` and ``lists_folder`` are the folders they become, ``clips`` is the number of videos.
+    ``videos`` is the publisher's own archive and ``videos_zip`` a copy that needs no program to unpack it, None if
+    there is none; ``nested`` says that ``videos`` holds an archive for each class. ``folder`` and ``lists_folder`` are
+    the folders they become, ``clips`` is the number of videos, and one file of the official lists is called
+    ``list_name``. ``note`` is a line to show before the download.
     """
 
     title: str
     page: str
     terms: str
     videos: Archive
-    videos_zip: Archive
+    videos_zip: Archive | None
     lists: Archive
     folder: str
     lists_folder: str
+    list_name: str
     clips: int
-    class_names: tuple[str, ...]
+    class_names: tuple[str, ...] = ()
+    nested: bool = False
+    note: str = ""
 
 
 SOURCES: Mapping[str, Source] = MappingProxyType(
@@ -83,8 +96,43 @@ SOURCES: Mapping[str, Source] = MappingProxyType(
             ),
             folder="UCF-101",
             lists_folder="ucfTrainTestlist",
+            list_name="classInd.txt",
             clips=ucf101.CLIPS,
             class_names=ucf101.CLASSES,
-        )
+        ),
+        "hmdb51": Source(
+            title="HMDB-51 (Kuehne, Jhuang, Garrote, Poggio, Serre 2011), Serre Lab, Brown University",
+            page=f"{_SERRE}/resource/hmdb-a-large-human-motion-database/",
+            terms="Creative Commons Attribution 4.0, by its page; the clips are of films and YouTube. Cite ICCV 2011.",
+            videos=Archive(
+                "hmdb51_org.rar",
+                (f"{_SERRE}/wp-content/uploads/2013/10/hmdb51_org.rar",),
+                md5="517d6f1f19f215c45cdd4d25356be1fb",
+            ),
+            videos_zip=None,
+            lists=Archive(
+                "test_train_splits.rar",
+                (f"{_SERRE}/wp-content/uploads/2013/10/test_train_splits.rar",),
+                md5="15e67781e70dcfbdce2d7dbb9b3344b5",
+            ),
+            folder="hmdb51",
+            lists_folder="testTrainMulti_7030_splits",
+            list_name="wave_test_split1.txt",
+            clips=6_766,
+            nested=True,
+            note="its server was reported to be gone in 2025; if it does not answer, give a mirror with --url",
+        ),
     }
 )
+
+ELSEWHERE: Mapping[str, str] = MappingProxyType(
+    {
+        "kinetics": "its videos are YouTube's; the Common Visual Data Foundation hosts copies and the official CSV: "
+        "https://github.com/cvdfoundation/kinetics-dataset",
+        "ssv2": "its publisher asks for an account and consent to its terms: "
+        "https://developer.qualcomm.com/software/ai-datasets/something-something",
+        "diving48": "its publisher's page: http://www.svcl.ucsd.edu/projects/resound/dataset.html",
+        "jhmdb": "its publisher's page: http://jhmdb.is.tue.mpg.de",
+    }
+)
+"""Data sets that ``mocrop index`` reads and ``mocrop fetch`` does not download: where they are to be had."""

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -21,6 +22,7 @@ from pipelines.errors import RunError
 
 UNPACK_SECONDS = 3600.0  # for a program that unpacks a RAR
 CHUNK = 2**20
+_INNER = (".rar", ".zip", ".tar")  # archives in an archive
 _RAR = b"Rar!\x1a\x07"
 
 Place = Callable[[PurePosixPath], PurePosixPath | None]
@@ -98,6 +100,38 @@ def unpack(archive: Path, target: Path, place: Place, on_file: Callable[[int], N
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return count
+
+
+def unpack_nested(archive: Path, target: Path, place: Place) -> int:
+    """Unpack the archives in ``archive``, each with a class's files, into the new folder ``target``, as `unpack` does.
+
+    A file that lies at the top of an inner archive goes into the folder of that archive's name.
+    """
+    scratch = target.with_name(f".{target.name}.archives")
+    shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
+    scratch.mkdir()
+    try:
+        unpack(archive, scratch / "inner", lambda path: PurePosixPath(path.name) if path.suffix in _INNER else None)
+        whole = scratch / "whole"
+        whole.mkdir()
+        count = 0
+        for inner in sorted((scratch / "inner").iterdir()):
+            count += unpack(inner, scratch / "one", partial(_place_below, inner.stem, place))
+            for made in (scratch / "one").iterdir():
+                if (whole / made.name).exists():
+                    raise ArchiveError(f"{archive.name} has {made.name!r} twice; nothing was unpacked")
+                made.replace(whole / made.name)
+            (scratch / "one").rmdir()
+            inner.unlink()
+        os.sync()
+        whole.replace(target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return count
+
+
+def _place_below(folder: str, place: Place, path: PurePosixPath) -> PurePosixPath | None:
+    return place(path if len(path.parts) > 1 else PurePosixPath(folder, path))
 
 
 def safe_path(name: str, archive: Path) -> PurePosixPath:

@@ -8,15 +8,15 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from data_specs.discovery import VIDEO_SUFFIXES, find_videos, hidden_kind
-from data_specs.sources import SOURCES, Archive, Source
+from data_specs.sources import ELSEWHERE, SOURCES, Archive, Source
 from data_specs.stored import shown
-from pipelines.acquire.archives import RAR_ADVICE, check_space, rar_tools, unpack
+from pipelines.acquire.archives import RAR_ADVICE, check_space, rar_tools, unpack, unpack_nested
 from pipelines.acquire.download import OnBytes, Wanted, download, part_of
 from pipelines.disk_space import mebibytes
 from pipelines.errors import RunError
@@ -32,11 +32,12 @@ class FetchError(RunError):
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One archive that a fetch needs, and the folder that its files become."""
+    """One archive that a fetch needs, the folder that its files become, and whether it is an archive of archives."""
 
     archive: Archive
     folder: Path
     place: Callable[[PurePosixPath], PurePosixPath | None]
+    nested: bool = False
 
     @property
     def path(self) -> Path:
@@ -78,6 +79,8 @@ class Fetch:
     def describe(self) -> list[str]:
         """What would be downloaded, from where, how much, and under which terms, in lines for a person."""
         lines = [f"{self.source.title}", f"page      {self.source.page}", f"terms     {self.source.terms}"]
+        if self.source.note:
+            lines.append(f"note      {self.source.note}")
         for item in self.items:
             size = "of unknown size" if item.archive.size is None else _amount(item.archive.size)
             left = item.left()
@@ -85,10 +88,10 @@ class Fetch:
             if left and left != item.archive.size:
                 done = f", {_amount(left)} to go"
             lines.append(f"download  {item.archive.name} ({size}{done}) from {shown(item.archive.urls[0])}")
-            if item.archive.sha256 is None:
-                lines.append("          its SHA-256 is not known: it will be printed, but cannot be compared")
+            if not item.archive.has_checksum:
+                lines.append("          its checksum is not known: the SHA-256 will be printed, but cannot be compared")
         lines.append(f"into      {self.folders()}")
-        return lines if self.items else [*lines[:3], f"nothing to download: {self.folders()} are there"]
+        return lines if self.items else [*lines[:-1], f"nothing to download: {self.folders()} are there"]
 
 
 def _amount(size: int) -> str:
@@ -97,7 +100,7 @@ def _amount(size: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """An archive that was fetched: its bytes, its SHA-256, and whether that is the one in the table."""
+    """An archive that was fetched: its bytes, its SHA-256, and whether a checksum in the table confirms it."""
 
     name: str
     size: int
@@ -136,14 +139,23 @@ def plan_fetch(dataset: str, directory: Path, url: str | None = None, *, zip_cop
     folder that holds something else, and where nothing here would unpack what is to be downloaded.
     """
     source = SOURCES.get(dataset)
+    if dataset in ELSEWHERE:
+        raise FetchError(f"data set {dataset!r} cannot be fetched: {ELSEWHERE[dataset]}; then mocrop index reads it")
     if source is None:
         raise FetchError(f"data set {dataset!r} is not known; known: {', '.join(SOURCES)}")
-    videos = source.videos_zip if zip_copy else source.videos
+    if zip_copy and source.videos_zip is None:
+        raise FetchError(f"--zip: no zip copy of {dataset} is known; leave --zip out")
+    videos = (source.videos_zip if zip_copy else None) or source.videos
     lists = source.lists
     if url is not None:
         videos, lists = _mirrored(url, videos, lists, source)
     wanted = (
-        Item(videos, directory / source.folder, lambda path: place_video(path, source.class_names)),
+        Item(
+            videos,
+            directory / source.folder,
+            lambda path: place_video(path, source.class_names),
+            source.nested and videos.name == source.videos.name,
+        ),
         Item(lists, directory / source.lists_folder, place_list),
     )
     items = tuple(item for item in wanted if item.is_needed())
@@ -160,12 +172,12 @@ def _mirrored(url: str, videos: Archive, lists: Archive, source: Source) -> tupl
     if not name.lower().endswith(_SUFFIXES):
         base = parts._replace(path=parts.path.rstrip("/") + "/").geturl()
         return _at(videos, urljoin(base, videos.name)), _at(lists, urljoin(base, lists.name))
-    known = {archive.name: archive for archive in (source.videos, source.videos_zip)}
+    known = {archive.name: archive for archive in (source.videos, source.videos_zip) if archive}
     return _at(known.get(name, Archive(name, ())), url), _at(lists, urljoin(url, lists.name))
 
 
 def _at(archive: Archive, url: str) -> Archive:
-    return Archive(archive.name, (url,), archive.size, archive.sha256)
+    return replace(archive, urls=(url,))
 
 
 def place_video(path: PurePosixPath, class_names: tuple[str, ...]) -> PurePosixPath | None:
@@ -198,7 +210,7 @@ def fetch(plan: Fetch, say: Callable[[str], None], on_bytes: Callable[[str], OnB
         for item in plan.items:
             found.append(_obtain(item, say, on_bytes(item.archive.name)))
             say(f"unpacking {item.archive.name} into {item.folder}")
-            count = unpack(item.path, item.folder, item.place)
+            count = (unpack_nested if item.nested else unpack)(item.path, item.folder, item.place)
             say(f"{count} files in {item.folder}; {item.path} is not needed any more")
     return _result(plan, found)
 
@@ -214,20 +226,21 @@ def _obtain(item: Item, say: Callable[[str], None], on_bytes: OnBytes) -> Checke
     if item.path.is_file():
         found = _check(item.path, archive)
         if found is None:
-            raise FetchError(f"{item.path} is not the file that it ought to be (size or SHA-256); move it away")
+            raise FetchError(f"{item.path} is not the file that it ought to be (size or checksum); move it away")
         return _said(found, say)
-    wanted = Wanted(item.path, archive.urls, archive.size, archive.sha256 is not None)
+    wanted = Wanted(item.path, archive.urls, archive.size, archive.has_checksum)
     for last in (False, True):
         download(wanted, on_bytes, say)
         found = _check(item.path, archive)
         if found is not None:
             return _said(found, say)
-        wrong = _digest(item.path)
+        kind, right = ("SHA-256", archive.sha256) if archive.sha256 else ("MD5", archive.md5)
+        wrong = _digest(item.path, kind)
         item.path.unlink()
         if not last:
-            say(f"{archive.name} arrived damaged (SHA-256 {wrong}); downloading it once more")
+            say(f"{archive.name} arrived damaged ({kind} {wrong}); downloading it once more")
     raise FetchError(
-        f"{archive.name} has the SHA-256 {wrong}, expected {archive.sha256}, after two downloads; it was removed. Try "
+        f"{archive.name} has the {kind} {wrong}, expected {right}, after two downloads; it was removed. Try "
         "another address with --url. If the publisher has replaced the file, unpack it by hand: mocrop preprocess "
         "needs the folder alone"
     )
@@ -244,15 +257,17 @@ def _check(path: Path, archive: Archive) -> Checked | None:
     size = path.stat().st_size
     if archive.size is not None and size != archive.size:
         return None
-    digest = _digest(path)
+    digest = _digest(path, "SHA-256")
     if archive.sha256 is not None and digest != archive.sha256:
         return None
-    return Checked(archive.name, size, digest, archive.sha256 is not None)
+    if archive.md5 is not None and _digest(path, "MD5") != archive.md5:
+        return None
+    return Checked(archive.name, size, digest, archive.has_checksum)
 
 
-def _digest(path: Path) -> str:
+def _digest(path: Path, kind: str) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, kind.replace("-", "").lower()).hexdigest()
 
 
 def _result(plan: Fetch, found: list[Checked]) -> Fetched:
@@ -262,8 +277,8 @@ def _result(plan: Fetch, found: list[Checked]) -> Fetched:
     warnings = []
     if len(videos) != plan.source.clips:
         warnings.append(f"{len(videos)} clips in {source}, where the whole data set has {plan.source.clips}")
-    if not (splits / "classInd.txt").is_file():
-        warnings.append(f"no classInd.txt in {splits}: these are not the official lists")
+    if not (splits / plan.source.list_name).is_file():
+        warnings.append(f"no {plan.source.list_name} in {splits}: these are not the official lists")
     return Fetched(source, splits, len(videos), classes, found, warnings)
 
 

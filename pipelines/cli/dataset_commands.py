@@ -45,9 +45,9 @@ def synth(
         say(f"{made.clips} clips of {len(made.class_names)} classes in {made.source}; lists in {made.splits}")
 
 
-@app.command(epilog="Example: mocrop fetch ucf101 data. What broke off, the same command goes on with.")
+@app.command(epilog="Example: mocrop fetch ucf101 data. Run the command again to resume a download.")
 def fetch(
-    dataset: Annotated[str, typer.Argument(help="ucf101.", metavar="DATASET")],
+    dataset: Annotated[str, typer.Argument(help="ucf101 or hmdb51.", metavar="DATASET")],
     directory: Annotated[Path, typer.Argument(help="Folder to download into.", metavar="DIR", callback=expanded_path)],
     url: Annotated[
         str | None,
@@ -82,7 +82,13 @@ def fetch(
         print_json(found.as_json())
     else:
         say(f"{found.clips} clips of {found.classes} classes in {found.source}, lists in {found.splits}")
-        say(f"next: mocrop plan --source {found.source} --splits {found.splits} --store ucf101.zarr")
+        say(f"next: {_next(dataset, found.source, found.splits)}")
+
+
+def _next(dataset: str, source: Path, splits: Path) -> str:
+    if dataset == "ucf101":
+        return f"mocrop plan --source {source} --splits {splits} --store ucf101.zarr"
+    return f"mocrop index {source} --format {dataset} --lists {splits} --out {dataset}.csv"
 
 
 @app.command(

@@ -214,11 +214,12 @@ def mocrop(mocrop_here: Callable[..., Said]) -> Callable[..., Said]:
 
 
 def test_every_row_of_the_table_has_https_first_and_names_what_is_unknown() -> None:
-    rows = [row for source in SOURCES.values() for row in (source.videos, source.videos_zip, source.lists)]
-    assert rows
+    rows = [row for source in SOURCES.values() for row in (source.videos, source.videos_zip, source.lists) if row]
+    assert len(rows) == 5
     for row in rows:
         assert row.urls[0].startswith("https://")
         assert row.sha256 is None or (len(row.sha256) == 64 and int(row.sha256, 16) >= 0)
+        assert row.md5 is None or (len(row.md5) == 32 and int(row.md5, 16) >= 0)
         assert all(url.startswith("https://") for url in row.urls) or row.sha256, "plain http needs a checksum"
         assert all(PurePosixPath(url).name == row.name for url in row.urls)
 
@@ -359,6 +360,86 @@ def test_an_unknown_data_set_is_refused_with_the_known_ones(tmp_path: Path) -> N
 
 
 # The download
+
+
+@pytest.fixture(params=["zip", pytest.param("rar", id="rar of rars")])
+def hmdb51(
+    request: pytest.FixtureRequest, mirror: Mirror, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, bytes]:
+    """HMDB-51 as a mirror of two classes: an archive with one for each class; the clips, by their paths."""
+    if request.param == "rar":
+        needed("libarchive-tools")
+    pack = stored_rar if request.param == "rar" else zipped
+    body = next((data / "UCF-101").rglob("*.avi")).read_bytes()
+    clips = {f"{name}/{name}_{number}.avi": body[number:] for name in ("brush_hair", "wave") for number in range(2)}
+    inner = {
+        "brush_hair": pack({name: clip for name, clip in clips.items() if name.startswith("brush")}),
+        "wave": pack({PurePosixPath(name).name: clip for name, clip in clips.items() if name.startswith("wave")}),
+    }
+    lists = {f"testTrainMulti_7030_splits/{name}_test_split1.txt": f"{name}_0.avi 1 \n".encode() for name in inner}
+    files = {"videos": pack({f"{name}.{request.param}": archive for name, archive in inner.items()}),
+             "lists": pack(lists)}  # fmt: skip
+    rows = {}
+    for name, content in files.items():
+        file = f"{name}.{request.param}"
+        mirror.files[file] = content
+        rows[name] = Archive(file, (mirror.url(file),), md5=hashlib.md5(content).hexdigest())
+    source = replace(SOURCES["hmdb51"], videos=rows["videos"], lists=rows["lists"], clips=4)
+    monkeypatch.setattr("pipelines.acquire.fetch.SOURCES", {"hmdb51": source})
+    return clips
+
+
+def test_hmdb51_is_unpacked_from_an_archive_of_archives_and_then_indexed(
+    hmdb51: dict[str, bytes], tmp_path: Path, mocrop: Callable[..., Said]
+) -> None:
+    said = mocrop("fetch", "hmdb51", tmp_path, "--yes")
+    assert said.status == 0, said.err
+    source, lists = tmp_path / "hmdb51", tmp_path / "testTrainMulti_7030_splits"
+    found = {path.relative_to(source).as_posix(): path.read_bytes() for path in source.rglob("*.avi")}
+    assert found == hmdb51
+    assert "warning" not in said.err
+    assert said.err.count(", as expected") == 2, "the published MD5 is compared"
+    next_command = f"mocrop index {source} --format hmdb51 --lists {lists} --out hmdb51.csv"
+    assert said.out == f"4 clips of 2 classes in {source}, lists in {lists}\nnext: {next_command}\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        [
+            source.name,
+            lists.name,
+            *(path.name for path in tmp_path.glob("videos.*")),
+            *(p.name for p in tmp_path.glob("lists.*")),
+        ]
+    ), "nothing is left beside them"
+    out = tmp_path / "hmdb51.csv"
+    said = mocrop("index", source, "--format", "hmdb51", "--lists", lists, "--out", out)
+    assert said.status == 0, said.err
+    assert "split 1   2 train" in said.out
+
+
+def test_hmdb51_with_another_md5_is_refused(
+    hmdb51: dict[str, bytes], mirror: Mirror, tmp_path: Path, mocrop: Callable[..., Said]
+) -> None:
+    name = next(name for name in mirror.files if name.startswith("videos"))
+    mirror.files[name] += b"more"
+    said = mocrop("fetch", "hmdb51", tmp_path, "--yes")
+    assert said.status == 1
+    assert f"{name} has the MD5 {hashlib.md5(mirror.files[name]).hexdigest()}, expected " in said.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["kinetics"], "data set 'kinetics' cannot be fetched: its videos are YouTube's; the Common Visual Data"),
+        (["ssv2"], "data set 'ssv2' cannot be fetched: its publisher asks for an account"),
+        (["hmdb51", "--zip"], "--zip: no zip copy of hmdb51 is known; leave --zip out"),
+    ],
+)
+def test_what_cannot_be_fetched_says_where_to_get_it(
+    words: list[str], line: str, tmp_path: Path, mocrop: Callable[..., Said]
+) -> None:
+    said = mocrop("fetch", *words, tmp_path)
+    assert (said.status, said.err.count("\n")) == (1, 1)
+    assert line in said.err
 
 
 def wanted(mirror: Mirror, folder: Path, *names: str, body: bytes = BODY, checked: bool = True) -> Wanted:
