@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.docs.test_docs import DOCUMENTS, blocks_of
+from tests.places import ROOT
 from tests.support.soak import record
 
-ROOT = Path(__file__).parents[1]
 MOST_DISTRIBUTIONS = 26
 NOT_OURS = {"pip", "setuptools", "wheel"}  # what a new environment may come with
 
