@@ -46,7 +46,6 @@ MAX_VECTORS = 1 << 36  # of one shard: 1024 clips of an hour each have 2**35
 MAX_ID, MAX_TEXT_BYTES, MAX_TEXTS_BYTES = 1024, 1 << 12, 1 << 28  # characters of an id; bytes of a text, and of all
 MAX_DOCUMENT = 1 << 26  # bytes of a zarr.json: a record of 1024 clips with 9000 key frames each takes 55 MB
 TEXTURE_CHUNK = 1 << 18  # cells in a chunk of the key frames' texture
-MAX_TEXTURE = 1 << 40  # cells of one shard
 VECTOR_CHUNK = 1 << 17  # vectors in a chunk of a motion column: 256 kB of int16 before compression
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mocrop.stores import Store, open_store
     from mocrop_core.actor import ActorMethod
     from mocrop_core.boxes import Box
-    from mocrop_core.method import SOURCE_FALLBACK, SOURCE_FIXED, SOURCE_MOTION, SOURCE_NONE, Choice, Method
+    from mocrop_core.method import SOURCE_FALLBACK, SOURCE_FIXED, SOURCE_MOTION, SOURCE_NONE, BoxSelection, Method
     from mocrop_core.motion_vectors import MotionVectors
     from pipelines.media.containers import VideoError
     from pipelines.one_video.boxes import find_box, read_motion_vectors
@@ -36,7 +36,7 @@ _HOMES = {
     "mocrop_core.boxes": ("Box",),
     "mocrop_core.method": (
         *("SOURCE_FALLBACK", "SOURCE_FIXED", "SOURCE_MOTION", "SOURCE_NONE"),
-        *("Choice", "Method"),
+        *("BoxSelection", "Method"),
     ),
     "mocrop_core.motion_vectors": ("MotionVectors",),
     "pipelines.media.containers": ("VideoError",),
@@ -56,7 +56,7 @@ __all__ = [
     "SOURCE_NONE",
     "ActorMethod",
     "Box",
-    "Choice",
+    "BoxSelection",
     "CropDataset",
     "Method",
     "MotionVectors",

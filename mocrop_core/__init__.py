@@ -8,7 +8,7 @@ from mocrop_core.box_path import BoxPath
 from mocrop_core.boxes import Box, centre_box, full_box, pixel_box, random_box, reference_box
 from mocrop_core.cells import CellGrid, cell_grid
 from mocrop_core.density import density_map
-from mocrop_core.frames import spread, test_segments, train_segments
+from mocrop_core.frames import sample_segments_test, sample_segments_train, spread
 from mocrop_core.method import (
     PAPER_V1,
     PAPER_V2,
@@ -17,7 +17,7 @@ from mocrop_core.method import (
     SOURCE_FIXED,
     SOURCE_MOTION,
     SOURCE_NONE,
-    Choice,
+    BoxSelection,
     Method,
     choose_box,
     choose_box_from,
@@ -27,7 +27,6 @@ from mocrop_core.method import (
 from mocrop_core.search import (
     Rectangle,
     best_rectangle,
-    best_rectangles,
     candidate_sizes,
     within_tolerance,
 )
@@ -36,14 +35,13 @@ from mocrop_core.vectors import (
     PACKED,
     VECTOR,
     clip_rng,
-    faster_than,
-    fastest,
-    forward_in_time,
+    filter_by_magnitude,
     in_pixels,
     magnitudes,
     sample_by_speed,
     sample_uniform,
     share_of,
+    top_k,
 )
 
 __all__ = [
@@ -60,14 +58,13 @@ __all__ = [
     "ActorMethod",
     "Box",
     "BoxPath",
+    "BoxSelection",
     "CellGrid",
-    "Choice",
     "KeyFrames",
     "Method",
     "Rectangle",
     "bars",
     "best_rectangle",
-    "best_rectangles",
     "candidate_sizes",
     "cell_grid",
     "centre_box",
@@ -77,9 +74,7 @@ __all__ = [
     "clip_rng",
     "denoise",
     "density_map",
-    "faster_than",
-    "fastest",
-    "forward_in_time",
+    "filter_by_magnitude",
     "full_box",
     "in_pixels",
     "key_frame_texture",
@@ -90,10 +85,11 @@ __all__ = [
     "reference_box",
     "sample",
     "sample_by_speed",
+    "sample_segments_test",
+    "sample_segments_train",
     "sample_uniform",
     "share_of",
     "spread",
-    "test_segments",
-    "train_segments",
+    "top_k",
     "within_tolerance",
 ]

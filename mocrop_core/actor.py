@@ -34,7 +34,7 @@ from mocrop_core.free_box import (
     pixel_size,
     placed_box,
 )
-from mocrop_core.method import SOURCE_FALLBACK, SOURCE_MOTION, Choice
+from mocrop_core.method import SOURCE_FALLBACK, SOURCE_MOTION, BoxSelection
 from mocrop_core.mirrored import mirrored_mean, mirrored_totals
 from mocrop_core.ranges import check_amount, check_count, check_share, check_size
 from mocrop_core.vectors import Vectors
@@ -60,7 +60,7 @@ class ActorMethod:
     max_speed: float = 0.02
 
     grid: ClassVar[tuple[int, int]] = (30, 40)
-    """Rows and columns of the density that a `Choice` holds, whatever the frame's size."""
+    """Rows and columns of the density that a `BoxSelection` holds, whatever the frame's size."""
 
     def __post_init__(self) -> None:
         check_share("crop_ratio", self.crop_ratio)
@@ -83,12 +83,12 @@ ACTOR = ActorMethod()
 
 def choose_actor_box(
     blocks: Iterable[Vectors], num_frames: int, keys: KeyFrames, frame_size: tuple[int, int], method: ActorMethod
-) -> Choice:
+) -> BoxSelection:
     """Choose the box of a clip, or one for each of its parts, from its motion vectors and key frames.
 
     blocks: `VECTOR` (n,) each, in the order of their frames; where they are cut makes no difference, nor does the order
     within a frame. Displacements run from the frame before to the frame: reverse those of blocks that refer to a later
-    one (`forward_in_time`). num_frames: of the clip. frame_size: height and width, px. The box lies in the picture. The
+    frame. num_frames: of the clip. frame_size: height and width, px. The box lies in the picture. The
     choice's density is the searched map over the whole frame, averaged onto 30 x 40 cells; its score is the share of
     the map inside the box; its path is None for one segment. Where nothing moves the box is the middle of the picture,
     source SOURCE_FALLBACK and score NaN. Mirrored vectors and textures (of frames of whole cells) give the mirrored
@@ -107,17 +107,17 @@ def choose_actor_box(
     final = centred(blurred(whole, *method.blur), edges, *method.centre)
     density = on_grid(final, grid, keys.picture, method.grid)
     if not final.any():
-        return Choice(density, None, _middle(method, shapes, picture), math.nan, SOURCE_FALLBACK)
+        return BoxSelection(density, None, _middle(method, shapes, picture), math.nan, SOURCE_FALLBACK)
     scores = box_scores(final, edges, shapes)
     shape, row, column = best_position(scores)
     box = placed_box(pixel_size(shapes[shape], row, column, size), row, column, picture)
     score = min(1.0, float(scores[shape, row, column] / mirrored_totals(final[None])[0]))
     if method.segments == 1:
-        return Choice(density, None, box, score, SOURCE_MOTION)
+        return BoxSelection(density, None, box, score, SOURCE_MOTION)
     moving = [centred(blurred(part + whole / 2, *method.blur), edges, *method.centre) for part in parts]
     scores = np.stack([box_scores(each, edges, [shapes[shape]])[0] for each in moving])
     path = _path(scores, box, picture, num_frames, method)
-    return Choice(density, None, box, score, SOURCE_MOTION, path)
+    return BoxSelection(density, None, box, score, SOURCE_MOTION, path)
 
 
 def on_grid(final: Map, grid: CellGrid, picture: Picture | None, shape: tuple[int, int]) -> Density:

@@ -28,7 +28,7 @@ def spread(count: int, slots: int) -> Indices:
     return np.concatenate([first_half, middle, count - 1 - first_half[::-1]])
 
 
-def train_segments(num: int, segments: int, rng: np.random.Generator) -> Indices:
+def sample_segments_train(num: int, segments: int, rng: np.random.Generator) -> Indices:
     """Draw one frame from each of `segments` equal parts of a clip.
 
     num: frames of the clip, >= 1. segments: >= 1. Returns int64 (segments,) in [0, num), never decreasing; a
@@ -41,7 +41,7 @@ def train_segments(num: int, segments: int, rng: np.random.Generator) -> Indices
     return np.minimum(rng.integers(begins, np.maximum(edges[1:], begins + 1)), num - 1)
 
 
-def test_segments(num: int, segments: int) -> Indices:
+def sample_segments_test(num: int, segments: int) -> Indices:
     """Return the centre frame of each of `segments` equal parts of a clip.
 
     num: frames of the clip, >= 1. segments: >= 1. Returns int64 (segments,) in [0, num), never decreasing; a

@@ -20,11 +20,11 @@ from mocrop_core.search import Rectangle, best_rectangle, within_tolerance
 from mocrop_core.vectors import (
     VECTOR,
     Vectors,
-    faster_than,
-    fastest,
+    filter_by_magnitude,
     sample_by_speed,
     sample_uniform,
     share_of,
+    top_k,
 )
 
 SOURCE_NONE = 0
@@ -114,7 +114,7 @@ PRESETS = {
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Choice:
+class BoxSelection:
     """A box and what it was chosen on.
 
     density: the map. rectangle: the chosen cells, None where the box is not made of cells. box: px. score: share
@@ -145,10 +145,10 @@ def denoise(blocks: Iterable[Vectors], method: Method, total: int) -> Vectors:
     for block in blocks:
         seen += len(block)
         if kind == "threshold":
-            kept.append(faster_than(block, limit))
+            kept.append(filter_by_magnitude(block, limit))
         else:
-            moving = faster_than(block, 0)
-            kept = [fastest(np.concatenate([*kept, moving]), share_of(total, limit))]
+            moving = filter_by_magnitude(block, 0)
+            kept = [top_k(np.concatenate([*kept, moving]), share_of(total, limit))]
     if seen != total:
         raise ValueError(f"total must be the number of vectors in the blocks, {seen}, got {total}")
     return np.concatenate(kept)
@@ -167,7 +167,7 @@ def sample(denoised: Vectors, method: Method, rng: np.random.Generator) -> Vecto
             return sample_by_speed(denoised, fraction, power, rng)
 
 
-def choose_box(v: Vectors, frame_size: tuple[int, int], method: Method, rng: np.random.Generator) -> Choice:
+def choose_box(v: Vectors, frame_size: tuple[int, int], method: Method, rng: np.random.Generator) -> BoxSelection:
     """Choose the box of a clip from all its motion vectors.
 
     v: `VECTOR` (n,), of all frames, in decode order. frame_size: height and width, px. rng: draws the sample;
@@ -179,7 +179,9 @@ def choose_box(v: Vectors, frame_size: tuple[int, int], method: Method, rng: np.
     return choose_box_from(denoise([v], method, len(v)), frame_size, method, rng)
 
 
-def choose_box_from(denoised: Vectors, frame_size: tuple[int, int], method: Method, rng: np.random.Generator) -> Choice:
+def choose_box_from(
+    denoised: Vectors, frame_size: tuple[int, int], method: Method, rng: np.random.Generator
+) -> BoxSelection:
     """Choose the box of a clip from the vectors that `denoise` kept.
 
     denoised: `VECTOR` (n,). The rest is as `choose_box`: with the denoised vectors of a whole clip, the same
@@ -189,12 +191,12 @@ def choose_box_from(denoised: Vectors, frame_size: tuple[int, int], method: Meth
     moves = len(denoised) > 0
     source = SOURCE_MOTION if moves else SOURCE_FALLBACK
     if method.arithmetic == "exact" and not moves:
-        return Choice(density, None, centre_box(frame_size, method.crop_ratio), math.nan, source)
+        return BoxSelection(density, None, centre_box(frame_size, method.crop_ratio), math.nan, source)
     rectangle = _rectangle(density, method)
     to_pixels = pixel_box if method.arithmetic == "exact" else reference_box
     total = float(density.sum(dtype=np.float64))
     score = float(density[rectangle.slices].sum(dtype=np.float64)) / total if moves else math.nan
-    return Choice(density, rectangle, to_pixels(rectangle, method.grid, frame_size), score, source)
+    return BoxSelection(density, rectangle, to_pixels(rectangle, method.grid, frame_size), score, source)
 
 
 def _rectangle(density: Density, method: Method) -> Rectangle:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from mocrop_core.density import Density, density_map
 from mocrop_core.flow import Flow, cell_flow
 from mocrop_core.ranges import check_count, check_size
-from mocrop_core.vectors import Vectors, check_vectors, faster_than
+from mocrop_core.vectors import Vectors, check_vectors, filter_by_magnitude
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -81,4 +81,4 @@ class MotionVectors:
         >>> density.shape, int(density.sum())
         ((6, 8), 1108)
         """
-        return density_map(faster_than(self.vectors, threshold), self.frame_size, grid)
+        return density_map(filter_by_magnitude(self.vectors, threshold), self.frame_size, grid)

@@ -29,7 +29,6 @@ _CORNER_SIGNS = np.array([1.0, -1.0, -1.0, 1.0])
 _LARGEST_MASKS = 2**15  # cells times rectangles; beyond, an integral image is faster
 _MOST_RECTANGLES = 2**12  # made once for a grid; beyond, each when it is found
 _TINY = sys.float_info.min  # covers products that underflow
-_SCORES_AT_ONCE = 2**18  # bounds the memory of a batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,71 +125,31 @@ def best_rectangle(
     return search.rectangle(best)
 
 
-def best_rectangles(
-    densities: npt.ArrayLike,
-    ratio: float,
-    *,
-    tolerance: float = 0.1,
-    sum_weight: float = 1.0,
-    mean_weight: float = 0.0,
-) -> Integers:
-    """Return the rectangle with the highest score of each of many maps.
-
-    densities: (n, rows, columns). The rest, ties and errors included, is as `best_rectangle` for each map.
-    Returns int64 (n, 4): row0, col0, row1, col1, half-open; (0, 4) for no maps.
-    """
-    maps = np.asarray(densities)
-    if maps.ndim != 3:
-        raise ValueError(f"densities must have 3 axes (maps, rows, columns), got shape {maps.shape}")
-    search = _search(maps.shape[1:], ratio, tolerance, sum_weight, mean_weight)
-    best = np.empty(len(maps), dtype=np.int64)
-    step = max(1, _SCORES_AT_ONCE // max(search.size, len(search.areas)))
-    for start in range(0, len(maps), step):
-        flat = np.asarray(maps[start : start + step], dtype=np.float64).reshape(-1, search.size)
-        ordered = flat.ravel()
-        low, high = ordered.item(ordered.argmin()), ordered.item(ordered.argmax())
-        if not (low >= 0 and high <= search.highest):
-            raise _bad_cell(flat)
-        scores = search.scores(flat)
-        best[start : start + step] = scores.argmax(axis=1)
-        if not _sums_exactly(ordered):  # each map has fewer cells: what holds for all of them holds for each
-            least = scores.max(axis=1) - search.rounding * (flat.max(axis=1) + _TINY)
-            close = scores >= least[:, None]
-            ties = np.flatnonzero(np.count_nonzero(close, axis=1) > 1)
-            for i in ties[~_sums_exactly(flat[ties])]:
-                cells = np.asarray(maps[start + i], dtype=np.float64)
-                best[start + i] = search.first_best(cells, close[i].nonzero()[0])
-    return search.bounds(best)
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class _Search:
     """The n rectangles to try on a grid, in visiting order, and how they are scored.
 
     corners: (4, n) flat indices into an integral image of (rows + 1, columns + 1): upper left, upper right,
-    lower left, lower right. areas: (n,) in cells. table: (n, 4) row0, col0, row1, col1, and rectangles: the same;
-    both empty where there are too many. masks: (cells, n) of 0 and 1, or None where those would be large. down,
-    across: what a map is multiplied with from the left and the right to give its integral image. size: cells of the
-    grid. highest: the highest cell whose scores cannot overflow. rounding: how far, in units of the highest cell, two
-    scores may lie apart that are equal as defined.
+    lower left, lower right. areas: (n,) in cells. rectangles: all n, or empty above `_MOST_RECTANGLES`. masks: (cells,
+    n) of 0 and 1, or None above `_LARGEST_MASKS`. down, across: the matrices that multiply a map from the left and the
+    right to give its integral image. highest: the largest cell value whose scores cannot overflow. rounding: in units
+    of the largest cell value, how far the computed scores of two rectangles that tie by definition may differ.
     """
 
     grid: tuple[int, int]
     corners: npt.NDArray[np.intp] | npt.NDArray[np.int32]
     areas: npt.NDArray[np.int32]
-    table: Integers
     rectangles: tuple[Rectangle, ...]
     masks: Floats | None
     down: Floats
     across: Floats
     sum_weight: float
     mean_weight: float
-    size: int
     highest: float
     rounding: float
 
     def scores(self, flat: Floats) -> Floats:
-        """Score every rectangle on maps (..., cells): (..., n)."""
+        """Score every rectangle on a map (cells,): (n,)."""
         sums: Floats = self._integral_sums(flat) if self.masks is None else flat.dot(self.masks)
         return sums if self.sum_weight == 1 and self.mean_weight == 0 else self._score(sums, self.areas)
 
@@ -206,24 +165,16 @@ class _Search:
 
     def rectangle(self, i: int) -> Rectangle:
         """Return rectangle i."""
-        return self.rectangles[i] if self.rectangles else Rectangle(*self.bounds(np.array([i]))[0].tolist())
-
-    def bounds(self, chosen: Integers) -> Integers:
-        """Return row0, col0, row1, col1 of the chosen rectangles (m,): (m, 4)."""
-        return self.table.take(chosen, axis=0) if len(self.table) else _bounds(self.grid, self.corners[:, chosen])
+        if self.rectangles:
+            return self.rectangles[i]
+        return Rectangle(*_bounds(self.grid, self.corners[:, [i]])[0].tolist())
 
     def _score(self, sums: Any, areas: Any) -> Any:
         return self.sum_weight * sums + self.mean_weight * (sums / areas)
 
     def _integral_sums(self, flat: Floats) -> Floats:
-        corners: Floats
-        if flat.ndim == 1:  # the same with less to set up
-            integral = self.down.dot(flat.reshape(self.grid)).dot(self.across)
-            corners = integral.take(self.corners, mode="clip")  # none is outside
-        else:
-            integrals = self.down @ flat.reshape(-1, *self.grid) @ self.across
-            corners = integrals.reshape(len(flat), -1).take(self.corners, axis=-1, mode="clip")
-        sums: Floats = _CORNER_SIGNS @ corners
+        integral = self.down.dot(flat.reshape(self.grid)).dot(self.across)
+        sums: Floats = _CORNER_SIGNS @ integral.take(self.corners, mode="clip")  # no corner is outside
         return sums
 
 
@@ -244,14 +195,12 @@ def _search(grid: tuple[int, int], ratio: float, tolerance: float, sum_weight: f
         grid,
         every.astype(np.intp) if known else every,
         np.hstack(areas),
-        table,
         tuple(Rectangle(*bounds) for bounds in table.tolist()),
         masks=_masks(grid, table) if known and size * every.shape[1] <= _LARGEST_MASKS else None,
         down=np.tri(rows + 1, rows, -1),
         across=np.tri(columns + 1, columns, -1).T.copy(),
         sum_weight=float(sum_weight),
         mean_weight=float(mean_weight),
-        size=size,
         highest=sys.float_info.max / (32 * size * weight),
         rounding=_rounding(size) * weight,
     )
@@ -283,9 +232,9 @@ def _masks(grid: tuple[int, int], bounds: Integers) -> Floats:
     return masks
 
 
-def _sums_exactly(flat: Floats) -> Any:
-    """Say of each map (..., cells) whether float64 sums of its cells have no rounding error."""
-    return (flat == np.rint(flat)).all(axis=-1) & (flat.max(axis=-1) * flat.shape[-1] < 2**53)
+def _sums_exactly(flat: Floats) -> bool:
+    """Return whether float64 sums of a map's cells have no rounding error."""
+    return bool((flat == np.rint(flat)).all() and flat.max() * len(flat) < 2**53)
 
 
 def _all_sizes(grid: tuple[int, int]) -> list[tuple[int, int]]:

@@ -79,22 +79,6 @@ def in_pixels(packed: npt.NDArray[np.void], motion_scale: int) -> Vectors:
     return v
 
 
-def forward_in_time(v: Vectors, later: npt.NDArray[np.bool_]) -> Vectors:
-    """Return vectors whose displacements all point the same way in time.
-
-    v: `VECTOR` (n,). later: (n,), true where a block refers to a later frame (FFmpeg's ``source`` above 0), whose
-    displacement is reversed. A method that looks at directions needs this for B-frames; lengths stay as they are.
-    Raises ValueError for another shape. Source: ours.
-    """
-    check_vectors("v", v)
-    if np.shape(later) != v.shape:
-        raise ValueError(f"later must say of each of {len(v)} vectors, got shape {np.shape(later)}")
-    turned = v.copy()
-    for name in ("dx", "dy"):
-        np.negative(v[name], out=turned[name], where=later)
-    return turned
-
-
 def magnitudes(v: Vectors) -> npt.NDArray[np.float32]:
     """Return the length of each displacement.
 
@@ -111,7 +95,7 @@ def magnitudes(v: Vectors) -> npt.NDArray[np.float32]:
     return lengths
 
 
-def faster_than(v: Vectors, threshold: float) -> Vectors:
+def filter_by_magnitude(v: Vectors, threshold: float) -> Vectors:
     """Return the vectors strictly longer than a threshold.
 
     v: `VECTOR` (n,). threshold: px, >= 0; a vector of just that length is left out, so 0 keeps all that move.
@@ -122,11 +106,11 @@ def faster_than(v: Vectors, threshold: float) -> Vectors:
     return v.compress(magnitudes(v) > threshold)
 
 
-def fastest(v: Vectors, count: int) -> Vectors:
+def top_k(v: Vectors, count: int) -> Vectors:
     """Return the `count` longest vectors, or all where there are fewer.
 
-    v: `VECTOR` (n,). count: >= 0. Of equally long vectors the earlier is kept, so taking the fastest of what
-    was kept so far and of the next block, block after block, gives the fastest of the whole. Raises
+    v: `VECTOR` (n,). count: >= 0. Of equally long vectors the earlier is kept, so taking the top k of what
+    was kept so far and of the next block, block after block, gives the top k of the whole. Raises
     ValueError for a negative count. Source: MoCrop v2, top-k denoising; the ties are ours.
     """
     check_vectors("v", v)

@@ -24,7 +24,7 @@ from threadpoolctl import threadpool_limits
 from torch.utils.data import IterableDataset, get_worker_info
 
 from data_specs.resources import usable_cores
-from mocrop_core.frames import test_segments, train_segments
+from mocrop_core.frames import sample_segments_test, sample_segments_train
 from training.augmentation import Draws, draw
 from training.clips import Clips
 from training.options import Refused
@@ -56,14 +56,14 @@ def plan_of_training(clips: Clips, segments: int, seed: int, epoch: int, augment
     """
     rng = np.random.default_rng((seed, epoch))
     order = rng.permutation(len(clips))
-    slots = np.stack([train_segments(count, segments, rng) for count in clips.frames.tolist()])
+    slots = np.stack([sample_segments_train(count, segments, rng) for count in clips.frames.tolist()])
     draws = draw(rng, clips.box_sizes, segments)
     return Plan(order, slots, {"reference": draws, "flip": draws.flips_alone(), "none": None}[augment])
 
 
 def plan_of_test(clips: Clips, segments: int) -> Plan:
     """Every clip once, in order, with the centre frames of ``segments`` equal parts; nothing is left to chance."""
-    slots = np.stack([test_segments(count, segments) for count in clips.frames.tolist()])
+    slots = np.stack([sample_segments_test(count, segments) for count in clips.frames.tolist()])
     return Plan(np.arange(len(clips)), slots)
 
 

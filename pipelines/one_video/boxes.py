@@ -11,7 +11,7 @@ import numpy as np
 
 from mocrop_core.actor import ActorMethod, choose_actor_box
 from mocrop_core.actor_map import KeyFrames
-from mocrop_core.method import Choice, choose_box_from, denoise
+from mocrop_core.method import BoxSelection, choose_box_from, denoise
 from mocrop_core.motion_vectors import MotionVectors
 from mocrop_core.ranges import check_share
 from mocrop_core.vectors import VECTOR, Vectors, clip_rng
@@ -58,7 +58,7 @@ def find_box(
     segments: int | None = None,
     clip_id: str = "",
     seed: int = 0,
-) -> Choice:
+) -> BoxSelection:
     """Find the box of a video: the part of the frame that holds what its motion vectors show moving.
 
     source: as `read_motion_vectors` takes it, or what that returns. A video without vectors of its own is transcoded to
@@ -111,7 +111,7 @@ def method_of(method: str | AnyMethod, area: float | None, segments: int | None 
     return replace(chosen, **numbers)
 
 
-def choose(scan: Scan, method: AnyMethod, clip_id: str = "", seed: int = 0) -> Choice:
+def choose(scan: Scan, method: AnyMethod, clip_id: str = "", seed: int = 0) -> BoxSelection:
     """The box that a method chooses on what a scan found; as in a store for the clip of that id."""
     motion = scan.motion
     return _choose(
@@ -134,7 +134,7 @@ def _choose(
     method: AnyMethod,
     clip_id: str,
     seed: int,
-) -> Choice:
+) -> BoxSelection:
     if isinstance(method, ActorMethod):
         if keys is None:
             raise ValueError("the method actor needs the texture of key frames, and these motion vectors have none")

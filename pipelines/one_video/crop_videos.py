@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mocrop_core.box_path import BoxPath
-from mocrop_core.method import Choice
+from mocrop_core.method import BoxSelection
 from pipelines.media.containers import MAX_PIXELS
 from pipelines.media.crop_encoder import MOST_MOMENTS, MUXERS, sound_notes, write_crop
 from pipelines.media.ffmpeg_binary import find_ffmpeg
@@ -22,7 +22,7 @@ class CropReport:
     """What became of a video: its ``choice``, the ``frame_size`` (height, width, px) that the box is in, its number of
     frames, and a line for whatever was passed over, chosen or repaired."""
 
-    choice: Choice
+    choice: BoxSelection
     frame_size: tuple[int, int]
     num_frames: int
     notes: tuple[str, ...]
@@ -36,7 +36,7 @@ def crop_video(
     *,
     segments: int | None = None,
     size: tuple[int, int] | None = None,
-) -> Choice:
+) -> BoxSelection:
     """Find the box of a video and write the video cropped to it.
 
     source: as `read_motion_vectors` takes it; any codec. target: the file to write, .mp4, .m4v, .mov or .mkv; it

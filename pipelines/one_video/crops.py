@@ -11,7 +11,7 @@ from PIL import Image
 
 from mocrop_core.box_path import BoxPath
 from mocrop_core.boxes import Box
-from mocrop_core.frames import test_segments
+from mocrop_core.frames import sample_segments_test
 from mocrop_core.ranges import check_count
 from pipelines.media import decoder
 from pipelines.media.pictures import cropped
@@ -50,4 +50,4 @@ def _numbers(path: Path, frames: int | Sequence[int]) -> list[int]:
             raise ValueError("frames must name at least one frame, got none")
         return [int(number) for number in frames]
     check_count("frames", frames, least=1)
-    return test_segments(decoder.decode_all(path).frames, frames).tolist()
+    return sample_segments_test(decoder.decode_all(path).frames, frames).tolist()

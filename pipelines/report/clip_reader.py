@@ -12,7 +12,7 @@ import zarr
 
 from data_specs.recipes import FullView, MotionView
 from data_specs.stored import Store, StoreError, VectorReader, reading
-from mocrop_core import PAPER_V1, SOURCE_NONE, VECTOR, ActorMethod, faster_than
+from mocrop_core import PAPER_V1, SOURCE_NONE, VECTOR, ActorMethod, filter_by_magnitude
 from pipelines.store.records import Progress, expected_tables
 
 MOST_VECTORS = 50_000_000  # of a clip, to hold at once: 1 GB; half an hour of 320 × 240 px has so many
@@ -120,7 +120,7 @@ class ClipReader:
                 raise ValueError(f"{count} vectors, not as many as its record says")
         kept, length = [np.empty(0, VECTOR)], 0
         for block in reader.blocks(index):
-            kept.append(faster_than(block, self.threshold))
+            kept.append(filter_by_magnitude(block, self.threshold))
             length += len(kept[-1])
             if length > MOST_VECTORS:
                 raise StoreError(f"clip {self.ids[row]!r} has more than {MOST_VECTORS:,} vectors: too many to draw")

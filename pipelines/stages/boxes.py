@@ -8,7 +8,7 @@ from data_specs.chain import boxes_inputs
 from data_specs.datasets import Clip
 from data_specs.recipes import FixedView, FullView, MotionView, Recipe, view_rng
 from data_specs.stored import Attributes, Record, VectorReader
-from mocrop_core import ActorMethod, Box, Choice, KeyFrames, cell_grid, choose_actor_box
+from mocrop_core import ActorMethod, Box, BoxSelection, KeyFrames, cell_grid, choose_actor_box
 from mocrop_core import boxes as core_boxes
 from mocrop_core.free_box import box_shapes
 from mocrop_core.method import SOURCE_FIXED, choose_box_from, denoise
@@ -60,7 +60,7 @@ def box_records(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: Each
 
 def motion_choice(
     view: MotionView, recipe: Recipe, id: str, motion: Attributes, vectors: VectorReader, index: int
-) -> Choice:
+) -> BoxSelection:
     """The box of a clip in a motion view, from its row in the record of the stage motion and what the store holds.
 
     ``ClipError`` where the method's aspect and area do not fit the frame.
@@ -89,7 +89,7 @@ def fixed_box(view: FullView | FixedView, recipe: Recipe, id: str, frame_size: t
     return core_boxes.random_box(frame_size, view.crop_ratio, view_rng(view, recipe.seed, id))
 
 
-def _choice_row(choice: Choice) -> Attributes:
+def _choice_row(choice: BoxSelection) -> Attributes:
     """What a record says of a choice."""
     score = None if np.isnan(choice.score) else float(np.float32(choice.score))
     row: Attributes = {"box": list(choice.box.corners), "score": score, "source": choice.source}

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from mocrop_core.density import density_map
 from mocrop_core.method import PAPER_V1, denoise, sample
-from mocrop_core.search import Rectangle, best_rectangle, best_rectangles
+from mocrop_core.search import Rectangle, best_rectangle
 from mocrop_core.vectors import clip_rng, in_pixels
 from pipelines.media import decoder
 from pipelines.runs.options import Options
@@ -23,9 +23,7 @@ from tests.benchmarks.measuring import REPETITIONS, Result, interleaved, least, 
 
 RATIO, TOLERANCE = 0.75, 0.1
 GRIDS = {(6, 8): 3.0, (9, 16): 15.0, (30, 40): 150.0}
-BATCH_GAIN = 5.0
 SHARE = 0.001  # of a clip's cost
-SHARD = 16
 
 Maps = npt.NDArray[np.float32]
 
@@ -84,7 +82,7 @@ def _calls(work: Callable[[], object], seconds: float) -> int:
 
 
 def run(quick: bool = False) -> list[Result]:
-    """The search one map at a time, a shard's maps in one call, and its share of what a clip costs."""
+    """Time the search against the loop, and its share of a clip's CPU time."""
     clips = real_clips()[: 2 if quick else None]
     repetitions, seconds = (2, 0.01) if quick else (2 * REPETITIONS + 1, 0.2)
     results = []
@@ -106,31 +104,10 @@ def run(quick: bool = False) -> list[Result]:
         )
         micro = {name: round(float(np.median(values)) / len(some) * 1e6, 2) for name, values in samples.items()}
         name = f"box search, {rows} × {columns} cells, against the loop"
+        if (rows, columns) == (6, 8):
+            per_clip = samples["one"]
         results.append(Result(name, "times", ratios(samples["loop"], samples["one"]), least(target), details=micro))
-    results += _shard(np.resize(maps[6, 8], (SHARD, 6, 8)), repetitions, seconds, clip_s)
+    share = tuple(100 * value / len(maps[6, 8]) / clip_s for value in per_clip)
+    details = {"clip_cpu_s": round(clip_s, 4)}
+    results.append(Result("box search, share of a clip's CPU time", "%", share, most(100 * SHARE), details=details))
     return results
-
-
-def _shard(shard: Maps, repetitions: int, seconds: float, clip_s: float) -> list[Result]:
-    """A shard's maps in one call against one call a map, and the share of one call in a clip's whole cost."""
-    one = _each(shard, lambda density: best_rectangle(density, RATIO))
-
-    def batch() -> None:
-        best_rectangles(shard, RATIO)
-
-    times = {"one": _calls(one, seconds), "batch": _calls(batch, seconds)}
-    samples = interleaved(
-        {"one": lambda: spent_here(one, times["one"]), "batch": lambda: spent_here(batch, times["batch"])}, repetitions
-    )
-    micro = {name: round(float(np.median(values)) / SHARD * 1e6, 2) for name, values in samples.items()}
-    share = tuple(100 * value / SHARD / clip_s for value in samples["one"])
-    return [
-        Result(
-            f"box search, {SHARD} maps of 6 × 8 in one call, against one by one", "times",
-            ratios(samples["one"], samples["batch"]), least(BATCH_GAIN), details=micro,
-        ),
-        Result(
-            "box search, share of a clip's CPU time", "%", share, most(100 * SHARE),
-            details={"clip_cpu_s": round(clip_s, 4)},
-        ),
-    ]  # fmt: skip

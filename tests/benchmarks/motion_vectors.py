@@ -21,8 +21,8 @@ import numpy.typing as npt
 from mvextractor.videocap import VideoCap
 
 from mocrop_core.density import density_map
-from mocrop_core.frames import spread, test_segments
-from mocrop_core.vectors import faster_than, in_pixels
+from mocrop_core.frames import sample_segments_test, spread
+from mocrop_core.vectors import filter_by_magnitude, in_pixels
 from pipelines.media import decoder
 from tests.benchmarks.footage import encoded, real_clips
 from tests.benchmarks.measuring import REPETITIONS, Result, interleaved, least, ratios, spent_here
@@ -96,7 +96,7 @@ def ours_whole(path: Path, choose: Callable[[decoder.Motion], list[int]]) -> tup
     """Density map and frames by this project."""
     packed, motion = ours(path)
     vectors = in_pixels(packed, motion.motion_scale)
-    density = density_map(faster_than(vectors, THRESHOLD), motion.frame_size, GRID)
+    density = density_map(filter_by_magnitude(vectors, THRESHOLD), motion.frame_size, GRID)
     return density, [picture for _, picture in decoder.rgb_frames(path, choose(motion), motion.key_frames)]
 
 
@@ -137,7 +137,7 @@ def key_frames(motion: decoder.Motion) -> list[int]:
 
 def segment_centres(motion: decoder.Motion) -> list[int]:
     """The centres of eight segments: what the public code tests on."""
-    return list(test_segments(motion.num_frames, FRAMES).tolist())
+    return list(sample_segments_test(motion.num_frames, FRAMES).tolist())
 
 
 def assert_same_whole(path: Path, choose: Callable[[decoder.Motion], list[int]]) -> None:

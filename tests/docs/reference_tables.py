@@ -291,11 +291,6 @@ _PROMISED = [
     ),
     ("… 9 × 16 cells", "box_search", "box search, 9 × 16 cells, against the loop"),
     ("… 30 × 40 cells", "box_search", "box search, 30 × 40 cells, against the loop"),
-    (
-        "… a shard's maps in one call, against one by one",
-        "box_search",
-        "box search, 16 maps of 6 × 8 in one call, against one by one",
-    ),
     ("… its share of what a clip costs", "box_search", "box search, share of a clip's CPU time"),
     (
         "vectors against motion-vector-extractor, the same vectors",

@@ -23,7 +23,7 @@ EXAMPLES = {
     for test in doctest.DocTestFinder().find(value, name)
     if test.examples
 }
-WITHOUT = {"ActorMethod", "Box", "Choice", "Method", "StoreError", "VideoError"}
+WITHOUT = {"ActorMethod", "Box", "BoxSelection", "Method", "StoreError", "VideoError"}
 """Types that other examples show."""
 
 

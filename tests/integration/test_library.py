@@ -33,7 +33,7 @@ def h264_files(store: Path) -> dict[str, Path]:
     return {str(path.relative_to(folder))[: -len("-0123456789abcdef.mp4")]: path for path in folder.rglob("*.mp4")}
 
 
-def same(a: mocrop.Choice, b: mocrop.Choice) -> bool:
+def same(a: mocrop.BoxSelection, b: mocrop.BoxSelection) -> bool:
     """Whether two choices are equal to the bit."""
     return (a.box, a.score, a.source, a.path) == (b.box, b.score, b.source, b.path) and np.array_equal(
         a.density, b.density

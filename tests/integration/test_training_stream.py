@@ -16,7 +16,7 @@ from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ZstdCodec
 
 from data_specs.jpeg import JpegCodec
 from data_specs.stored import StoreError, open_store
-from mocrop_core.frames import test_segments as centre_frames
+from mocrop_core.frames import sample_segments_test as centre_frames
 from tests.support.rewriting import rewrite
 from training import shards
 from training.clips import Clips, read_clips

@@ -21,7 +21,6 @@ from mocrop_core import (
     cell_grid,
     centre_box,
     choose_actor_box,
-    forward_in_time,
 )
 
 few = settings(max_examples=40)
@@ -308,14 +307,3 @@ def test_a_box_keeps_off_black_bars():
     assert not found.density[26:].any()
     nothing = choose_actor_box([], 10, keys_of((240, 320), picture=picture), (240, 320), ACTOR)
     assert nothing.box.corners == tuple(np.add(centre_box((168, 320), 0.5).corners, (0, 36, 0, 36)))
-
-
-def test_displacements_to_later_frames_are_reversed():
-    v = scene((16, 16), 2, CAMERAS["pan"])
-    later = np.arange(len(v)) % 2 == 1
-    turned = forward_in_time(v, later)
-    assert np.array_equal(turned["dx"], np.where(later, -v["dx"], v["dx"]))
-    assert np.array_equal(turned["dy"], np.where(later, -v["dy"], v["dy"]))
-    assert np.array_equal(turned[["frame", "x", "y", "w", "h"]], v[["frame", "x", "y", "w", "h"]])
-    with pytest.raises(ValueError, match="each of 4 vectors"):
-        forward_in_time(v, later[:2])

@@ -50,8 +50,8 @@ def test_spread_of_one_slot_is_the_middle():
 @given(st.integers(1, 500), st.integers(1, 40), st.integers(0, 2**32))
 def test_segments_lie_in_the_clip_and_in_order(num, segments, seed):
     for indices in (
-        frames.train_segments(num, segments, np.random.default_rng(seed)),
-        frames.test_segments(num, segments),
+        frames.sample_segments_train(num, segments, np.random.default_rng(seed)),
+        frames.sample_segments_test(num, segments),
     ):
         assert indices.shape == (segments,)
         assert ((indices >= 0) & (indices < num)).all()
@@ -62,8 +62,8 @@ def test_segments_lie_in_the_clip_and_in_order(num, segments, seed):
 @given(st.integers(1, 500), st.integers(1, 40), st.integers(0, 2**32))
 def test_segments_are_the_public_codes(num, segments, seed):
     size = float(num - 1) / segments
-    train = frames.train_segments(num, segments, np.random.default_rng(seed))
-    test = frames.test_segments(num, segments)
+    train = frames.sample_segments_train(num, segments, np.random.default_rng(seed))
+    test = frames.sample_segments_test(num, segments)
     for i in range(segments):
         begin, end = int(np.round(size * i)), int(np.round(size * (i + 1)))
         assert begin <= train[i] <= max(begin, end - 1)
@@ -73,7 +73,7 @@ def test_segments_are_the_public_codes(num, segments, seed):
 
 def test_every_frame_of_a_segment_is_drawn_and_alike():
     rng = np.random.default_rng(0)
-    drawn = np.stack([frames.train_segments(31, 3, rng) for _ in range(3000)])
+    drawn = np.stack([frames.sample_segments_train(31, 3, rng) for _ in range(3000)])
     for segment in range(3):
         seen, times = np.unique(drawn[:, segment], return_counts=True)
         assert seen.tolist() == list(range(segment * 10, segment * 10 + 10))
@@ -82,7 +82,7 @@ def test_every_frame_of_a_segment_is_drawn_and_alike():
 
 
 def test_eight_test_frames_of_a_clip_of_151():
-    assert frames.test_segments(151, 8).tolist() == [9, 28, 47, 66, 84, 103, 122, 141]
+    assert frames.sample_segments_test(151, 8).tolist() == [9, 28, 47, 66, 84, 103, 122, 141]
 
 
 def test_a_number_below_its_range_is_refused_with_its_value():
@@ -91,6 +91,6 @@ def test_a_number_below_its_range_is_refused_with_its_value():
     with pytest.raises(ValueError, match="got -3"):
         frames.spread(4, -3)
     with pytest.raises(ValueError, match=r"num .* got 0"):
-        frames.test_segments(0, 8)
+        frames.sample_segments_test(0, 8)
     with pytest.raises(ValueError, match=r"segments .* got 0"):
-        frames.train_segments(10, 0, np.random.default_rng(0))
+        frames.sample_segments_train(10, 0, np.random.default_rng(0))

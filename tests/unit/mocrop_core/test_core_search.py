@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import astuple
 
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from mocrop_core import Rectangle, best_rectangle, best_rectangles, candidate_sizes, within_tolerance
+from mocrop_core import Rectangle, best_rectangle, candidate_sizes, within_tolerance
 from mocrop_core import search as search_module
 
 few = settings(max_examples=150)
@@ -99,33 +98,12 @@ def test_search_gives_the_loops_rectangle_on_the_largest_grid(content):
     assert best_rectangle(density, 0.8) == literal(density, 0.8)
 
 
-@few
-@given(searches(7, 9), st.integers(0, 6))
-def test_a_batch_gives_what_single_maps_give(case, many):
-    density, ratio, tolerance, sum_weight, mean_weight = case
-    rng = np.random.default_rng(many)
-    others = [make(rng, density.shape) for make in CONTENTS.values()]
-    batch = np.stack([density, *others][: many * 2 + 1]).astype(np.float64)
-    options = {"tolerance": tolerance, "sum_weight": sum_weight, "mean_weight": mean_weight}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(search_module, "_SCORES_AT_ONCE", 4 * density.size)
-        found = best_rectangles(batch, ratio, **options)
-    singles = [best_rectangle(one, ratio, **options) for one in batch]
-    assert found.shape == (len(batch), 4)
-    assert [Rectangle(*row) for row in found.tolist()] == singles
-
-
-def test_a_batch_of_no_maps_gives_no_rectangles():
-    assert best_rectangles(np.zeros((0, 6, 8)), 0.75).shape == (0, 4)
-
-
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float16, np.float32, np.float64, bool])
 def test_the_kind_of_number_changes_nothing(dtype):
     counts = np.random.default_rng(5).integers(0, 2, (7, 9))
     wanted = literal(counts, 0.5)
     assert best_rectangle(counts.astype(dtype), 0.5) == wanted
     assert best_rectangle(counts.astype(dtype).tolist(), 0.5) == wanted
-    assert best_rectangles(counts.astype(dtype)[None], 0.5).tolist() == [list(astuple(wanted))]
 
 
 def test_a_map_of_zeros_gives_the_first_candidate():
@@ -191,8 +169,7 @@ def test_the_map_is_not_written_to():
     density = np.random.default_rng(6).random((6, 8))
     before = density.copy()
     density.setflags(write=False)
-    found = best_rectangle(density, 0.75)
-    assert best_rectangles(density[None], 0.75).tolist() == [list(astuple(found))]
+    best_rectangle(density, 0.75)
     assert np.array_equal(density, before)
 
 
@@ -204,8 +181,6 @@ def test_a_bad_cell_is_refused_with_its_value(cell, grid):
     density[-1, -1] = cell
     with pytest.raises(ValueError, match=re.escape(str(cell))):
         best_rectangle(density, 0.75)
-    with pytest.raises(ValueError, match=re.escape(str(cell))):
-        best_rectangles(np.stack([np.ones(grid), density]), 0.75)
 
 
 @pytest.mark.filterwarnings("error")
@@ -233,15 +208,11 @@ def test_a_ratio_outside_its_range_is_refused_with_its_value(ratio):
 def test_an_option_outside_its_range_is_refused_with_its_value(options, value):
     with pytest.raises(ValueError, match=f"got {value}"):
         best_rectangle(np.ones((6, 8)), 0.75, **options)
-    with pytest.raises(ValueError, match=f"got {value}"):
-        best_rectangles(np.ones((2, 6, 8)), 0.75, **options)
 
 
 def test_a_map_of_another_shape_is_refused_with_its_shape():
     with pytest.raises(ValueError, match=r"\(2, 6, 8\)"):
         best_rectangle(np.ones((2, 6, 8)), 0.75)
-    with pytest.raises(ValueError, match=r"\(6, 8\)"):
-        best_rectangles(np.ones((6, 8)), 0.75)
     with pytest.raises(ValueError, match=r"\(0, 8\)"):
         best_rectangle(np.ones((0, 8)), 0.75)
 

@@ -23,15 +23,14 @@ from mocrop_core import (
     clip_rng,
     denoise,
     density_map,
-    faster_than,
-    fastest,
-    forward_in_time,
+    filter_by_magnitude,
     in_pixels,
     magnitudes,
     sample,
     sample_by_speed,
     sample_uniform,
     share_of,
+    top_k,
 )
 
 many = settings(max_examples=100)
@@ -61,8 +60,8 @@ def test_magnitudes_are_euclidean(displacements):
 
 def test_vectors_of_just_the_threshold_are_left_out():
     v = moving([(12, 16), (12, 17), (0, 0), (-20, 0), (-21, 0)])
-    assert faster_than(v, 5.0)["frame"].tolist() == [1, 4]
-    assert faster_than(v, 0)["frame"].tolist() == [0, 1, 3, 4]
+    assert filter_by_magnitude(v, 5.0)["frame"].tolist() == [1, 4]
+    assert filter_by_magnitude(v, 0)["frame"].tolist() == [0, 1, 3, 4]
 
 
 @many
@@ -70,7 +69,7 @@ def test_vectors_of_just_the_threshold_are_left_out():
 def test_fastest_are_the_first_of_a_stable_sort(displacements, count):
     v = moving(displacements)
     order = sorted(range(len(v)), key=lambda i: (-(displacements[i][0] ** 2 + displacements[i][1] ** 2), i))
-    assert fastest(v, count)["frame"].tolist() == sorted(order[:count])
+    assert top_k(v, count)["frame"].tolist() == sorted(order[:count])
 
 
 @many
@@ -79,8 +78,8 @@ def test_fastest_of_the_kept_and_the_next_block_are_the_fastest_of_all(displacem
     v = moving(displacements)
     kept = v[:0]
     for block in np.split(v, sorted(min(cut, len(v)) for cut in cuts)):
-        kept = fastest(np.concatenate([kept, block]), count)
-    np.testing.assert_array_equal(kept, fastest(v, count))
+        kept = top_k(np.concatenate([kept, block]), count)
+    np.testing.assert_array_equal(kept, top_k(v, count))
 
 
 @pytest.mark.parametrize(
@@ -175,9 +174,9 @@ def test_nothing_is_drawn_where_all_are_wanted():
 def test_no_vectors_give_no_vectors():
     v, rng = moving([]), np.random.default_rng(0)
     for found in (
-        faster_than(v, 1),
-        fastest(v, 3),
-        fastest(moving([(1, 1)]), 0),
+        filter_by_magnitude(v, 1),
+        top_k(v, 3),
+        top_k(moving([(1, 1)]), 0),
         sample_uniform(v, 3, rng),
         sample_by_speed(v, 0.1, 4, rng),
     ):
@@ -188,8 +187,8 @@ def test_no_vectors_give_no_vectors():
 def test_results_are_copies():
     v, rng = moving([(1, 1), (2, 2)]), np.random.default_rng(0)
     for found in (
-        faster_than(v, 0),
-        fastest(v, 2),
+        filter_by_magnitude(v, 0),
+        top_k(v, 2),
         sample_uniform(v, 2, rng),
         sample_by_speed(v, 1.0, 4, rng),
     ):
@@ -222,9 +221,9 @@ def test_a_displacement_that_is_not_finite_is_refused_with_its_place(bad):
 @pytest.mark.parametrize(
     ("call", "value"),
     [
-        (lambda v, rng: faster_than(v, -1.0), "-1.0"),
-        (lambda v, rng: faster_than(v, math.nan), "nan"),
-        (lambda v, rng: fastest(v, -2), "-2"),
+        (lambda v, rng: filter_by_magnitude(v, -1.0), "-1.0"),
+        (lambda v, rng: filter_by_magnitude(v, math.nan), "nan"),
+        (lambda v, rng: top_k(v, -2), "-2"),
         (lambda v, rng: share_of(-5, 0.5), "-5"),
         (lambda v, rng: share_of(5, 1.5), "1.5"),
         (lambda v, rng: sample_uniform(v, -3, rng), "-3"),
@@ -249,9 +248,8 @@ TAKE_VECTORS = {
     "choose_box_from": lambda v: choose_box_from(v, (240, 320), PAPER_V1, clip_rng(0, "a", "b")),
     "denoise": lambda v: denoise([v], PAPER_V1, len(v)),
     "density_map": lambda v: density_map(v, (240, 320), (6, 8)),
-    "faster_than": lambda v: faster_than(v, 1.0),
-    "fastest": lambda v: fastest(v, 3),
-    "forward_in_time": lambda v: forward_in_time(v, np.zeros(len(v), bool)),
+    "filter_by_magnitude": lambda v: filter_by_magnitude(v, 1.0),
+    "top_k": lambda v: top_k(v, 3),
     "magnitudes": magnitudes,
     "sample": lambda v: sample(v, PAPER_V1, clip_rng(0, "a", "b")),
     "sample_by_speed": lambda v: sample_by_speed(v, 0.5, 4.0, clip_rng(0, "a", "b")),
