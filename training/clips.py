@@ -13,10 +13,11 @@ from data_specs.datasets import TEST, TRAIN, VALIDATION
 from data_specs.fingerprints import fingerprint
 from data_specs.names import NameIndex
 from data_specs.schema import State, shard_rows
-from data_specs.stored import Store, StoreError, open_store, shown
+from data_specs.stored import Store, StoreError, View, open_store, shown
 
-Part = Literal["train", "test"]
-_GROUP = re.compile(r"(.+_g\d+)_c\d+$")
+Part = Literal["train", "test", "all"]
+UCF_GROUP = re.compile(r"(.+_g\d+)_c\d+$")
+"""The id of a clip of UCF-101, with the group that it was cut from."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,7 +26,7 @@ class Clips:
 
     ``rows``, ``labels`` and ``frames`` are int64 (n,): the row in the store, the 0-based label and the number of
     cached frames, >= 1, that fill the first slots. ``box_sizes`` is int64 (n, 2): width and height of the box, px.
-    ``size`` is the side of a cached frame, px.
+    ``size`` is the side of a cached frame, px. ``part`` "all" is every clip that is done, of any split (0).
     """
 
     location: str
@@ -58,14 +59,34 @@ def read_clips(location: str, view: str, split: int, part: Part) -> Clips:
     store = open_store(location)
     where = f"store {shown(location)!r}"
     cached = store.view(view)
-    if (store.table("state") == State.PENDING).any():
-        raise _unfinished(store, where)
+    done = _done(store, where)
     lists = store.table("split")[:, split - 1]
-    done = store.table("state") == State.DONE
     rows = np.flatnonzero(done & (lists == (TRAIN if part == "train" else TEST)))
     if not len(rows):
         raise StoreError(f"{where}: no clip in the {part} list of split {split}{_other_splits(store, part)}")
     _check_groups(store, lists, split, where)
+    return _clips_of(store, where, cached, split, part, rows)
+
+
+def read_all_clips(location: str, view: str) -> Clips:
+    """Every clip that is done, whatever lists it is in. ``StoreError`` as `read_clips`, but for the lists."""
+    store = open_store(location)
+    where = f"store {shown(location)!r}"
+    cached = store.view(view)
+    rows = np.flatnonzero(_done(store, where))
+    if not len(rows):
+        raise StoreError(f"{where}: all of its clips are quarantined; mocrop status says why")
+    return _clips_of(store, where, cached, 0, "all", rows)
+
+
+def _done(store: Store, where: str) -> npt.NDArray[np.bool_]:
+    state = store.table("state")
+    if (state == State.PENDING).any():
+        raise _unfinished(store, where)
+    return np.asarray(state == State.DONE)
+
+
+def _clips_of(store: Store, where: str, cached: View, split: int, part: Part, rows: npt.NDArray[np.int64]) -> Clips:
     labels = store.table("label").astype(np.int64)
     _check_labels(store, labels, where)
     filled = cached.table("frame_index") >= 0
@@ -77,8 +98,8 @@ def read_clips(location: str, view: str, split: int, part: Part) -> Clips:
     gaps = np.asarray(filled[rows, 1:] & ~filled[rows, :-1]).any(axis=1)
     _check_rows(store, where, rows[np.asarray(gaps)], "the frames of clip {} have a gap")
     return Clips(
-        location=location,
-        view=view,
+        location=store.location,
+        view=cached.name,
         split=split,
         part=part,
         rows=rows,
@@ -122,7 +143,7 @@ def _check_groups(store: Store, lists: npt.NDArray[np.uint8], split: int, where:
     """Clips of one group (``v_Class_gNN``) are cut from one video: none may be on both sides."""
     sides: dict[int, set[str]] = {TRAIN: set(), TEST: set()}
     for id, side in zip(store.ids, lists.tolist(), strict=True):
-        if side in sides and (group := _GROUP.match(id)):
+        if side in sides and (group := UCF_GROUP.match(id)):
             sides[side].add(group[1])
     if shared := sorted(sides[TRAIN] & sides[TEST]):
         raise StoreError(

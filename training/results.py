@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from data_specs.documents import parse_json
 from data_specs.local_files import read_part
-from data_specs.text import csv_cell, printable
+from data_specs.text import printable
+from training import tables
 from training.options import Failed, OneLineParser, Refused, exit_status, expanded_path
 
 NAMES = {
@@ -110,6 +109,12 @@ class Row:
         figures = [f"{self.top1:.1f}{spread}", f"{self.gflops:.2f}", *changes]
         cells = [NAMES.get(v.arch, v.arch), self.title, *figures, str(self.seeds), v.epoch, tested]
         return [printable(cell) for cell in cells]
+
+    def record(self) -> dict[str, Any]:
+        """The line as JSON values."""
+        figures = {key: value for key, value in asdict(self).items() if key != "variant"}
+        details = {key: dict(value) for key, value in asdict(self.variant).items() if key in ("settings", "boxes")}
+        return asdict(self.variant) | details | figures
 
 
 def read_results(folder: Path) -> list[dict[str, Any]]:
@@ -243,40 +248,27 @@ def _baseline(variant: Variant, groups: Iterable[Variant]) -> Variant | None:
     return max(found, key=lambda other: (other.size == 224, other.size, other == variant, other.boxes), default=None)
 
 
+def as_table(rows: Sequence[Row]) -> tables.Table:
+    """The rows as they are printed."""
+    return tables.Table(HEADS, [row.cells() for row in rows], [row.record() for row in rows])
+
+
 def as_text(rows: Sequence[Row]) -> str:
     """The table for a terminal."""
-    lines = [list(HEADS), *(row.cells() for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
-
-
-def as_markdown(rows: Sequence[Row]) -> str:
-    """The table for a README."""
-    lines = [HEADS, ["---"] * len(HEADS), *(row.cells() for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def as_csv(rows: Sequence[Row]) -> str:
-    """The table for a spreadsheet."""
-    file = io.StringIO()
-    csv.writer(file, lineterminator="\n").writerows([HEADS, *(map(csv_cell, row.cells()) for row in rows)])
-    return file.getvalue().rstrip("\n")
-
-
-FORMATS = {"text": as_text, "markdown": as_markdown, "csv": as_csv}
+    return tables.as_text(as_table(rows))
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = OneLineParser(prog="python -m training.results", description=__doc__.splitlines()[0], epilog=EXAMPLES)
     p.add_argument("folder", type=expanded_path, metavar="DIR", help="where python -m training.test wrote its results")
-    p.add_argument("--format", choices=tuple(FORMATS), default="text", help="of the table")
+    p.add_argument("--format", choices=tuple(tables.FORMATS), default="text", help="of the table")
     return p
 
 
 def work(args: argparse.Namespace) -> None:
     """Print the table."""
-    print(FORMATS[args.format](table(read_results(Path(args.folder)))))
+    print(tables.FORMATS[args.format](as_table(table(read_results(Path(args.folder))))))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -189,12 +189,12 @@ class ClipStream(IterableDataset[Batch]):
 
     def _open(self) -> tuple[FrameReader, ThreadPoolExecutor | None, _Memory]:
         if self._opened is None or self._opened[0] != os.getpid():
-            pool = ThreadPoolExecutor(self.threads, "frames", _copy_alone) if self.threads else None
+            pool = ThreadPoolExecutor(self.threads, "frames", compute_alone) if self.threads else None
             self._opened = (os.getpid(), FrameReader(self.clips), pool, _Memory())
         return self._opened[1:]
 
 
-def _copy_alone() -> None:
-    """Let torch do this thread's work in this thread; to share a copy out takes longer than the copy."""
+def compute_alone() -> None:
+    """Let torch do this thread's work in this thread: to share out a copy, say, takes longer than the copy."""
     torch.get_num_threads()  # which sets the number that is then lowered
     threadpool_limits(1, "openmp")

@@ -439,7 +439,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "notes": notes,
     "commands": commands,
     "library": library_reference,
-    **{f"training.{name}": _script(name) for name in ("train", "test", "results", "flops", "demo")},
+    **{f"training.{name}": _script(name) for name in ("train", "test", "probe", "results", "flops", "demo")},
     **{f"benchmark {name}": partial(benchmark, name) for name in NAMES},
     "boxes kept": boxes_kept,
     **{f"boxes {name}": partial(boxes_of, name) for name in BOX_SETS},

@@ -13,7 +13,7 @@ from data_specs.locations import expanded
 from pipelines.cli.app import app
 from pipelines.errors import RunError
 from pipelines.runs.options import Options
-from training import demo, flops, results, test, train
+from training import demo, flops, probe, results, test, train
 
 NO_PATHS = {"dataset", "url", "dask_address", "view", "clip", "method", "size", "group_by", "format"}
 """The parameters of commands that are texts and no paths."""
@@ -22,6 +22,7 @@ OF_TRAINING = {
     train: ["--store", "--output-dir", "--init-weights", "--resume"],
     test: ["--store", "--output-dir", "--weights"],
     flops: ["--store"],
+    probe: ["--store", "--weights", "--groups", "--output-dir"],
     results: ["folder"],
     demo: ["store", "--out"],
 }

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from data_specs.extras import EXTRAS, missing_extra
+from data_specs.extras import DISTRIBUTIONS, EXTRAS, missing_extra
 from tests.places import GOLDEN, ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -111,7 +111,7 @@ def test_every_library_of_an_extra_is_known_by_it() -> None:
     extras = PROJECT["optional-dependencies"]
     assert EXTRAS.keys() == extras.keys() - {"all", "dev"}
     for extra, names in EXTRAS.items():
-        assert {Requirement(line).name for line in extras[extra]} == set(names)
+        assert {Requirement(line).name for line in extras[extra]} == {DISTRIBUTIONS.get(name, name) for name in names}
         for name in names:
             advice = missing_extra(ModuleNotFoundError(f"No module named '{name}'", name=f"{name}.inner"))
             assert advice is not None

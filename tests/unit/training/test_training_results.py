@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from training import results
+from training import results, tables
 from training.results import read_results, table
 
 FIGURES = {  # arXiv 2509.18473, table 1: baseline, MoCrop at 192 px, the same weights at 224 px; GFLOPs at 224, 192
@@ -158,8 +158,8 @@ def test_every_row_names_how_its_epoch_was_chosen_and_never_mixes_two_ways() -> 
         ("best on test list", 85.0, 1),
         ("unknown", 70.0, 1),
     }
-    for form in results.FORMATS.values():
-        assert "best on test list" in form(rows)
+    for form in tables.FORMATS.values():
+        assert "best on test list" in form(results.as_table(rows))
 
 
 def test_splits_do_not_mix_and_without_a_baseline_there_are_no_differences() -> None:
@@ -181,6 +181,7 @@ def test_results_are_found_in_folders_and_a_checkpoint_counts_once(
         ("text", "Baseline"),
         ("markdown", "| ResNet-50 | Baseline (224px) |"),
         ("csv", "ResNet-50,Base"),
+        ("json", '"arch": "resnet50"'),
     ):
         assert results.main([str(tmp_path), "--format", form]) == 0
         assert mark in capsys.readouterr().out

@@ -1,0 +1,168 @@
+"""Frozen features of clips: what the last layer of a backbone would see, averaged over a clip's frames, kept on disk.
+
+A file of features says what it was made from: the view, its crops, the weights, the size, the frames. One that was made
+from anything else is never used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+from torch import nn
+
+from data_specs.fingerprints import fingerprint
+from data_specs.resources import usable_cores
+from data_specs.stored import open_store
+from training.augmentation import prepared
+from training.backbones import Backbone
+from training.checkpoints import replaced
+from training.clips import Clips
+from training.options import Failed
+from training.stream import Batch, ClipStream, batches_of_test, compute_alone, plan_of_test
+
+REVISION = 1  # of how features are made
+Features = npt.NDArray[np.float32]
+Track = Callable[[Iterable[Batch], int], Iterable[Batch]]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What features are made from.
+
+    ``view_fingerprint`` is the view's, ``crops`` the fingerprint of its cached frames, which follows from the source
+    files on; ``clips`` that of the list of clips; ``weights`` the hash of the network's tensors.
+    """
+
+    arch: str
+    weights: str
+    view: str
+    view_fingerprint: str
+    crops: str
+    clips: str
+    input_size: int
+    segments: int
+    revision: int = REVISION
+
+    def path(self, folder: Path) -> Path:
+        """Where the features of this source are kept below a folder."""
+        name = f"{self.arch.replace('/', '_')}-{self.view}-{self.input_size}px-{self.segments}frames"
+        return folder / f"{name}-{fingerprint(asdict(self))[:16]}.safetensors"
+
+
+def source_of(clips: Clips, arch: str, weights: str, input_size: int, segments: int) -> Source:
+    """What the features of these clips would be made from."""
+    store = open_store(clips.location)
+    records = store.records("clips", clips.view)
+    return Source(
+        arch=arch,
+        weights=weights,
+        view=clips.view,
+        view_fingerprint=store.view(clips.view).fingerprint,
+        crops=fingerprint([records[shard].output for shard in sorted(records)]),
+        clips=clips.fingerprint,
+        input_size=input_size,
+        segments=segments,
+    )
+
+
+def weights_hash(model: nn.Module) -> str:
+    """The SHA-256 of a network's tensors with their names, 32 digits of it."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        values = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
+        digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+def read_features(path: Path, source: Source, count: int) -> Features:
+    """The features of ``count`` clips, (count, features); `Failed` unless the file says that this was their source."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            said = json.loads((file.metadata() or {}).get("source", "{}"))
+            features: npt.NDArray[Any] = file.get_tensor("features")
+    except (OSError, SafetensorError, ValueError) as error:
+        raise Failed(f"features {str(path)!r} cannot be read ({error}); delete the file") from None
+    wanted = asdict(source)
+    if other := [key for key in wanted if not isinstance(said, dict) or said.get(key) != wanted[key]]:
+        theirs = said.get(other[0]) if isinstance(said, dict) else None
+        raise Failed(
+            f"features {str(path)!r} are of another {other[0].replace('_', ' ')} ({str(theirs)[:40]!r}, not "
+            f"{wanted[other[0]]!r}); delete the file, it is made again"
+        )
+    if features.dtype != np.float32 or features.ndim != 2 or len(features) != count or not np.isfinite(features).all():
+        raise Failed(f"features {str(path)!r} are damaged; delete the file, it is made again")
+    return np.asarray(features)
+
+
+def write_features(path: Path, features: Features, source: Source) -> None:
+    """Write features with what they were made from."""
+    metadata = {"source": json.dumps(asdict(source))}
+    content = save({"features": features}, metadata)
+    replaced(path, lambda part: part.write_bytes(content))
+
+
+def compute_features(
+    backbone: Backbone,
+    clips: Clips,
+    *,
+    device: torch.device,
+    segments: int,
+    input_size: int,
+    batch_size: int,
+    threads: int | None,
+    track: Track = lambda batches, _: batches,
+) -> Features:
+    """The mean over its test segments of each clip's features, float32 (n, features), in the order of the list.
+
+    ``backbone`` has no last layer (`training.backbones.without_head`) and is on the device. A frame that stands for
+    several segments, as in short clips, goes through the network once. On a CPU each core does batches of its own, with
+    one thread: on a busy machine, threads that share a batch spend most of their time waiting for each other. `Failed`
+    names a clip whose features are not finite.
+    """
+    backbone.model.eval()
+    stream = ClipStream(clips, threads=threads, pin=device.type == "cuda")
+    stream.plan = plan_of_test(clips, segments)
+    stream.batches = batches_of_test(stream.plan.order, batch_size, 0, 1)
+    workers = 1 if device.type == "cuda" else usable_cores()
+    found, pending = [], deque[Future[Features]]()
+    with ThreadPoolExecutor(workers, "features", compute_alone) as pool:
+        for batch in track(stream, len(stream)):
+            pending.append(pool.submit(_features, backbone, batch, stream.plan.slots, input_size, device))
+            if len(pending) > workers:
+                found.append(pending.popleft().result())
+        found += [each.result() for each in pending]
+    features = np.concatenate(found)
+    finite = np.asarray(np.isfinite(features).all(axis=1))
+    if not finite.all():
+        raise Failed(
+            f"the features of {int((~finite).sum())} of {len(finite)} clips are not finite "
+            f"({clips.ids[finite.argmin()]!r} first): these weights give no result"
+        )
+    return features
+
+
+@torch.inference_mode()
+def _features(
+    backbone: Backbone, batch: Batch, slots: npt.NDArray[np.int64], input_size: int, device: torch.device
+) -> Features:
+    """The features of a batch, (clips, features); ``slots`` are those of all clips."""
+    mine = slots[batch.positions]
+    pairs = np.stack([np.repeat(np.arange(len(mine)), mine.shape[1]), mine.ravel()], axis=1)
+    _, first, back = np.unique(pairs, axis=0, return_index=True, return_inverse=True)
+    frames = batch.frames.flatten(0, 1)[torch.from_numpy(first)].to(device)
+    images = prepared(frames[:, None], None, input_size, backbone.mean, backbone.std)[:, 0]
+    found = backbone.model(images.contiguous(memory_format=torch.channels_last)).float().cpu()
+    return np.asarray(found[torch.from_numpy(back.ravel())].unflatten(0, mine.shape).mean(dim=1).numpy())

@@ -1,0 +1,68 @@
+"""Groups of clips (one recording, one person), which never stand on both sides of a fold."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from data_specs.text import printable
+from training.clips import UCF_GROUP
+from training.options import Refused
+
+MOST_BYTES = 1 << 28  # of a table of groups
+
+
+def groups_by_pattern(ids: Sequence[str], pattern: str) -> list[str]:
+    """The group of each clip by a regular expression that is searched in its id.
+
+    The group is what the pattern's parentheses match, all of them together, or the whole match where it has none.
+    `Refused` for a pattern that is none, or an id in which it finds nothing.
+    """
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise Refused(f"--group-by {pattern!r}: not a regular expression ({error})") from None
+    found = [compiled.search(id) for id in ids]
+    if missing := [id for id, match in zip(ids, found, strict=True) if match is None]:
+        raise Refused(f"--group-by {pattern!r}: not found in the ids of {len(missing)} clips ({missing[0]!r} first)")
+    return ["/".join(part or "" for part in match.groups() or (match[0],)) for match in found if match is not None]
+
+
+def groups_of_file(ids: Sequence[str], path: str) -> list[str]:
+    """The group of each clip by a CSV file with the columns ``path`` (or ``id``) and ``group``.
+
+    A path is that of a clip in the source folder; its suffix does not count. Rows of other clips are passed over.
+    `Refused` for a file that lacks a column, a clip, or a clip's group, or has two for one clip.
+    """
+    where = f"--groups {path!r}"
+    try:
+        if Path(path).stat().st_size > MOST_BYTES:
+            raise Refused(f"{where}: more than {MOST_BYTES} bytes; give a CSV file with the columns path and group")
+        with Path(path).open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            columns = reader.fieldnames or []
+            rows = list(reader)
+    except OSError as error:
+        raise Refused(f"{where}: {error.strerror}; give a CSV file with the columns path and group") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise Refused(f"{where}: not a CSV file in UTF-8 ({error})") from None
+    name = next((column for column in ("id", "path") if column in columns), None)
+    if name is None or "group" not in columns:
+        raise Refused(f"{where}: its columns are {', '.join(columns[:9]) or 'none'}; it needs path and group")
+    groups: dict[str, str] = {}
+    for row in rows:
+        id = row[name] or ""
+        id = printable(str(PurePosixPath(id).with_suffix("")) if name == "path" and PurePosixPath(id).name else id)
+        if groups.setdefault(id, row["group"] or "") != (row["group"] or ""):
+            raise Refused(f"{where}: two groups of {id!r}: {groups[id]!r} and {row['group']!r}")
+    if missing := [id for id in ids if not groups.get(id)]:
+        raise Refused(f"{where}: no group of {len(missing)} clips of the store ({missing[0]!r} first)")
+    return [groups[id] for id in ids]
+
+
+def groups_of_ucf(ids: Sequence[str]) -> list[str] | None:
+    """The groups that clips named as those of UCF-101 have (``v_Class_gNN_cNN``); None unless all are so named."""
+    found = [UCF_GROUP.match(id) for id in ids]
+    return [match[1] for match in found if match] if all(found) else None

@@ -1,0 +1,299 @@
+"""Compare views by a linear head on frozen features: ``python -m training.probe --store STORE``, minutes on a CPU.
+
+Nothing is trained but the head, so that a figure depends on the view, the weights and the clips alone. Every view is
+compared with ``full`` and with the centre view of its area on the same clips, with 95 % intervals of a bootstrap over
+groups, and p of McNemar's exact test. Baselines that look at no pixel show what frame sizes and lengths give away.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import platform
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+from threadpoolctl import threadpool_limits
+
+from data_specs.fingerprints import fingerprint
+from data_specs.resources import usable_cores
+from data_specs.stored import Store, open_store, shown
+from data_specs.text import json_text
+from training import probe_table, tables
+from training.backbones import Backbone, build, without_head
+from training.checkpoint_checks import arguments_of
+from training.checkpoints import replaced
+from training.clips import Clips, read_all_clips, read_clips
+from training.features import Features, compute_features, read_features, source_of, weights_hash, write_features
+from training.linear_head import Floats, Ints, check_classes, check_installed, predict
+from training.options import OneLineParser, Refused, check_output, exit_status, expanded_path, input_size, whole
+from training.probe_protocol import SHUFFLES, Protocol, protocol_of_folds, protocol_of_split
+from training.probe_table import Key
+from training.weights import load_for_finetuning, read_file, state_of
+
+EXAMPLES = """examples:
+  the store's split 1      python -m training.probe --store ucf101.zarr
+  folds by group           python -m training.probe --store fights.zarr --folds 10 --groups fights.csv
+  one person out           python -m training.probe --store weizmann.zarr --folds 9 --group-by '/([a-z]+)_'
+  a trained backbone       python -m training.probe --store ucf101.zarr --weights runs/train/model.pt --format markdown
+"""
+ARCH = "efficientnet_lite0"
+NO_PIXEL = {
+    "frame size, no pixel": ["height", "width", "area", "shape"],
+    "frame count, no pixel": ["frames", "log frames"],
+    "frame size and count, no pixel": ["height", "width", "area", "shape", "frames", "log frames"],
+}
+"""The baselines that look at no pixel, and what they look at."""
+PACKAGES = ("mocrop", "torchvision", "timm", "numpy", "scikit-learn")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = OneLineParser(prog="python -m training.probe", description=__doc__.splitlines()[0], epilog=EXAMPLES)
+    p.add_argument(
+        "--store", type=expanded_path, required=True, help="the store that mocrop preprocess made: a folder or s3://…"
+    )
+    p.add_argument("--view", nargs="+", help="views to compare; all of the store if not given")
+    p.add_argument("--input-size", type=input_size, nargs="+", help="sides of the input, px; else that of the frames")
+    p.add_argument("--test-segments", type=whole(1), default=8, help="centre frames a clip whose features are averaged")
+    p.add_argument(
+        "--arch",
+        help="torchvision's as in the reference, timm's name, or efficientnet_lite0 (if none is given), whose ImageNet "
+        "weights are an installed package",
+    )
+    p.add_argument(
+        "--weights",
+        "--model-path",
+        type=expanded_path,
+        help="ours, timm's, torchvision's or the reference's; ImageNet weights of --arch if not given",
+    )
+    p.add_argument("--split", type=int, choices=(1, 2, 3), help="train and test list of this split; 1 without --folds")
+    p.add_argument("--folds", type=whole(2), help="folds of all clips, disjoint by group, instead of a split")
+    p.add_argument("--repeats", type=whole(1), help=f"shuffles of the folds; {SHUFFLES} if not given")
+    p.add_argument("--group-by", metavar="REGEX", help="what it finds in a clip's id, in parentheses, is its group")
+    p.add_argument("--groups", type=expanded_path, metavar="FILE", help="CSV with the columns path and group")
+    p.add_argument(
+        "--seed", type=whole(0), default=0, help="of the shuffles, the resamples and the folds that choose C"
+    )
+    p.add_argument("-b", "--batch-size", type=whole(1), default=4, help="clips a step through the backbone")
+    p.add_argument(
+        "-j", "--workers", type=whole(0), help="threads that read and decode ahead; one a core by default, 4 at most"
+    )
+    p.add_argument("--cpu", action="store_true", help="stay on the CPU even where there is a GPU")
+    p.add_argument("--output-dir", type=expanded_path, default="probe", help="for features and tables")
+    p.add_argument("--format", choices=tuple(tables.FORMATS), default="text", help="of the table that is printed")
+    return p
+
+
+def probe(args: argparse.Namespace) -> dict[str, Any]:
+    """Probe as the arguments say, print the table and write it beside the result, which is returned."""
+    began = time.perf_counter()
+    check_installed()
+    check_output(args.output_dir)
+    torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))  # torch does not know of a container's quota
+    store = open_store(args.store)
+    views = list(dict.fromkeys(args.view or store.views))
+    clips = {view: read_all_clips(args.store, view) for view in views}
+    first = clips[views[0]]
+    protocol = protocol_of(args, first)
+    check_classes(first.labels, first.class_names)
+    weights = read_file(args.weights) if args.weights else {}
+    arch = arch_of(args, weights, store)
+    features: dict[Key, Features] = {}
+    hashes: dict[int, str] = {}
+    for size in dict.fromkeys(args.input_size or [first.size]):
+        backbone = frozen(args, arch, size, weights)
+        hashes[size] = weights_hash(backbone.model)
+        for view in views:
+            features[view, size] = features_of(args, clips[view], arch, size, backbone, hashes[size])
+    for name, about in no_pixel_features(store, first).items():
+        features[name, None] = about
+    predicted, strengths = predictions(features, first.labels, protocol, args.seed)
+    params = {view: dict(store.view(view).params) for view in views}
+    rows = probe_table.rows_of(predicted, first.labels, protocol, params, args.seed)
+    result = {
+        "mocrop_probe": 1,
+        "name": name_of(args, arch, store, hashes, protocol),
+        "arch": arch,
+        "weights": {"path": args.weights and shown(args.weights), "tensors_sha256": hashes},
+        "dataset": store.attrs.get("dataset"),
+        "store": shown(args.store),
+        "store_fingerprint": store.fingerprint,
+        "segments": args.test_segments,
+        "protocol": protocol.fields | {"seed": args.seed},
+        "largest_class": round(probe_table.majority_share(first.labels[protocol.tested]), 4),
+        "views": {view: {"params": params[view], "fingerprint": store.view(view).fingerprint} for view in views},
+        "rows": [
+            asdict(row) | {"strengths": strengths[key], "features": features[key].shape[1]}
+            for row, key in zip(rows, predicted, strict=True)
+        ],
+        "clips": list(first.ids),
+        "labels": first.labels.tolist(),
+        "predicted": [
+            {"view": view, "input_size": size, "labels": p.tolist()} for (view, size), p in predicted.items()
+        ],
+        "class_names": list(first.class_names),
+        "seconds": round(time.perf_counter() - began, 1),
+        "software": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            **{name: version(name) for name in PACKAGES},
+        },
+    }
+    show(args, result, rows, protocol)
+    return result
+
+
+def protocol_of(args: argparse.Namespace, clips: Clips) -> Protocol:
+    """Which clips are trained and tested on; `Refused` for flags that contradict each other."""
+    if args.folds is not None:
+        if args.split is not None:
+            raise Refused(f"--folds {args.folds}: give it or --split, not both")
+        return protocol_of_folds(clips, args.folds, args.repeats, args.group_by, args.groups, args.seed)
+    if args.repeats is not None:
+        raise Refused(f"--repeats {args.repeats}: a split has no shuffles; give it with --folds")
+    split = args.split or 1
+    train, test = (read_clips(args.store, clips.view, split, part).rows for part in ("train", "test"))
+    return protocol_of_split(clips, split, train, test, args.group_by, args.groups)
+
+
+def arch_of(args: argparse.Namespace, weights: dict[str, Any], store: Store) -> str:
+    """The backbone; `Refused` for weights that do not tell theirs, or that were trained on clips they would test."""
+    if not args.weights:
+        return args.arch or ARCH
+    where = f"--weights {shown(args.weights)!r}"
+    trained = arguments_of(weights, where)
+    split = None if args.folds else args.split or 1
+    if trained and trained["classes"] == store.class_names and trained["split"] != split:
+        raise Refused(
+            f"{where}: trained on the train list of split {trained['split']}, whose clips would be tested; "
+            f"give --split {trained['split']}"
+        )
+    arch = args.arch or trained.get("arch")
+    if arch is None:
+        raise Refused("--arch: this checkpoint does not tell its backbone; name it")
+    return str(arch)
+
+
+def frozen(args: argparse.Namespace, arch: str, size: int, weights: dict[str, Any]) -> Backbone:
+    """The network without its last layer, with its weights, on the device."""
+    backbone = build(arch, 1000, size, pretrained=not weights, otherwise="--weights FILE")
+    if weights:
+        load_for_finetuning(backbone.model, state_of(weights), f"--weights {shown(args.weights)!r}")
+    backbone = without_head(backbone)
+    backbone.model.to(device_of(args), memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    return backbone
+
+
+def device_of(args: argparse.Namespace) -> torch.device:
+    """The GPU if there is one and nothing says otherwise, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
+
+
+def features_of(
+    args: argparse.Namespace, clips: Clips, arch: str, size: int, backbone: Backbone, weights: str
+) -> Features:
+    """The features of a view at a size: read where they were kept, else computed and kept."""
+    source = source_of(clips, arch, weights, size, args.test_segments)
+    path = source.path(Path(args.output_dir) / "features")
+    if path.exists():
+        return read_features(path, source, len(clips))
+    features = compute_features(
+        backbone,
+        clips,
+        device=device_of(args),
+        segments=args.test_segments,
+        input_size=size,
+        batch_size=args.batch_size,
+        threads=args.workers,
+        track=lambda batches, total: tracked(batches, f"features of {clips.view} at {size} px", total),
+    )
+    write_features(path, features, source)
+    return features
+
+
+def no_pixel_features(store: Store, clips: Clips) -> dict[str, Features]:
+    """What the baselines look at, float32 (clips, columns) by name: the frames' size and number in the video."""
+    height, width = store.table("frame_size")[clips.rows].T.astype(np.float64)
+    frames = store.table("num_frames")[clips.rows].astype(np.float64)
+    columns = {
+        "height": height,
+        "width": width,
+        "area": height * width,
+        "shape": width / height,
+        "frames": frames,
+        "log frames": np.log(frames),
+    }
+    return {
+        name: np.stack([columns[one] for one in about], axis=1).astype(np.float32) for name, about in NO_PIXEL.items()
+    }
+
+
+def predictions(
+    features: dict[Key, Features], labels: Ints, protocol: Protocol, seed: int
+) -> tuple[dict[Key, Ints], dict[Key, list[float]]]:
+    """What each clip is taken for, int64 (shuffles, clips), -1 where it is not tested, and each fold's C."""
+    predicted: dict[Key, Ints] = {}
+    strengths: dict[Key, list[float]] = {}
+    work = [(key, shuffle) for key in features for shuffle in range(len(protocol.shuffles))]
+    with threadpool_limits(1):  # the matrices are small: threads would wait for each other
+        for key, shuffle in tracked(work, "linear heads", len(work)):
+            found = predicted.setdefault(key, np.full((len(protocol.shuffles), len(labels)), -1, np.int64))
+            values: Floats = features[key].astype(np.float64)
+            for sides in protocol.shuffles[shuffle]:
+                head = predict(values, labels, protocol.groups, sides, seed)
+                found[shuffle, sides[1]] = head.predicted
+                strengths.setdefault(key, []).append(head.strength)
+    return predicted, strengths
+
+
+def tracked(items: Iterable[Any], what: str, total: int) -> Iterable[Any]:
+    """The items, with a progress bar where a person looks on."""
+    if not sys.stderr.isatty():
+        return items
+    from rich.console import Console
+
+    return track(items, what, total=total, transient=True, console=Console(stderr=True))
+
+
+def name_of(args: argparse.Namespace, arch: str, store: Store, hashes: dict[int, str], protocol: Protocol) -> str:
+    """The name of a result's files: other arguments, stores or weights have another one."""
+    kind = f"split{protocol.split}" if protocol.split else f"{len(protocol.shuffles[0])}folds"
+    about = [store.fingerprint, sorted(hashes.items()), protocol.fields, args.seed, args.test_segments, args.view]
+    return f"probe-{arch.replace('/', '_')}-{kind}-{fingerprint(about)[:8]}"
+
+
+def show(args: argparse.Namespace, result: dict[str, Any], rows: Sequence[probe_table.Row], protocol: Protocol) -> None:
+    """Print the table, and write it and the result into ``--output-dir``."""
+    table = probe_table.as_table(list(rows))
+    texts = {"json": json_text(result), "md": tables.as_markdown(table), "csv": tables.as_csv(table)}
+    for suffix, text in texts.items():
+        replaced(Path(args.output_dir) / f"{result['name']}.{suffix}", partial(write_line, text=text))
+    print(tables.FORMATS[args.format](table))
+    if args.format in ("text", "markdown"):
+        about = f"{result['arch']}, {args.test_segments} frames a clip; {protocol}"
+        print(f"\n{about}; the largest class has {result['largest_class']:.1f} %")
+
+
+def write_line(path: Path, text: str) -> None:
+    """Write text, which ends with a line end then."""
+    path.write_text(f"{text}\n", encoding="utf-8")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; its exit status."""
+    return exit_status(lambda: probe(parser().parse_args(argv)))
+
+
+if __name__ == "__main__":
+    faulthandler.enable()  # says where, if a mapped shard is cut short
+    sys.exit(main())

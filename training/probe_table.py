@@ -1,0 +1,114 @@
+"""What a probe found: a row for each view and size, compared with the whole frame and the centre of the same area."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from data_specs.text import printable
+from training.linear_head import Ints
+from training.paired import Change, interval, mcnemar, resampled_means
+from training.probe_protocol import Protocol
+from training.tables import Table
+
+HEADS = ("View", "Input", "Top-1 (%) [95 %]", "Δ full [95 %]", "p", "Δ centre of its area [95 %]", "p (centre)")
+Key = tuple[str, int | None]
+"""A view, or a baseline that looks at no pixel, and the side of the network's input, px; None for a baseline."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A line of the table: percent of the tested clips, on average over shuffles.
+
+    ``deviation`` is the standard deviation over shuffles (None for one); ``low`` and ``high`` are the 95 % interval;
+    ``from_full`` and ``from_centre`` compare with the view ``full`` and with ``centre``, the centre view of its area.
+    """
+
+    view: str
+    input_size: int | None
+    top1: float
+    deviation: float | None
+    low: float
+    high: float
+    from_full: Change | None
+    centre: str | None
+    from_centre: Change | None
+
+    def cells(self) -> list[str]:
+        """The line as text."""
+        spread = "" if self.deviation is None else f" ± {self.deviation:.1f}"
+        size = "-" if self.input_size is None else f"{self.input_size} px"
+        figure = f"{self.top1:.1f}{spread} [{self.low:.1f}, {self.high:.1f}]"
+        return [printable(self.view), size, figure, *_cells(self.from_full), *_cells(self.from_centre)]
+
+
+def _cells(change: Change | None) -> list[str]:
+    if change is None:
+        return ["-", "-"]
+    return [f"{change.points:+.1f} [{change.low:+.1f}, {change.high:+.1f}]", f"{change.p:.2g}"]
+
+
+def rows_of(
+    predicted: Mapping[Key, Ints], labels: Ints, protocol: Protocol, params: Mapping[str, Mapping[str, Any]], seed: int
+) -> list[Row]:
+    """The rows, in the order of ``predicted``: what the clips were taken for, int64 (shuffles, n), by view and size.
+
+    ``labels`` (n,); ``params`` are the views' parameters by their names.
+    """
+    keys = list(predicted)
+    tested = protocol.tested
+    right = {key: 100.0 * (predicted[key] == labels)[:, tested] for key in keys}
+    shares = {key: each.mean(axis=0) for key, each in right.items()}
+    resampled = resampled_means(np.stack([shares[key] for key in keys], axis=1), protocol.groups[tested], seed)
+    means = dict(zip(keys, resampled.T, strict=True))
+
+    def change(key: Key, other: Key | None) -> Change | None:
+        if other is None or other == key or other not in shares:
+            return None
+        low, high = interval(means[key] - means[other])
+        points = float((shares[key] - shares[other]).mean())
+        return Change(points, low, high, mcnemar(shares[key] / 100, shares[other] / 100))
+
+    rows = []
+    for key in keys:
+        view, size = key
+        low, high = interval(means[key])
+        centre = centre_of(view, params)
+        by_shuffle = right[key].mean(axis=1)
+        rows.append(
+            Row(
+                view,
+                size,
+                float(by_shuffle.mean()),
+                float(by_shuffle.std(ddof=1)) if len(by_shuffle) > 1 else None,
+                low,
+                high,
+                change(key, None if size is None else ("full", size)),
+                centre,
+                change(key, None if centre is None else (centre, size)),
+            )
+        )
+    return rows
+
+
+def centre_of(view: str, params: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """The centre view whose boxes have the same share of the frame as those of a view; None if there is none."""
+    ratio = params.get(view, {}).get("crop_ratio")
+    if ratio is None or params[view]["kind"] == "centre":
+        return None
+    same = (name for name, other in params.items() if other["kind"] == "centre" and other["crop_ratio"] == ratio)
+    return next(same, None)
+
+
+def as_table(rows: list[Row]) -> Table:
+    """The rows as they are printed."""
+    return Table(HEADS, [row.cells() for row in rows], [asdict(row) for row in rows])
+
+
+def majority_share(labels: npt.NDArray[np.int64]) -> float:
+    """Percent of clips in the largest class: what a constant answer gets right."""
+    return 100.0 * float(np.bincount(labels).max()) / len(labels)

