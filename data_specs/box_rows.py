@@ -8,10 +8,15 @@ from typing import Any
 from mocrop_core import Box, BoxPath
 
 
-def frame_box(row: Mapping[str, Any], frame: int) -> list[int]:
-    """The box x0, y0, x1, y1 (px, half-open) of a clip in a frame, by its row in a record of the stage boxes."""
+def box_path(row: Mapping[str, Any]) -> BoxPath | None:
+    """The way of a clip's box, by its row in a record of the stage boxes; None where it stays."""
     path = row.get("path")
     if path is None:
-        return list(row["box"])
-    boxes = tuple(Box(*corners) for corners in path["boxes"])
-    return list(BoxPath(tuple(path["moments"]), boxes).box_at(frame).corners)
+        return None
+    return BoxPath(tuple(path["moments"]), tuple(Box(*corners) for corners in path["boxes"]))
+
+
+def frame_box(row: Mapping[str, Any], frame: int) -> list[int]:
+    """The box x0, y0, x1, y1 (px, half-open) of a clip in a frame, by its row in a record of the stage boxes."""
+    path = box_path(row)
+    return list(row["box"] if path is None else path.box_at(frame).corners)

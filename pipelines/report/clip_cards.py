@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from data_specs.annotations import ActorBoxes
-from data_specs.recipes import MotionView, Recipe
+from data_specs.recipes import MotionView, Recipe, density_grid, moves
 from data_specs.schema import State
 from data_specs.stored import Damaged
-from mocrop_core import density_map, spread
-from pipelines.report.clip_reader import ClipReader, Slot, Vectors
+from mocrop_core import PAPER_V1, ActorMethod, density_map, spread
+from pipelines.report.clip_reader import Boxes, ClipReader, Slot, Vectors
 from pipelines.report.drawing import fitting, webp
 
 Json = dict[str, Any]
@@ -29,6 +29,7 @@ ARROWS = 120  # vectors drawn in one frame
 TIME_BINS = 48
 ROW_BYTES = (140, 40)  # what a clip's row takes in a page, about, and for each view without its density
 CLIP_BYTES = 4_010  # what its thumbnail takes at most, in base64
+MOVING_BYTES = 40  # for each box of a box that moves, with the name of its view
 DETAIL_BYTES = (62_000, 4_200)  # what its detail takes at most, without densities and crops, and for each crop
 
 
@@ -45,23 +46,29 @@ def grey_levels(density: npt.NDArray[Any], highest: float | None = None) -> str:
 
 def row_bytes(recipe: Recipe) -> int:
     """What a clip without pictures takes in a page, about: its row, and its density in each motion view."""
-    maps = sum(_map_bytes(view.method().grid) for view in recipe.views if isinstance(view, MotionView))
-    return ROW_BYTES[0] + ROW_BYTES[1] * len(recipe.views) + maps
+    maps = sum(_map_bytes(grid) for view in recipe.views if (grid := density_grid(view)))
+    moving = MOVING_BYTES * sum(map(moves, recipe.views))
+    return ROW_BYTES[0] + ROW_BYTES[1] * len(recipe.views) + moving + maps
 
 
 def picture_bytes(recipe: Recipe) -> int:
     """What a clip's thumbnail and detail take at most beside that."""
-    motion = [view for view in recipe.views if isinstance(view, MotionView)]
-    strip = STRIP_FRAMES * _map_bytes(_strip_grid(motion))
-    return CLIP_BYTES + DETAIL_BYTES[0] + DETAIL_BYTES[1] * len(recipe.views) + strip
+    strip = STRIP_FRAMES * _map_bytes(strip_grid(recipe))
+    boxes = sum(view.segments + STRIP_FRAMES for view in recipe.views if isinstance(view, MotionView) and moves(view))
+    return CLIP_BYTES + DETAIL_BYTES[0] + DETAIL_BYTES[1] * len(recipe.views) + MOVING_BYTES * boxes + strip
 
 
 def _map_bytes(grid: tuple[int, int]) -> int:
     return 4 * -(-grid[0] * grid[1] // 3) + 3  # in base64, quoted
 
 
-def _strip_grid(motion_views: Sequence[MotionView]) -> tuple[int, int]:
-    return motion_views[0].method().grid if motion_views else (6, 8)
+def strip_grid(recipe: Recipe) -> tuple[int, int]:
+    """Rows and columns of the density by time: those of the first view that counts vectors in cells, else the paper's.
+
+    The map of the method actor is of the whole clip; it is no density of a part of it.
+    """
+    methods = [view.method() for view in recipe.views if isinstance(view, MotionView)]
+    return next((method.grid for method in methods if not isinstance(method, ActorMethod)), PAPER_V1.grid)
 
 
 def rows(reader: ClipReader) -> Json:
@@ -83,7 +90,8 @@ def rows(reader: ClipReader) -> Json:
 def boxes(reader: ClipReader, problems: list[str]) -> Json:
     """For each view the columns box (four numbers a clip), score, source and, for a motion view, density.
 
-    A density that cannot be read is empty, and a line in ``problems``.
+    Where a view's box moves, ``shown`` has its boxes in the frames of the thumbnails. A density that cannot be read is
+    empty, and a line in ``problems``.
     """
     found = {}
     for view in reader.recipe.views:
@@ -95,6 +103,9 @@ def boxes(reader: ClipReader, problems: list[str]) -> Json:
             "source": reader.tables[f"{base}/source"].tolist(),
             "density": _densities(reader, view.name, problems),
         }
+        if moves(view):
+            shown = [reader.middle_box(view.name, row) or (0, 0, 0, 0) for row in range(len(reader.ids))]
+            found[view.name]["shown"] = [edge for box in shown for edge in box]
     return found
 
 
@@ -160,8 +171,8 @@ class Gallery:
             jobs = []
             for row in chosen:
                 for view in self.picture_views:
-                    slots = self.reader.slots(view, row)
-                    if slots and (picture := self._picture(view, row, slots[len(slots) // 2])) is not None:
+                    slot = self.reader.middle_slot(view, row)
+                    if slot and (picture := self._picture(view, row, slot)) is not None:
                         jobs.append(
                             (view, row, pool.submit(webp, picture, self._shape(view, row, THUMBNAIL[0]), THUMBNAIL[1]))
                         )
@@ -177,10 +188,13 @@ class Gallery:
         found[view][row] = text(job.result())
 
     def detail(self, row: int) -> Json:
-        """The strip with vectors, density and actors at its frames, the density by time, a stored crop of each view."""
+        """The strip with vectors, density and actors at its frames, the density by time, a stored crop of each view.
+
+        Where a view's box moves, ``boxes`` of each frame of the strip has it, and ``places`` the boxes of all parts.
+        """
         slots = self.reader.slots(self.reader.full or self.reader.main_view, row)
         strip = [slots[i] for i in spread(len(slots), STRIP_FRAMES)] if slots else []
-        found: Json = {"strip": [{"frame": slot.frame} for slot in strip], "crops": {}, "time": None}
+        found: Json = {"strip": [{"frame": slot.frame} for slot in strip], "crops": {}, "places": {}, "time": None}
         with ThreadPoolExecutor(4) as pool:
             if self.reader.full and strip:
                 size = self._shape(self.reader.full, row, STRIP[0])
@@ -190,6 +204,7 @@ class Gallery:
                     shown["picture"] = text(job.result()) if job else None
             if strip:
                 found["crops"] = self._crops(row, slots[len(slots) // 2], pool)
+        self._add_moving(row, found)
         self._add_actors(row, found["strip"])
         if self.reader.has_vectors(row):
             self._add_motion(row, found)
@@ -221,6 +236,14 @@ class Gallery:
         what = " ".join(str(error).split())[:300] or type(error).__name__
         self.problems.append(f"{self.reader.ids[row]}: {what}")
 
+    def _add_moving(self, row: int, found: Json) -> None:
+        frames = [shown["frame"] for shown in found["strip"]]
+        for view in self.reader.motion_views:
+            if moves(view) and (boxes := self.reader.boxes_at(view.name, row, frames)) is not None:
+                found["places"][view.name] = self.reader.places(view.name, row).tolist()
+                for shown, box in zip(found["strip"], boxes.tolist(), strict=True):
+                    shown.setdefault("boxes", {})[view.name] = box
+
     def _add_actors(self, row: int, strip: list[Json]) -> None:
         if row in self.actors:
             for shown in strip:
@@ -234,20 +257,25 @@ class Gallery:
         except Exception as error:  # as above
             self._note(row, error)
             return
-        found["time"] = by_time(vectors, int(self.reader.tables["num_frames"][row]), self._boxes(row))
+        count = int(self.reader.tables["num_frames"][row])
+        found["time"] = by_time(vectors, count, self._boxes(row, count))
         if found["strip"]:
-            grid = _strip_grid(self.reader.motion_views)
-            add_motion(found["strip"], vectors, self.reader.frame_size(row), grid)
+            add_motion(found["strip"], vectors, self.reader.frame_size(row), strip_grid(self.reader.recipe))
 
-    def _boxes(self, row: int) -> dict[str, tuple[int, int, int, int]]:
-        views = [view.name for view in self.reader.recipe.views]
-        return {view: box for view in views if (box := self.reader.box(view, row))}
+    def _boxes(self, row: int, num_frames: int) -> dict[str, Boxes]:
+        found = {}
+        for view in self.reader.recipe.views:
+            frames = range(num_frames if moves(view) else 1)
+            if (boxes := self.reader.boxes_at(view.name, row, frames)) is not None:
+                found[view.name] = boxes
+        return found
 
 
-def by_time(vectors: Vectors, num_frames: int, boxes: dict[str, tuple[int, int, int, int]]) -> Json:
+def by_time(vectors: Vectors, num_frames: int, boxes: dict[str, Boxes]) -> Json:
     """How many vectors each stretch of a clip has, and how many of them lie in each box.
 
-    Returns ``frames`` (bounds of the stretches, one more than stretches), ``all`` and ``inside`` by view.
+    ``boxes`` has one for all frames, or one for each. Returns ``frames`` (bounds of the stretches, one more than
+    stretches), ``all`` and ``inside`` by view.
     """
     bounds = np.linspace(0, num_frames, min(num_frames, TIME_BINS) + 1).round().astype(int)
 
@@ -255,11 +283,16 @@ def by_time(vectors: Vectors, num_frames: int, boxes: dict[str, tuple[int, int, 
         found: list[int] = np.histogram(some["frame"], bounds)[0].tolist()
         return found
 
-    x, y = vectors["x"], vectors["y"]
-    inside = {
-        view: counts(vectors[(x >= x0) & (x < x1) & (y >= y0) & (y < y1)]) for view, (x0, y0, x1, y1) in boxes.items()
+    def inside(some: Boxes) -> Vectors:
+        x0, y0, x1, y1 = (edge if len(some) == 1 else edge[vectors["frame"]] for edge in some.T)
+        x, y = vectors["x"], vectors["y"]
+        return vectors[(x >= x0) & (x < x1) & (y >= y0) & (y < y1)]
+
+    return {
+        "frames": bounds.tolist(),
+        "all": counts(vectors),
+        "inside": {view: counts(inside(some)) for view, some in boxes.items()},
     }
-    return {"frames": bounds.tolist(), "all": counts(vectors), "inside": inside}
 
 
 def add_motion(strip: list[Json], vectors: Vectors, frame_size: tuple[int, int], grid: tuple[int, int]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -10,14 +11,18 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from data_specs.recipes import FullView, MotionView
+from data_specs.box_rows import box_path
+from data_specs.recipes import FullView, MotionView, moves
 from data_specs.stored import Store, StoreError, VectorReader, reading
-from mocrop_core import PAPER_V1, SOURCE_NONE, VECTOR, ActorMethod, filter_by_magnitude
+from mocrop_core import PAPER_V1, SOURCE_NONE, VECTOR, ActorMethod, BoxPath, filter_by_magnitude
 from pipelines.store.records import Progress, expected_tables
 
 MOST_VECTORS = 50_000_000  # of a clip, to hold at once: 1 GB; half an hour of 320 × 240 px has so many
 Picture = npt.NDArray[np.uint8]
 Vectors = npt.NDArray[Any]
+Corners = tuple[int, int, int, int]
+Boxes = npt.NDArray[np.int32]
+"""x0, y0, x1, y1, px: (n, 4)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +82,44 @@ class ClipReader:
         height, width = self.tables["frame_size"][row]
         return int(height), int(width)
 
-    def box(self, view: str, row: int) -> tuple[int, int, int, int] | None:
-        """The box x0, y0, x1, y1, px; None where none was chosen yet."""
+    def box(self, view: str, row: int) -> Corners | None:
+        """The static box x0, y0, x1, y1, px; None where none was chosen yet."""
         if not self.tables[f"views/{view}/source"][row]:
             return None
         x0, y0, x1, y1 = (int(edge) for edge in self.tables[f"views/{view}/box"][row])
         return x0, y0, x1, y1
+
+    def path(self, view: str, row: int) -> BoxPath | None:
+        """The way of the box through the clip; None where it stays or none was chosen yet."""
+        if not moves(self.recipe.view(view)) or self.box(view, row) is None:
+            return None
+        record = self.progress.boxes[view][row // self.recipe.shard_clips]
+        return box_path(record.clips[self.ids[row]])
+
+    def boxes_at(self, view: str, row: int, frames: Iterable[int]) -> Boxes | None:
+        """The box in each of some frames; None where none was chosen yet."""
+        box, path = self.box(view, row), self.path(view, row)
+        if box is None:
+            return None
+        return np.array([box if path is None else path.box_at(frame).corners for frame in frames], np.int32)
+
+    def places(self, view: str, row: int) -> Boxes:
+        """The boxes of a clip that a view chose: its one, or where its box moves that of each part."""
+        box, path = self.box(view, row), self.path(view, row)
+        boxes = [box] if path is None else [each.corners for each in path.boxes]
+        return np.array([] if box is None else boxes, np.int32).reshape(-1, 4)
+
+    def middle_slot(self, view: str, row: int) -> Slot | None:
+        """The cached frame that stands for the clip in pictures; None where none was cached yet."""
+        slots = self.slots(view, row)
+        return slots[len(slots) // 2] if slots else None
+
+    def middle_box(self, view: str, row: int) -> Corners | None:
+        """The box in the middle cached frame, or in the middle of the clip; None where none was chosen yet."""
+        slot = self.middle_slot(view, row)
+        frame = slot.frame if slot else int(self.tables["num_frames"][row]) // 2
+        boxes = self.boxes_at(view, row, [frame])
+        return None if boxes is None else tuple(boxes[0].tolist())
 
     def score(self, view: str, row: int) -> float | None:
         """The share of the density inside the box; None where there is none."""

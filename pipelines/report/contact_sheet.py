@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from mocrop_core import SOURCE_FALLBACK
 from pipelines.report.clip_cards import sample
 from pipelines.report.clip_reader import ClipReader
-from pipelines.report.drawing import frame_picture
+from pipelines.report.drawing import frame_picture, map_name
 
 CLIPS = 24
 _ACROSS, _WIDTH, _HEIGHT, _CAPTION, _GAP = 6, 200, 150, 34, 8  # px, but for the first
@@ -24,7 +24,7 @@ def contact_sheet(reader: ClipReader, clips: int = CLIPS) -> Image.Image | None:
     evenly; in the store's order.
     """
     view = reader.main_view
-    boxes = {row: box for row in sample(reader, clips, (), ()) if (box := reader.box(view, row))}
+    boxes = {row: box for row in sample(reader, clips, (), ()) if (box := reader.middle_box(view, row))}
     if not boxes:
         return None
     across, lines = min(_ACROSS, len(boxes)), -(-len(boxes) // _ACROSS)
@@ -54,10 +54,11 @@ def data_url(image: Image.Image) -> str:
 
 def about_sheet(reader: ClipReader) -> str:
     """What the sheet shows, in one paragraph of Markdown."""
+    view = reader.main_view
     return (
-        f"Boxes of the view `{reader.main_view}` on the middle frame of each clip, over the density of its motion "
-        "(orange). Among them are the clips with the least of their motion inside; the others are spread evenly over "
-        "the data set. `mocrop report` makes a page of all clips."
+        f"Boxes of the view `{view}` on the middle frame of each clip, over the {map_name(reader, view)} (orange). "
+        "Among them are the clips with the least of their motion inside; the others are spread evenly over the data "
+        "set. `mocrop report` makes a page of all clips."
     )
 
 

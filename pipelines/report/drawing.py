@@ -14,16 +14,16 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from data_specs.datasets import Clip
-from data_specs.recipes import Encode
+from data_specs.recipes import Encode, MotionView
 from data_specs.stored import StoreError, is_url
-from mocrop_core import spread
+from mocrop_core import ActorMethod, spread
 from pipelines.media import decoder
 from pipelines.media.encoder import write_video
-from pipelines.report.clip_reader import ClipReader, Slot
+from pipelines.report.clip_reader import Boxes, ClipReader, Corners
 from pipelines.stages.h264_cache import Folders, target_path
 
 Picture = npt.NDArray[np.uint8]
-Corners = tuple[int, int, int, int]
+Colour = tuple[int, int, int]
 
 VIDEO_RATE = Fraction(25)  # frames a second: the store does not keep the clip's own
 HELD_FRAMES = 100_000  # of a video from cached frames: an hour
@@ -70,7 +70,7 @@ def _encoded(image: Image.Image, quality: int) -> bytes:
     return data.getvalue()
 
 
-def view_colour(reader: ClipReader, view: str) -> tuple[int, int, int]:
+def view_colour(reader: ClipReader, view: str) -> Colour:
     """The colour of a view's box: orange for the first motion view, greys for fixed ones."""
     names = [motion.name for motion in reader.motion_views]
     if view in names:
@@ -78,7 +78,14 @@ def view_colour(reader: ClipReader, view: str) -> tuple[int, int, int]:
     return _FIXED_COLOURS[reader.recipe.view(view).kind]
 
 
-def draw_box(image: Image.Image, box: Corners, colour: tuple[int, int, int], scale: tuple[float, float]) -> None:
+def map_name(reader: ClipReader, view: str) -> str:
+    """What the map of a motion view shows."""
+    spec = reader.recipe.view(view)
+    relative = isinstance(spec, MotionView) and isinstance(spec.method(), ActorMethod)
+    return "map of motion relative to the camera" if relative else "density of motion"
+
+
+def draw_box(image: Image.Image, box: Corners, colour: Colour, scale: tuple[float, float]) -> None:
     """Draw a box of frame pixels onto a picture that is ``scale`` (x, y) times the frame, with a dark edge."""
     draw = ImageDraw.Draw(image)
     x0, y0, x1, y1 = box
@@ -127,7 +134,7 @@ def clip_figure(reader: ClipReader, id: str, views: Sequence[str]) -> Image.Imag
     Without cached frames the boxes stand on grey. ``StoreError`` where the clip has no box in any of the views.
     """
     row = reader.store.row(id)
-    boxes = {view: box for view in views if (box := reader.box(view, row))}
+    boxes = {view: box for view in views if (box := reader.middle_box(view, row))}
     if not boxes:
         reason = str(reader.tables["reason"][row])
         why = f"it is quarantined ({reason})" if reason else "it is not done yet"
@@ -150,17 +157,13 @@ def clip_figure(reader: ClipReader, id: str, views: Sequence[str]) -> Image.Imag
     return figure
 
 
-def _middle(slots: list[Slot]) -> Slot | None:
-    return slots[len(slots) // 2] if slots else None
-
-
 def frame_picture(reader: ClipReader, row: int, boxes: dict[str, Corners], size: tuple[int, int]) -> Image.Image:
     """A clip's middle frame at ``size`` (width, height) px, with the density of the first motion view and the boxes.
 
     Without cached whole frames they stand on grey; the box of the view of whole frames is left out.
     """
     height, width = reader.frame_size(row)
-    slot = _middle(reader.slots(reader.full, row)) if reader.full else None
+    slot = reader.middle_slot(reader.full, row) if reader.full else None
     if slot is not None and reader.full:
         image = Image.fromarray(reader.picture(reader.full, row, slot)).resize(size, Image.Resampling.LANCZOS)
     else:
@@ -181,15 +184,16 @@ def _scored(reader: ClipReader, row: int, boxes: dict[str, Corners]) -> str | No
 def _frame_panel(reader: ClipReader, row: int, boxes: dict[str, Corners]) -> _Panel:
     height, width = reader.frame_size(row)
     image = frame_picture(reader, row, boxes, (max(1, round(width * _HEIGHT / height)), _HEIGHT))
-    slot = _middle(reader.slots(reader.full, row)) if reader.full else None
+    slot = reader.middle_slot(reader.full, row) if reader.full else None
     name = f"frame {slot.frame}" if slot else "no cached frame"
     scored = _scored(reader, row, boxes)
-    return _Panel(image, name, f"density of {scored}" if scored else f"{width}×{height} px")
+    about = f"{map_name(reader, scored)}, {scored}" if scored else f"{width}×{height} px"
+    return _Panel(image, name, about)
 
 
 def _crop_panel(reader: ClipReader, row: int, view: str, box: Corners) -> _Panel:
     size = (max(1, round((box[2] - box[0]) * _HEIGHT / (box[3] - box[1]))), _HEIGHT)
-    slot = _middle(reader.slots(view, row))
+    slot = reader.middle_slot(view, row)
     if slot is None:
         image = Image.new("RGB", size, (120, 116, 110))
     else:
@@ -199,7 +203,8 @@ def _crop_panel(reader: ClipReader, row: int, view: str, box: Corners) -> _Panel
     area = (box[2] - box[0]) * (box[3] - box[1]) / (height * width)
     score = reader.score(view, row)
     motion = f", motion {score:.1%}" if score is not None else ""
-    return _Panel(image, view, f"area {area:.0%}{motion}")
+    moving = f", moves over {len(reader.places(view, row))} places" if reader.path(view, row) else ""
+    return _Panel(image, view, f"area {area:.0%}{motion}{moving}")
 
 
 def write_figure(image: Image.Image, target: Path) -> None:
@@ -219,10 +224,10 @@ def write_clip_video(
     if target.suffix not in codecs:
         raise StoreError(f"--video {str(target)!r}: name a file that ends in .mp4 or .avi")
     row = reader.store.row(id)
-    boxes = {view: box for view in views if (box := reader.box(view, row))}
+    shown = [view for view in views if reader.box(view, row)]
     path = h264_path(reader, row, work_dir)
     if (
-        not boxes
+        not shown
         or not reader.has_vectors(row)
         or (path is None and not (reader.full and reader.slots(reader.full, row)))
     ):
@@ -232,7 +237,8 @@ def write_clip_video(
     if path is None and count > HELD_FRAMES:
         raise StoreError(f"clip {id!r}: {count} frames without its H.264 file are more than the {HELD_FRAMES} to draw")
     frames = _decoded(path, count) if path else _held(reader, row, count)
-    drawn = _drawn(frames, reader.fast_vectors(row), {view_colour(reader, view): box for view, box in boxes.items()})
+    boxes = [(view_colour(reader, view), reader.boxes_at(view, row, range(count))) for view in shown]
+    drawn = _drawn(frames, reader.fast_vectors(row), [(colour, box) for colour, box in boxes if box is not None])
     write_video(target, drawn, VIDEO_RATE, codec=codecs[target.suffix])  # type: ignore[arg-type]
     return path is not None
 
@@ -272,7 +278,7 @@ def _held(reader: ClipReader, row: int, count: int) -> Iterator[Picture]:
 
 
 def _drawn(
-    frames: Iterator[Picture], vectors: npt.NDArray[Any], boxes: dict[tuple[int, int, int], Corners]
+    frames: Iterator[Picture], vectors: npt.NDArray[Any], boxes: list[tuple[Colour, Boxes]]
 ) -> Iterator[Picture]:
     for number, picture in enumerate(frames):
         height, width = picture.shape[:2]
@@ -281,6 +287,6 @@ def _drawn(
         begin, end = np.searchsorted(vectors["frame"], [number, number + 1])
         here = vectors[begin:end]
         draw_vectors(image, here[spread(len(here), _ARROWS)], (times, times))
-        for colour, box in boxes.items():
-            draw_box(image, box, colour, (times, times))
+        for colour, box in boxes:
+            draw_box(image, box[number].tolist(), colour, (times, times))
         yield np.asarray(image)

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data_specs.recipes import view_params
+from data_specs.recipes import density_grid, view_params
 from data_specs.schema import NOTES, STAGES, State
 from data_specs.split_lists import PARTS
 from data_specs.stored import Store, attributes, shown
 from mocrop_core import SOURCE_FALLBACK
+from pipelines.report.clip_cards import strip_grid
 from pipelines.report.clip_reader import ClipReader
 from pipelines.store.records import Summary, stage_seconds
 
@@ -43,13 +44,15 @@ def overview(store: Store, reader: ClipReader, summary: Summary) -> Json:
         "threshold": reader.threshold,
         "main": reader.main_view,
         "full": reader.full,
+        "stripGrid": strip_grid(reader.recipe),
         "views": [
             {
                 "name": view.name,
                 "kind": view.kind,
                 "params": view_params(view),
+                "grid": density_grid(view),
                 **view_numbers(reader, view.name),
-                "heat": heat(reader, view.name),
+                **heat(reader, view.name),
             }
             for view in reader.recipe.views
         ],
@@ -110,20 +113,24 @@ def areas(reader: ClipReader, view: str) -> npt.NDArray[np.float64]:
     return np.where(reader.tables[f"views/{view}/source"] > 0, share, np.nan)
 
 
-def heat(reader: ClipReader, view: str) -> list[int] | None:
-    """In how many of 1000 boxes each cell's middle lies, row by row, frames laid over each other; None for no box."""
+def heat(reader: ClipReader, view: str) -> Json:
+    """``heat``: in how many of 1000 boxes each cell's middle lies, row by row, frames laid over each other.
+
+    ``places`` counts these boxes: one a clip, or where boxes move one for each part of it. None for no box.
+    """
     rows, cols = HEAT_GRID
-    there = reader.tables[f"views/{view}/source"] > 0
-    if not there.any():
-        return None
-    box = reader.tables[f"views/{view}/box"][there].astype(np.float64)
-    height, width = reader.tables["frame_size"][there].astype(np.float64).T
+    boxed = np.flatnonzero(reader.tables[f"views/{view}/source"] > 0)
+    if not len(boxed):
+        return {"heat": None, "places": 0}
+    places = [reader.places(view, row) for row in boxed.tolist()]
+    sizes = reader.tables["frame_size"][np.repeat(boxed, [len(boxes) for boxes in places])]
+    box = np.concatenate(places).astype(np.float64)
+    height, width = sizes.astype(np.float64).T
     x, y = (np.arange(cols) + 0.5) / cols, (np.arange(rows) + 0.5) / rows
     across = (x >= (box[:, 0] / width)[:, None]) & (x < (box[:, 2] / width)[:, None])
     down = (y >= (box[:, 1] / height)[:, None]) & (y < (box[:, 3] / height)[:, None])
     counts = down.astype(np.float64).T @ across.astype(np.float64)
-    found: list[int] = np.round(1000 * counts / len(box)).astype(int).ravel().tolist()
-    return found
+    return {"heat": np.round(1000 * counts / len(box)).astype(int).ravel().tolist(), "places": len(box)}
 
 
 def _mean(values: npt.NDArray[Any]) -> float | None:

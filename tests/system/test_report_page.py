@@ -22,6 +22,7 @@ from data_specs.stored import open_store
 from pipelines.media.encoder import write_video
 from pipelines.report.page import render, write_report
 from pipelines.runs.options import Options
+from tests.integration.test_moving_boxes_shown import moving_run as moving_run
 from tests.integration.test_report_file import document_of, report_of, stopped_after
 from tests.support.browser import Browser, open_chromium
 
@@ -489,3 +490,46 @@ def test_an_unfinished_store_is_told_on_the_page(chromium: Browser, synth_data: 
     soon(chromium, lambda: one(chromium, "dialog").is_displayed())
     assert "No frames of this clip are cached" in one(chromium, "dialog").text
     assert chromium.get_log("browser") == []
+
+
+def test_a_box_that_moves_and_the_map_of_actor_are_drawn_where_they_are(
+    chromium: Browser, moving_run: Options, tmp_path: Path
+) -> None:
+    write_report(moving_run.store, tmp_path / "report.html")
+    strip = document_of(tmp_path / "report.html")["details"]["0"]["strip"]
+    show(chromium, tmp_path / "report.html")
+    assert chromium.get_log("browser") == []
+    assert "motion relative to the camera" in one(chromium, "#legend").text
+    assert "of the motion relative to the camera in" in one(chromium, "#lead").text
+    cells = chromium.execute_script(
+        """
+        return [...document.querySelectorAll("#grid .scene")].slice(0, 1).flatMap((scene) =>
+          [...scene.querySelectorAll(".density rect")].map((cell) => {
+            const [box, frame] = [cell.getBBox(), scene.viewBox.baseVal];
+            return [box.width, box.x + box.width - frame.width, box.y + box.height - frame.height];
+          }));
+        """
+    )
+    assert len(cells) > 48
+    for width, right, bottom in cells:
+        assert width == pytest.approx(320 / 40)
+        assert max(right, bottom) < 0.01
+    show(chromium, tmp_path / "report.html", at="#clip/a%2Fa")
+    one(chromium, "[data-key='view-moving']").click()
+    places = set()
+    for number, shown in enumerate(strip):
+        one(chromium, f"[data-key='frame-{number}']").click()
+        x0, y0, x1, y1 = shown["boxes"]["moving"]
+        label = one(chromium, ".viewer svg").get_attribute("aria-label")
+        assert label.endswith(f"with the box of moving: {x0}, {y0}, {x1}, {y1} px")
+        assert (
+            f"x {x0}–{x1}, y {y0}–{y1} px in frame {shown['frame']}" in one(chromium, "[data-key='view-moving']").text
+        )
+        assert len(all_of(chromium, ".viewer .box.place")) == 3
+        places.add((x0, y0))
+    assert len(places) > 2
+    assert (
+        "motion relative to the camera, of the whole clip, weighted towards the middle" in one(chromium, ".viewer").text
+    )
+    one(chromium, "[data-key='view-mocrop']").click()
+    assert "density from here to the next picture" in one(chromium, ".viewer").text

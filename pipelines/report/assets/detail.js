@@ -66,21 +66,32 @@ function viewer(row) {
   const size = sizeOf(row);
   const now = details[row]?.strip[open.at];
   const view = open.view;
-  const box = boxOf(row, view.name);
+  const box = boxAt(row, view.name, now);
   const picture = now?.picture ? `data:image/webp;base64,${now.picture}` : head.full ? thumbnailOf(row, view.name) : null;
-  const main = views.find((other) => other.kind === "motion");
-  const whole = boxes[view.name].density?.[row];
+  const map = mapOf(row, view, now);
   const layers = [
     box && shadeLayer(box, size),
-    layersOn.density && (now?.density ? densityLayer(now.density, gridOf(main?.name), size) : whole && densityLayer(whole, gridOf(view.name), size)),
+    layersOn.density && map && densityLayer(map.levels, map.grid, size),
     layersOn.arrows && now?.arrows && arrowLayer(now.arrows, ARROW_TIMES),
     layersOn.actors && now?.actors?.map((actor) => boxLayer(actor, "actor", size)),
-    layersOn.boxes && views.filter((other) => other !== view && other.kind !== "full").map((other) => boxOf(row, other.name) && boxLayer(boxOf(row, other.name), `${colourOf(other)} thin`, size)),
+    layersOn.boxes && (details[row]?.places?.[view.name] ?? []).map((place) => boxLayer(place, `${colourOf(view)} thin place`, size)),
+    layersOn.boxes && views.filter((other) => other !== view && other.kind !== "full" && boxOf(row, other.name)).map((other) => boxLayer(boxAt(row, other.name, now), `${colourOf(other)} thin`, size)),
     box && boxLayer(box, colourOf(view), size),
   ];
   const what = `${now ? `Frame ${now.frame}` : "A frame"} of ${rows.id[row]}${box ? ` with the box of ${view.name}: ${box.join(", ")} px` : ""}`;
-  const note = !now ? "" : now.arrows ? `Frame ${now.frame}; vectors of frame ${now.arrows_of}, drawn ${ARROW_TIMES} times as long; density from here to the next picture.` : `Frame ${now.frame}; nothing moves from here to the next picture.`;
-  return h("figure", { class: "viewer" }, scene(size, what, picture, layers.flat().filter(Boolean)), h("figcaption", {}, note));
+  const still = details[row]?.time ? "nothing moves from here to the next picture" : null;
+  const notes = now ? [`Frame ${now.frame}`, now.arrows ? `vectors of frame ${now.arrows_of}, drawn ${ARROW_TIMES} times as long` : still] : [];
+  notes.push(map?.about, details[row]?.places?.[view.name] && `dotted: the box in the middle of each of ${view.params.segments} parts of the clip`);
+  const note = notes.filter(Boolean).join("; ");
+  return h("figure", { class: "viewer" }, scene(size, what, picture, layers.flat().filter(Boolean)), h("figcaption", {}, note && `${note}.`));
+}
+
+// The map that a frame of the strip shows: the one that the view's box was chosen on, or the density of vectors from
+// that frame to the next.
+function mapOf(row, view, now) {
+  const whole = boxes[view.name].density?.[row];
+  if (now?.density && view.params.method !== "actor") return { levels: now.density, grid: head.stripGrid, about: now.arrows && "density from here to the next picture" };
+  return whole && { levels: whole, grid: gridOf(view.name), about: `${mapName(view)}, of the whole clip${view.params.method === "actor" ? ", weighted towards the middle" : ""}` };
 }
 
 function layerSwitches(row) {
@@ -97,7 +108,7 @@ function stripOf(row) {
   const size = sizeOf(row);
   return h("div", { class: "strip", role: "group", "aria-label": "Frames, ← and → move" }, strip.map((one, i) => {
     const picture = one.picture ? `data:image/webp;base64,${one.picture}` : null;
-    const box = boxOf(row, open.view.name);
+    const box = boxAt(row, open.view.name, one);
     return h("button", { type: "button", "data-key": `frame-${i}`, "aria-pressed": i === open.at ? "true" : "false", onclick: () => move(i) },
       scene(size, `Frame ${one.frame}`, picture, box ? [boxLayer(box, colourOf(open.view), size)] : []), h("span", {}, one.frame));
   }));
@@ -128,12 +139,14 @@ function timeChart(row) {
 
 function viewList(row) {
   return h("ul", { class: "views" }, views.map((view) => {
-    const box = boxOf(row, view.name);
+    const box = shownBox(row, view.name);
+    const now = details[row]?.strip[open.at];
+    const at = boxAt(row, view.name, now);
     const kept = actorOf(row, view.name), score = boxes[view.name].score[row];
     const numbers = [box && `area ${percent(areaOf(row, view.name))}`, isNumber(score) && `motion ${percent(score, 1)}`, isNumber(kept) && `actor ${percent(kept, 1)}`].filter(Boolean);
     return h("li", {}, h("button", { type: "button", "data-key": `view-${view.name}`, "aria-pressed": view === open.view ? "true" : "false", onclick: () => { open.view = view; showDetail(); } },
       h("span", { class: "crop" }, box ? storedCrop(row, view.name, box) : ""),
-      h("span", { class: "about-view" }, h("span", { class: `swatch ${colourOf(view)}` }), h("b", {}, view.name), h("span", { class: "quiet" }, box ? `${SOURCES[boxes[view.name].source[row]]}` : "no box"), h("span", { class: "numbers" }, numbers.map((text) => h("span", {}, text))), box && h("span", { class: "quiet" }, `x ${box[0]}–${box[2]}, y ${box[1]}–${box[3]} px`))));
+      h("span", { class: "about-view" }, h("span", { class: `swatch ${colourOf(view)}` }), h("b", {}, view.name), h("span", { class: "quiet" }, box ? `${SOURCES[boxes[view.name].source[row]]}` : "no box"), h("span", { class: "numbers" }, numbers.map((text) => h("span", {}, text))), box && h("span", { class: "quiet" }, `x ${at[0]}–${at[2]}, y ${at[1]}–${at[3]} px${moves(view) && now ? ` in frame ${now.frame}` : ""}`))));
   }));
 }
 

@@ -81,7 +81,7 @@ function showPages(pages) {
 
 function card(row) {
   const view = currentView.name;
-  const box = boxOf(row, view);
+  const box = shownBox(row, view);
   const score = boxes[view].score[row];
   const kept = actorOf(row, view);
   const facts = [

@@ -18,7 +18,7 @@ function leadOf(view) {
     const what = { full: "is the whole frame", centre: "is a box at the centre", random: "is a box anywhere" }[view.kind];
     return [`${view.name} ${what}: `, area, " of the picture."];
   }
-  const words = [`${view.name} keeps `, h("b", {}, percent(view.score)), " of the motion in ", area, " of the picture"];
+  const words = [`${view.name} keeps `, h("b", {}, percent(view.score)), ` of the ${mapName(view) === "motion density" ? "motion" : mapName(view)} in `, area, " of the picture"];
   const [mine, centre] = [actorMean("view", view.name), actorMean("centre", view.name)];
   if (mine === null || centre === null) return [...words, "."];
   return [...words, ", and ", h("b", {}, percent(mine, 1)), ` of the actor, ${against(mine, centre)}.`];
@@ -42,6 +42,7 @@ function tilesOf(view, total) {
     tile("Clips", whole(total), `${plural(used, "class", "classes")}`),
     view.kind === "motion" && tile("Motion kept", percent(view.median), "median of the clips"),
     tile("Area", percent(view.area), "of the frame, mean"),
+    moves(view) && tile("Boxes a clip", whole(view.params.segments), "and smooth moves between them"),
     view.kind === "motion" && tile("Fallback", percent(view.fallback, 1), "where nothing moves"),
     seconds > 0 && total > 0 && tile("Time a clip", `${(seconds / total).toFixed(2)} s`, `${duration(seconds)} in all, one core`),
   ].filter(Boolean);
@@ -97,5 +98,5 @@ function showHeat(view) {
     s("svg", { viewBox: `0 0 ${heatCols} ${heatRows}`, role: "img", "aria-label": `Share of boxes that hold each place of the frame: ${words}` },
       s("rect", { class: "paper", width: heatCols, height: heatRows }), cells, ...labels),
     h("figcaption", {}, h("b", {}, "Where the boxes lie. "),
-      `Share of the ${plural(view.boxed, "box", "boxes")} of ${view.name} that hold each place of the frame.`));
+      `Share of the ${plural(view.places, "box", "boxes")} of ${view.name} that hold each place of the frame.`));
 }

@@ -4,7 +4,7 @@ function showLegend() {
   const key = (colour, text) => h("span", { class: "key-box" }, h("span", { class: `swatch ${colour}` }), text);
   byId("legend").replaceChildren(
     key(colourOf(currentView), `box of ${currentView.name}`),
-    currentView.kind === "motion" && h("span", { class: "key-box" }, h("span", { class: "ramp", "aria-hidden": "true" }), "motion density"));
+    currentView.kind === "motion" && h("span", { class: "key-box" }, h("span", { class: "ramp", "aria-hidden": "true" }), mapName(currentView)));
 }
 
 function useView(name) {

@@ -57,6 +57,20 @@ function boxOf(row, view) {
   return table.source[row] ? table.box.slice(4 * row, 4 * row + 4) : null;
 }
 
+// The box in the frame of the thumbnail: another one than the static box where the view's box moves.
+function shownBox(row, view) {
+  const table = boxes[view];
+  return table.shown && table.source[row] ? table.shown.slice(4 * row, 4 * row + 4) : boxOf(row, view);
+}
+
+// The box in a frame of the strip.
+const boxAt = (row, view, frame) => frame?.boxes?.[view] ?? shownBox(row, view);
+
+const moves = (view) => view.params.segments > 1;
+
+// What the map of a view shows.
+const mapName = (view) => (view.params.method === "actor" ? "motion relative to the camera" : "motion density");
+
 function areaOf(row, view) {
   const box = boxOf(row, view);
   const [width, height] = sizeOf(row);
@@ -85,7 +99,7 @@ function thumbnailOf(row, view) {
 const bytesOf = (base64) => Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
 
 function gridOf(view) {
-  return viewNamed(view)?.params.grid ?? [6, 8];
+  return viewNamed(view).grid;
 }
 
 // Layers of a scene, each in px of the frame.

@@ -108,7 +108,10 @@ const isMain = (series) => series.way === "view" && series.name === head.main;
 function aboutSeries(series) {
   if (series.way !== "view") return series.about;
   const view = viewNamed(series.name), share = percent(view.params.crop_ratio);
-  if (view.kind === "motion") return `view: where the motion is, ${view.params.grid ? `${view.params.grid.join("×")} cells, ` : ""}${share} of the frame`;
+  const cells = view.params.grid ? `${view.params.grid.join("×")} cells, ` : "";
+  const what = view.params.method === "actor" ? "motion relative to the camera" : "motion";
+  const moving = moves(view) ? `, moving over ${view.params.segments} places` : "";
+  if (view.kind === "motion") return `view: where the ${what} is, ${cells}${share} of the frame${moving}`;
   return { full: "view: the whole frame", centre: `view: ${share} of the frame, at the centre`, random: `view: ${share} of the frame, anywhere` }[view.kind];
 }
 
