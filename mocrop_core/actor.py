@@ -56,7 +56,7 @@ class ActorMethod:
     aspect: Aspect = None
     segments: int = 1
     blur: tuple[float, float] = (0.10, 0.04)
-    centre: tuple[float, float] = (0.5, 0.25)
+    centre: tuple[float, float] = (0.5, 0.5)
     max_speed: float = 0.02
 
     grid: ClassVar[tuple[int, int]] = (30, 40)

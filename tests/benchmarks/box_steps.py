@@ -53,6 +53,7 @@ STEPS: dict[str, Callable[[Clip, ActorMethod], float]] = {
     "nothing": lambda clip, method: clip.kept(method),
     "the camera's motion is not removed": lambda clip, method: clip.kept(method),
     "no centre prior": lambda clip, method: clip.kept(replace(method, centre=EVERYWHERE)),
+    "a prior half as wide": lambda clip, method: clip.kept(replace(method, centre=(0.5, 0.25))),
     "no weights by texture": lambda clip, method: clip.without_texture().kept(method),
     "the frame's shape instead of a free one": lambda clip, method: clip.kept(replace(method, aspect="frame")),
 }
@@ -62,7 +63,7 @@ CAMERA = "the camera's motion is not removed"
 
 def contributions(location: Path, annotations: Path, areas: Sequence[float]) -> dict[str, list[float]]:
     """The mean share kept over the annotated clips of a store at each area, with each of `STEPS` left out."""
-    clips = _clips(open_store(location), annotations)
+    clips = list(annotated(open_store(location), annotations).values())
     found = {}
     for name, kept in STEPS.items():
         with _with_camera() if name == CAMERA else nullcontext():
@@ -71,14 +72,15 @@ def contributions(location: Path, annotations: Path, areas: Sequence[float]) -> 
     return found
 
 
-def _clips(store: Store, annotations: Path) -> list[Clip]:
+def annotated(store: Store, annotations: Path) -> dict[str, Clip]:
+    """The annotated clips of a store, by id."""
     matched = match(read_annotations(annotations), store.ids, store.table("num_frames"), store.table("frame_size"))
-    records, clips = store.records("motion"), []
+    records, clips = store.records("motion"), {}
     for row, actors in matched.boxes.items():
         shard, index = divmod(row, store.recipe.shard_clips)
         known, reader = records[shard].clips[store.ids[row]], VectorReader(store.zarr, shard)
         size, numbers = (int(known["size"][0]), int(known["size"][1])), tuple(known["key_frames"])
         textures = reader.textures(index, (len(numbers), *cell_grid(size).shape))
         keys = KeyFrames(numbers, textures, tuple(known["picture"]))
-        clips.append(Clip(list(reader.blocks(index)), known["frames"], keys, size, actors.box))
+        clips[store.ids[row]] = Clip(list(reader.blocks(index)), known["frames"], keys, size, actors.box)
     return clips

@@ -27,6 +27,8 @@ from tests.benchmarks.footage import encoded
 from tests.benchmarks.measuring import REPETITIONS, Result, interleaved, least, most, ratios, spent_here
 from tests.places import DATA
 
+EXPECTED_CENTRE = (0.5, 0.25)
+"""The centre prior of the expected boxes; the shipped one is wider: docs/method.md."""
 FOLDERS = {"ucf-101": "UCF-101", "weizmann": "weizmann", "davis": "davis"}
 ANNOTATIONS = {"ucf-101": "ucf101_24.json", "weizmann": "weizmann.json", "davis": "davis.json"}
 LINES = {"ucf-101": "320 × 240", "davis": "854 × 480"}  # of the sets whose cost is measured
@@ -47,7 +49,7 @@ class Clip:
 
     def box(self, area: float) -> Box:
         """The box of that share of the frame."""
-        method = replace(ACTOR, crop_ratio=area)
+        method = replace(ACTOR, crop_ratio=area, centre=EXPECTED_CENTRE)
         return choose_actor_box([self.vectors], self.num_frames, self.keys, self.frame_size, method).box
 
 

@@ -29,7 +29,7 @@ VIEWS = [
     {"kind": "full"},
     {"kind": "motion", "name": "mocrop"},
     {"kind": "motion", "name": "actor", "preset": "actor", "crop_ratio": 0.5},
-    {"kind": "motion", "name": "moving", "preset": "actor", "crop_ratio": 0.25, "segments": 3},
+    {"kind": "motion", "name": "moving", "preset": "actor", "crop_ratio": 0.1, "segments": 3},
 ]
 
 
