@@ -49,17 +49,17 @@ class Encode(_Part):
     GOP 12 is what CoViAR and its successors use; preset and CRF were never published and are x264's own defaults.
     """
 
-    preset: Preset = Field("medium", description="x264 preset: slower ones cost CPU time and give smaller files")
-    crf: int = Field(23, ge=0, le=51, description="x264 constant rate factor: 0 is lossless, 51 the worst")
-    gop: int = Field(12, ge=1, le=600, description="frames from one key frame to the next")
-    deinterlace: bool = Field(True, description="rebuild frames that are marked as interlaced from their first field")
+    preset: Preset = Field("medium", description="x264 preset: slower ones take more CPU time and give smaller files")
+    crf: int = Field(23, ge=0, le=51, description="x264 constant rate factor, from 0 (lossless) to 51 (worst)")
+    gop: int = Field(12, ge=1, le=600, description="distance between key frames, in frames")
+    deinterlace: bool = Field(True, description="rebuild frames marked as interlaced from their first field")
 
 
 class FrameCodec(_Part):
-    """How a cached frame is kept. Any Zarr v3 reader opens all but ``jpeg``, which is lossy and needs this package."""
+    """How a cached frame is stored. Any Zarr v3 reader reads all but ``jpeg``, which is lossy and needs this package."""
 
     name: Literal["raw", "lz4", "zstd", "jpeg"] = Field("zstd", description="codec of one frame")
-    quality: int | None = Field(None, ge=1, le=100, description="JPEG quality; 95 if not given; for jpeg only")
+    quality: int | None = Field(None, ge=1, le=100, description="JPEG quality, 95 by default; jpeg only")
 
     @model_validator(mode="after")
     def _quality_is_for_jpeg(self) -> FrameCodec:
@@ -69,10 +69,10 @@ class FrameCodec(_Part):
 
 
 class Frames(_Part):
-    """Which frames of a clip are cached, and as what."""
+    """Which frames of a clip are cached, and how."""
 
-    choose: Literal["key", "uniform"] = Field("key", description="key frames (as the paper), or any frames")
-    slots: int = Field(16, ge=1, le=1024, description="frames a clip at most, spread evenly over it")
+    choose: Literal["key", "uniform"] = Field("key", description="key frames (as in the paper), or any frames")
+    slots: int = Field(16, ge=1, le=1024, description="maximum number of frames per clip, evenly spaced")
     size: int = Field(256, ge=8, le=4096, description="height and width that crops are resized to, px")
     codec: FrameCodec = Field(default_factory=FrameCodec)
 
@@ -94,7 +94,7 @@ class FullView(_Part):
 
 
 class FixedView(_Part):
-    """A box of the frame's shape and a given share of its area, at the centre or at random: controls."""
+    """A box with the frame's aspect ratio and a given share of its area, centred or random: a control."""
 
     kind: Literal["centre", "random"]
     name: Name
@@ -107,20 +107,20 @@ class FixedView(_Part):
 
 
 class MotionView(_Part):
-    """The box where the motion is. Keys that are not given come from the preset; see mocrop_core.method."""
+    """The box that contains the motion. Omitted keys come from the preset; see mocrop_core.method."""
 
     kind: Literal["motion"] = "motion"
     name: Name = "mocrop"
     preset: Literal["paper-v1", "paper-v2", "reference", "actor"] = "paper-v1"
     grid: Grid | None = None
     crop_ratio: Ratio | None = None
-    segments: int = Field(1, ge=1, le=MAX_SEGMENTS, description="parts of a clip with a box each; for actor only")
+    segments: int = Field(1, ge=1, le=MAX_SEGMENTS, description="parts of the clip, each with its own box; actor only")
     aspect: Literal["frame", "square"] | tuple[Side, Side] | None = Field(
-        None, description='shape of the box: "frame", "square", [16, 9] or free; for actor only'
+        None, description='aspect ratio of the box: "frame", "square" or [16, 9], free by default; actor only'
     )
     overrides: dict[str, Any] = Field(
         default_factory=dict,
-        description="other numbers of the method, by their names in mocrop_core.Method or mocrop_core.ActorMethod",
+        description="other parameters, named as in mocrop_core.Method or mocrop_core.ActorMethod",
     )
 
     @model_validator(mode="after")
@@ -212,16 +212,16 @@ class Recipe(_Part):
     """What to build: how clips are encoded, which frames are kept, and the views, each one way to choose the box."""
 
     name: str = Field("ucf101", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", description="name of the recipe")
-    seed: int = Field(0, ge=0, lt=2**63, description="seed of every random draw, with the clip's id")
-    shard_clips: int = Field(16, ge=1, le=1024, description="clips in a shard: the unit of work and of files")
+    seed: int = Field(0, ge=0, lt=2**63, description="random seed, combined with the clip's id")
+    shard_clips: int = Field(16, ge=1, le=1024, description="clips per shard, the unit of work and of storage")
     time_limit: float = Field(
-        600.0, gt=0, le=86_400, allow_inf_nan=False, description="seconds that one clip may take in one stage"
+        600.0, gt=0, le=86_400, allow_inf_nan=False, description="time limit for one clip in one stage, in seconds"
     )
     max_missing: float = Field(
-        0.25, ge=0, le=1, description="share of its frames that a clip may lack; one that lacks more is quarantined"
+        0.25, ge=0, le=1, description="largest share of missing frames; a clip that lacks more is quarantined"
     )
     transcode: Encode | Literal["keep"] = Field(
-        default_factory=Encode, description='H.264 settings, or "keep" for sources that carry motion vectors'
+        default_factory=Encode, description='H.264 settings, or "keep" to read sources that have motion vectors'
     )
     frames: Frames = Field(default_factory=Frames)
     views: tuple[View, ...] = Field(

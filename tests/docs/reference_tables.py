@@ -40,35 +40,35 @@ _PLACE = re.compile(r"(<!-- table: ([^>]+?) -->\n).*?(<!-- end of table -->)", r
 _NAME = "letters, digits, `_` `.` `-`; at most 64 of them"
 
 _KEYS = {
-    "kind": "which of the four ways to choose the box this is",
-    "preset": "a version of the method: its numbers are below",
+    "kind": "rule that chooses the box",
+    "preset": "version of the method, with the numbers below",
     "transcode": "",
-    "frames": "which frames are cached, and as what",
-    "codec": "how a cached frame is kept",
+    "frames": "which frames are cached, and how",
+    "codec": "how a cached frame is stored",
     "grid": "rows and columns of the density map",
-    "crop_ratio": "area of the box as a share of the grid's",
+    "crop_ratio": "area of the box as a share of the grid",
 }
-"""What keys mean whose model does not say it."""
+"""Descriptions of the keys that have none in their model."""
 
 _SECTIONS = {"Encode": "transcode", "Frames": "frames", "FrameCodec": "framescodec"}
 """The headings of docs/reference/recipes.md that these models stand under, as links have them."""
 
 _NUMBERS = {
     "grid": "rows and columns of the density map",
-    "crop_ratio": "wanted share of the grid's cells, above 0, at most 1",
-    "keep": '`["threshold", px]`: vectors strictly longer; `["fastest", share]`: the longest, that share of all',
+    "crop_ratio": "target share of the grid's cells, above 0, at most 1",
+    "keep": '`["threshold", px]`: vectors longer than px; `["fastest", share]`: that share of all vectors, the longest',
     "sample": '`["uniform", count]`, or `["speed", share, power]`: odds proportional to length ** power',
-    "tolerance": "how far the rectangle's area may be off, relative to the wanted one",
-    "sum_weight": "what the sum of a rectangle's cells counts for in its score",
-    "mean_weight": "what their mean counts for",
+    "tolerance": "allowed relative deviation of the rectangle's area",
+    "sum_weight": "weight of the sum of a rectangle's cells in its score",
+    "mean_weight": "weight of the mean of its cells",
     "arithmetic": '`"exact"`: the pixels of the chosen cells; `"reference"`: the public code\'s rounding and fallback',
 }
-"""What the numbers of the method mean: the fields of mocrop_core.method.Method."""
+"""Descriptions of the fields of mocrop_core.method.Method."""
 _ACTOR_NUMBERS = {
     "crop_ratio": "area of the box as a share of the picture's, above 0, at most 1; met to rounding",
-    "blur": "of the map, standard deviations as shares of its rows and of its columns",
-    "centre": "of the weights around the middle, standard deviations as shares of the picture's height and width",
-    "max_speed": "how far a box that moves may get from one frame to the next, as a share of the picture's side",
+    "blur": "standard deviations of the map's blur, as shares of its rows and its columns",
+    "centre": "standard deviations of the centre weights, as shares of the picture's height and width",
+    "max_speed": "largest movement of a moving box from one frame to the next, as a share of the picture's side",
 }
 
 
@@ -79,7 +79,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def plain(text: str) -> str:
-    """Text whose ``<words>`` Markdown does not take for tags; those in backticks need no help."""
+    """Text with ``<`` escaped outside backticks, so that Markdown shows ``<words>``."""
     return re.sub(r"`[^`]*`|<", lambda found: "&lt;" if found[0] == "<" else found[0], text)
 
 
@@ -271,7 +271,7 @@ def benchmark(name: str) -> str:
         (line["name"], f"{figure(line['median'])} {line['unit']}", _spread(line), line["target"], line["remark"])
         for line in kept["lines"]
     ]
-    made = table(("what", "median", "lowest – highest", "asked for", "remark"), rows)
+    made = table(("benchmark", "median", "lowest – highest", "target", "remark"), rows)
     about = kept["machine"]
     packages = ", ".join(f"{key} {about[key]}" for key in about if key not in _MACHINE)
     return (
@@ -291,7 +291,7 @@ _PROMISED = [
     ),
     ("… 9 × 16 cells", "box_search", "box search, 9 × 16 cells, against the loop"),
     ("… 30 × 40 cells", "box_search", "box search, 30 × 40 cells, against the loop"),
-    ("… its share of what a clip costs", "box_search", "box search, share of a clip's CPU time"),
+    ("… its share of a clip's CPU time", "box_search", "box search, share of a clip's CPU time"),
     (
         "vectors against motion-vector-extractor, the same vectors",
         "motion_vectors",
@@ -313,28 +313,28 @@ _PROMISED = [
     ("cost of a clip at 5,000 rows against 200", "scaling", "cost of a clip at 5,000 rows against 200"),
     ("memory of a worker, 16 clips of UCF-101", "memory", "memory of a worker, clips, 16 clips of UCF-101"),
     ("memory of a worker, one video of 20 minutes", "memory", "memory of a worker, boxes, one video of 20 minutes"),
-    ("loader against the public code's way to read", "loader", "loader of zstd against the reference's items"),
+    ("loader against the public code's reading", "loader", "loader of zstd against the reference's items"),
     ("loader of raw frames against a memory map", "loader", "loader of raw against a memory map"),
-    ("loader of zstd (the default) against it", "loader", "loader of zstd against a memory map"),
+    ("loader of zstd frames (the default) against a memory map", "loader", "loader of zstd against a memory map"),
     ("memory of a reading process", "loader", "peak of a reading process above its start"),
     ("… its growth over ten epochs", "loader", "growth of a reading process"),
 ]
-"""What promises.md says, the benchmark that measures it, and the line of it."""
+"""The rows of promises.md: their text, the benchmark, and the name of its line."""
 
 
 def promised() -> str:
-    """What promises.md says of speed and memory: what is asked for, and what was measured."""
+    """The targets and results of promises.md."""
     rows = []
     for what, benchmark, name in _PROMISED:
         line = _line(benchmark, name)
         missed = ", **missed**" if line["verdict"] == "MISSED" else ""
         rows.append((what, f"{line['target']}{missed}", f"{figure(line['median'])} {line['unit']}", _spread(line)))
-    return table(("what", "asked for", "median", "lowest – highest"), rows)
+    return table(("benchmark", "target", "median", "lowest – highest"), rows)
 
 
 def whole() -> str:
-    """What the whole of UCF-101 would take."""
-    names = {"time": "wall time", "store": "store", "H.264 files": "H.264 files, to be kept for new views"}
+    """Projected time and space for the whole of UCF-101."""
+    names = {"time": "wall time", "store": "store", "H.264 files": "H.264 files (needed for new views)"}
     lines = {what: _line("whole_flow", f"UCF-101 whole, projected {name}") for name, what in names.items()}
     rows = [(what, f"{figure(line['median'])} {line['unit']}", _spread(line)) for what, line in lines.items()]
     return table(("13,320 clips", "median", "lowest – highest"), rows)
@@ -365,12 +365,12 @@ def _spread(line: dict[str, Any]) -> str:
 
 
 def figure(value: float) -> str:
-    """A number with three digits that count."""
+    """A number with three significant digits."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 _RULES = {"centre": "centre crop, same area", "paper-v1": "`paper-v1`", "paper-v2": "`paper-v2`", "actor": "`actor`"}
-"""How boxes are chosen whose coverage was measured."""
+"""The rules whose coverage was measured."""
 
 
 def boxes_kept() -> str:
@@ -399,7 +399,7 @@ def boxes_steps() -> str:
 
 
 def boxes_of(name: str) -> str:
-    """What each view keeps on a set, beside boxes of exactly its area."""
+    """How much of the actor each view keeps on a set, and boxes of the same area."""
     heads = ("view", "area", "kept", "centre", "random", "best", "− centre", "90 %", "95 %", "≥ 90 % kept", "centre")
     numbers = ("area", "kept", "kept_centre", "kept_random", "kept_best")
     return table(
@@ -414,7 +414,7 @@ def boxes_of(name: str) -> str:
 
 
 def boxes_made() -> str:
-    """When and with what the boxes were measured."""
+    """Command, date and package versions of the box measurements."""
     kept = _coverage()
     software = next(iter(kept["sets"].values()))["software"]
     return f"`{kept['command']}`, {kept['date']}; {', '.join(f'{name} {what}' for name, what in software.items())}.\n"
