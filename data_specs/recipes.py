@@ -56,7 +56,7 @@ class Encode(_Part):
 
 
 class FrameCodec(_Part):
-    """How a cached frame is stored. Any Zarr v3 reader reads all but ``jpeg``, which is lossy and needs this package."""
+    """How cached frames are stored. Any Zarr v3 reader opens all but ``jpeg``, a lossy codec of this package."""
 
     name: Literal["raw", "lz4", "zstd", "jpeg"] = Field("zstd", description="codec of one frame")
     quality: int | None = Field(None, ge=1, le=100, description="JPEG quality, 95 by default; jpeg only")
