@@ -26,7 +26,7 @@ class _Arguments(BaseModel):
     view: str = Field(max_length=200)
     split: int = Field(ge=1, le=3)
     seed: int = Field(ge=0)
-    select: str = Field(pattern="^(last|test)$")
+    select: str = Field(pattern="^(last|val|test)$")
     input_size: int = Field(ge=SMALLEST_INPUT, le=LARGEST_INPUT)
     classes: list[str] = Field(min_length=1)
     store_fingerprint: str = Field(max_length=200)

@@ -44,10 +44,11 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
     replaced(path, lambda part: torch.save(dict(content), part))
 
 
-def best_epoch(history: Sequence[dict[str, Any]]) -> int:
-    """The epoch with the highest top-1 on the test list, the first of equal ones; 0 if none was looked at."""
-    looked_at = [row for row in history if "test_top1" in row]
-    return int(max(looked_at, key=lambda row: float(row["test_top1"]))["epoch"]) if looked_at else 0
+def best_epoch(history: Sequence[dict[str, Any]], part: str) -> int:
+    """The epoch with the highest top-1 on the list ``part``, the first of equal ones; 0 if none was looked at."""
+    name = f"{part}_top1"
+    looked_at = [row for row in history if name in row]
+    return int(max(looked_at, key=lambda row: float(row[name]))["epoch"]) if looked_at else 0
 
 
 def save_model(output: Path, content: Mapping[str, Any]) -> None:
@@ -91,9 +92,9 @@ def set_random_states(states: Mapping[str, Any]) -> None:
 def settings_of(args: Mapping[str, Any]) -> dict[str, Any]:
     """What decides the figures of a training: its arguments without the seed, the machine, and what a result names.
 
-    How often and on how many frames the test list was looked at counts only where it chose the epoch.
+    How often and on how many frames a list was looked at counts only where it chose the epoch.
     """
-    looks = set() if args.get("select") == "test" else {"eval_freq", "val_segments"}
+    looks = set() if args.get("select") in ("val", "test") else {"eval_freq", "val_segments"}
     return {key: args[key] for key in sorted(args) if key not in _NO_SETTING | looks}
 
 

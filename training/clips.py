@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,11 +12,12 @@ import numpy.typing as npt
 
 from data_specs.datasets import TEST, TRAIN, VALIDATION
 from data_specs.fingerprints import fingerprint
-from data_specs.names import NameIndex
 from data_specs.schema import State, shard_rows
 from data_specs.stored import Store, StoreError, View, open_store, shown
 
-Part = Literal["train", "test", "all"]
+Part = Literal["train", "val", "test", "all"]
+CODES: Mapping[str, int] = {"train": TRAIN, "val": VALIDATION, "test": TEST}
+"""How the store's table of splits has a part."""
 UCF_GROUP = re.compile(r"(.+_g\d+)_c\d+$")
 """The id of a clip of UCF-101, with the group that it was cut from."""
 
@@ -51,20 +53,21 @@ class Clips:
 
 
 def read_clips(location: str, view: str, split: int, part: Part) -> Clips:
-    """The train or the test list of split 1, 2 or 3, of clips that are done; validation clips are in neither.
+    """The clips of one part of split 1, 2 or 3 that are done.
 
     ``StoreError`` in one line for a store that is missing, of another format, unfinished, without the view or the list,
-    whose train and test lists share a group, or whose labels do not fit its class names.
+    whose train list shares a group with the test list (with the validation list for the part ``val``), or whose labels
+    do not fit its class names.
     """
     store = open_store(location)
     where = f"store {shown(location)!r}"
     cached = store.view(view)
     done = _done(store, where)
     lists = store.table("split")[:, split - 1]
-    rows = np.flatnonzero(done & (lists == (TRAIN if part == "train" else TEST)))
+    rows = np.flatnonzero(done & (lists == CODES[part]))
     if not len(rows):
         raise StoreError(f"{where}: no clip in the {part} list of split {split}{_other_splits(store, part)}")
-    _check_groups(store, lists, split, where)
+    _check_groups(store, lists, split, "val" if part == "val" else "test", where)
     return _clips_of(store, where, cached, split, part, rows)
 
 
@@ -131,36 +134,32 @@ def _unfinished(store: Store, where: str) -> StoreError:
 
 
 def _other_splits(store: Store, part: Part) -> str:
-    lists = store.table("split") == (TRAIN if part == "train" else TEST)
+    lists = store.table("split") == CODES[part]
     if there := [str(split) for split in (1, 2, 3) if lists[:, split - 1].any()]:
         return f"; split {', '.join(there)} has one"
     if part == "test" and (store.table("split") == VALIDATION).any():
-        return "; it has a validation list: to test on its clips, name that list test.txt and make the store again"
-    return "; give mocrop preprocess the lists with --splits"
+        return "; it has a validation list: to test on its clips, make them the test part and make the store again"
+    return "; give mocrop preprocess a clip table with --clips, or lists with --splits"
 
 
-def _check_groups(store: Store, lists: npt.NDArray[np.uint8], split: int, where: str) -> None:
-    """Clips of one group (``v_Class_gNN``) are cut from one video: none may be on both sides."""
-    sides: dict[int, set[str]] = {TRAIN: set(), TEST: set()}
+def _check_groups(store: Store, lists: npt.NDArray[np.uint8], split: int, other: Part, where: str) -> None:
+    """Clips of one group (``v_Class_gNN``) are cut from one video: none may be in train and in the other list."""
+    sides: dict[int, set[str]] = {TRAIN: set(), CODES[other]: set()}
     for id, side in zip(store.ids, lists.tolist(), strict=True):
         if side in sides and (group := UCF_GROUP.match(id)):
             sides[side].add(group[1])
-    if shared := sorted(sides[TRAIN] & sides[TEST]):
+    if shared := sorted(sides[TRAIN] & sides[CODES[other]]):
         raise StoreError(
-            f"{where}: train and test of split {split} share {len(shared)} groups of clips ({shared[0]!r} first); "
+            f"{where}: train and {other} of split {split} share {len(shared)} groups of clips ({shared[0]!r} first); "
             "use lists that keep a group together"
         )
 
 
 def _check_labels(store: Store, labels: npt.NDArray[np.int64], where: str) -> None:
-    names = store.class_names
-    classes = NameIndex(names)
-    folders = {id.split("/")[0] for id in store.ids}
-    by_folder = {folder: names.index(found[0]) for folder in folders if len(found := classes.find(folder)) == 1}
-    for id, label in zip(store.ids, labels.tolist(), strict=True):
-        expected = by_folder.get(id.split("/")[0], label)
-        if not 0 <= label < len(names) or label != expected:
-            named = repr(names[label]) if 0 <= label < len(names) else f"none of its {len(names)} classes"
-            raise StoreError(
-                f"{where}: the label {label} of clip {id!r} is {named}; labels and class names disagree, make it again"
-            )
+    """Labels are indices into the class names; a clip table may give a clip another class than its folder's."""
+    wrong = np.flatnonzero((labels < 0) | (labels >= len(store.class_names)))
+    if len(wrong):
+        row, classes = wrong[0], len(store.class_names)
+        raise StoreError(
+            f"{where}: the label {labels[row]} of clip {store.ids[row]!r} is none of its {classes} classes; make it anew"
+        )

@@ -14,7 +14,7 @@ from torchvision import tv_tensors
 
 from data_specs.locations import StoreError, is_url, shown
 from mocrop_core.ranges import check_count
-from training.clips import Part, read_clips
+from training.clips import CODES, Part, read_clips
 from training.options import Failed
 from training.shards import FrameReader
 from training.stream import Plan, plan_of_test, plan_of_training
@@ -26,9 +26,9 @@ class CropDataset(Dataset[tuple[Any, int]]):
     """The clips of one list of a split in a view of a store, with the frames and labels that `training.train` sees.
 
     location: a folder, or the URL of an object store. view: a name of the store's views. split: 1, 2 or 3. part:
-    ``"train"`` or ``"test"``; clips that are not done and those of the validation list are in neither. frames: how many
-    of a clip, >= 1: for training one drawn from each of as many equal parts of the clip, anew in each epoch; for tests
-    the centre frame of each part. transform: gets the video, such as a transform of torchvision v2; None for none.
+    ``"train"``, ``"val"`` or ``"test"``; clips that are not done are in none. frames: how many of a clip, >= 1: for
+    training one drawn from each of as many equal parts of the clip, anew in each epoch; otherwise the centre frame of
+    each part. transform: gets the video, such as a transform of torchvision v2; None for none.
     seed: of the draws, as ``--seed``. An item is a ``tv_tensors.Video``, uint8 (frames, 3, y, x), or what the transform
     makes of it, and its 0-based label. Each process opens the store for itself, so that workers of a ``DataLoader`` may
     be forked or spawned; on an object store they must be spawned. Raises ``mocrop.StoreError`` for a store, view or
@@ -53,8 +53,8 @@ class CropDataset(Dataset[tuple[Any, int]]):
     ) -> None:
         if split not in (1, 2, 3):
             raise ValueError(f"split must be 1, 2 or 3, got {split}")
-        if part not in ("train", "test"):
-            raise ValueError(f'part must be "train" or "test", got {part!r}')
+        if part not in CODES:
+            raise ValueError(f'part must be "train", "val" or "test", got {part!r}')
         check_count("frames", frames, least=1)
         check_count("seed", seed)
         self.clips = read_clips(os.fspath(location), view, split, part)

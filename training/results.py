@@ -26,7 +26,7 @@ NAMES = {
     "swin_b": "Swin-B",
 }
 """Backbones as the reference's table has them."""
-EPOCHS = {"last": "last", "test": "best on test list"}
+EPOCHS = {"last": "last", "val": "best on validation list", "test": "best on test list"}
 HEADS = ("Backbone", "Variant", "Top-1 Acc. (%)", "GFLOPs", "Δ Acc. (%)", "Δ FLOPs (%)", "Seeds", "Epoch", "Tested on")
 EXAMPLES = """examples:
   on the terminal   python -m training.results results

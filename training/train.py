@@ -42,7 +42,7 @@ from training.checkpoints import (
     set_random_states,
     write_csv,
 )
-from training.clips import Clips, read_clips
+from training.clips import Clips, Part, read_clips
 from training.evaluation import evaluate
 from training.options import (
     Failed,
@@ -110,9 +110,11 @@ def parser() -> argparse.ArgumentParser:
     optim.add_argument("--label-smoothing", type=share(0, 1), default=0.0, help="share given to all classes alike")
     run = p.add_argument_group("run")
     run.add_argument("--seed", type=whole(0), default=0, help="of the order, the draws and the new weights")
-    run.add_argument("--select", choices=("last", "test"), default="last", help="epoch kept as model.pt: the last, or "
-                     "the best on the test list, as in the reference; every table tells which")  # fmt: skip
-    run.add_argument("--eval-freq", type=whole(0), default=1, help="test list looked at every so many epochs; 0: never")
+    run.add_argument("--select", choices=("last", "val", "test"), default="last", help="epoch kept as model.pt: the "
+                     "last, or the best on the validation list, or on the test list, as in the reference; every table "
+                     "tells which")  # fmt: skip
+    run.add_argument("--eval-freq", type=whole(0), default=1, help="test list (with --select val, the validation list) "
+                     "evaluated every so many epochs; 0: never")  # fmt: skip
     run.add_argument("--print-freq", type=whole(0), default=150, help="line every so many steps; 0: none")
     run.add_argument(
         "--output-dir", type=expanded_path, default="runs/train", help="for checkpoints, metrics.csv and TensorBoard"
@@ -139,7 +141,6 @@ class Training:
     mixup: Mixup | None
     criterion: nn.Module
     clips: Clips
-    test_clips: Clips | None
     accelerator: Accelerator
     epoch: int
     history: list[dict[str, Any]]
@@ -151,11 +152,12 @@ def train(args: argparse.Namespace) -> Path:
     check_arch(args.arch)
     check_view(args.store, view, args.crop_ratio, args.mv_h, args.mv_w)
     clips = read_clips(args.store, view, args.split, "train")
-    test_clips = read_clips(args.store, view, args.split, "test") if args.eval_freq else None
+    evaluated: Part = "val" if args.select == "val" else "test"  # the other list is never looked at
+    eval_clips = read_clips(args.store, view, args.split, evaluated) if args.eval_freq else None
     accelerator = Accelerator(mixed_precision="bf16" if args.amp else "no", cpu=args.cpu)
     torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))  # torch does not know of a container's quota
-    settings = checked_settings(args, view, clips, test_clips, accelerator)
-    state = set_up(args, clips, test_clips, accelerator)
+    settings = checked_settings(args, view, clips, eval_clips, accelerator)
+    state = set_up(args, clips, accelerator)
     stream = ClipStream(clips, threads=args.workers, pin=accelerator.device.type == "cuda")
     if args.resume is not None:
         restore(state, Path(args.resume or Path(args.output_dir) / "last.pt"), settings)
@@ -170,8 +172,8 @@ def train(args: argparse.Namespace) -> Path:
         row = {"epoch": state.epoch + 1, "lr": state.schedule.get_last_lr()[0], **train_epoch(state, stream, args)}
         state.schedule.step()
         state.epoch += 1
-        if test_clips is not None and (state.epoch % args.eval_freq == 0 or state.epoch == args.epochs):
-            row |= test_epoch(state, args)
+        if eval_clips is not None and (state.epoch % args.eval_freq == 0 or state.epoch == args.epochs):
+            row |= eval_epoch(state, eval_clips, args)
         state.history.append(row)
         record(state, args, settings, board)
     if board is not None:
@@ -180,7 +182,7 @@ def train(args: argparse.Namespace) -> Path:
 
 
 def checked_settings(
-    args: argparse.Namespace, view: str, clips: Clips, test_clips: Clips | None, accelerator: Accelerator
+    args: argparse.Namespace, view: str, clips: Clips, eval_clips: Clips | None, accelerator: Accelerator
 ) -> dict[str, Any]:
     """The arguments and what they come to, as checkpoints keep them; `Refused` if they do not go together."""
     check_output(args.output_dir)
@@ -189,8 +191,8 @@ def checked_settings(
         raise Refused(f"--output-dir {str(output)!r} holds a training; give --resume to go on, or another folder")
     if args.mixup and args.batch_size % 2:
         raise Refused(f"--batch-size {args.batch_size}: mixup pairs clips; give an even number, or --mixup 0")
-    if args.select == "test" and not args.eval_freq:
-        raise Refused("--select test: needs the test list; give --eval-freq 1 or more")
+    if args.select != "last" and not args.eval_freq:
+        raise Refused(f"--select {args.select}: needs the {args.select} list; give --eval-freq 1 or more")
     batches_of_training(plan_of_training(clips, 1, 0, 0).order, args.batch_size, 0, accelerator.num_processes)
     store = open_store(args.store)
     return {
@@ -202,11 +204,11 @@ def checked_settings(
         "train_clips": len(clips),
         "store_fingerprint": store.fingerprint,
         "view_fingerprint": store.view(view).fingerprint,
-        "data_fingerprint": fingerprint(store.build, clips.fingerprint, test_clips and test_clips.fingerprint),
+        "data_fingerprint": fingerprint(store.build, clips.fingerprint, eval_clips and eval_clips.fingerprint),
     }
 
 
-def set_up(args: argparse.Namespace, clips: Clips, test_clips: Clips | None, accelerator: Accelerator) -> Training:
+def set_up(args: argparse.Namespace, clips: Clips, accelerator: Accelerator) -> Training:
     """The network, its optimiser and schedule at the start."""
     set_seed(args.seed)
     classes = len(clips.class_names)
@@ -235,7 +237,7 @@ def set_up(args: argparse.Namespace, clips: Clips, test_clips: Clips | None, acc
         mixup = Mixup(mixup_alpha=args.mixup, label_smoothing=args.label_smoothing, num_classes=classes)
     criterion = nn.CrossEntropyLoss(label_smoothing=0.0 if mixup else args.label_smoothing)
     backbone = Backbone(model, backbone.mean, backbone.std)
-    return Training(backbone, optimizer, schedule, mixup, criterion, clips, test_clips, accelerator, 0, [])
+    return Training(backbone, optimizer, schedule, mixup, criterion, clips, accelerator, 0, [])
 
 
 def train_epoch(state: Training, stream: ClipStream, args: argparse.Namespace) -> dict[str, float]:
@@ -283,19 +285,19 @@ def check_finite(losses: Tensor, model: nn.Module, epoch: int) -> None:
         )
 
 
-def test_epoch(state: Training, args: argparse.Namespace) -> dict[str, float]:
-    """What the test list says now, for the curves; it decides nothing unless ``--select test`` asks for that."""
-    assert state.test_clips is not None
+def eval_epoch(state: Training, clips: Clips, args: argparse.Namespace) -> dict[str, float]:
+    """What the test or the validation list says now, for the curves; it chooses the epoch only by ``--select``."""
     scores = evaluate(
         state.backbone,
-        state.test_clips,
+        clips,
         state.accelerator,
         segments=args.val_segments,
         input_size=args.input_size,
         batch_size=args.batch_size,
         threads=args.workers,
     )
-    return {"test_loss": scores.loss, "test_top1": scores.top(1), "test_top5": scores.top(5)}
+    figures = {"loss": scores.loss, "top1": scores.top(1), "top5": scores.top(5)}
+    return {f"{clips.part}_{name}": value for name, value in figures.items()}
 
 
 def with_bar(items: Iterable[Any], total: int, what: str, accelerator: Accelerator) -> Iterable[Any]:
@@ -321,7 +323,7 @@ def record(state: Training, args: argparse.Namespace, settings: dict[str, Any], 
         "history": state.history,
     }
     replaced(output / "metrics.csv", lambda part: write_csv(part, state.history))
-    if state.epoch == args.epochs if args.select == "last" else best_epoch(state.history) == state.epoch:
+    if state.epoch == args.epochs if args.select == "last" else best_epoch(state.history, args.select) == state.epoch:
         save_model(output, content)
     for name, value in row.items():
         board.add_scalar(name, value, row["epoch"])
@@ -343,8 +345,8 @@ def check_what_is_left(state: Training, args: argparse.Namespace, settings: dict
             f"--epochs {args.epochs}: {state.epoch} epochs are done; give --epochs {state.epoch} to take the last of "
             "them as model.pt, or more to go on"
         )
-    if args.select == "test":
-        best = best_epoch(state.history)
+    if args.select != "last":
+        best = best_epoch(state.history, args.select)
         if best and not model.is_file():
             raise Refused(
                 f"--output-dir {args.output_dir!r}: the best epoch so far, {best}, is not in it; copy model.pt from "

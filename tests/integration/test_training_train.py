@@ -326,6 +326,36 @@ def test_choosing_by_the_test_list_has_to_be_asked_for_and_is_told(ucf_store: Pa
     assert result["trained"]["select"] == "test"
 
 
+def with_validation(store: Path) -> Path:
+    """The store with half of the train clips of split 2 as its validation list, and no clip left to test on."""
+    table: Any = zarr.open_group(store, mode="r+")["split"]
+    lists = table[:]
+    train_rows = np.flatnonzero(lists[:, 1] == 1)
+    lists[lists[:, 1] == 2, 1] = 0
+    lists[train_rows[::2], 1] = 3
+    table[:] = lists
+    return store
+
+
+def test_the_epoch_is_chosen_by_the_validation_list_without_a_look_at_the_test_list(
+    own_ucf_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, out = with_validation(own_ucf_store), tmp_path / "run"
+    flags = [*SMALL, "-b", "2", "--select", "val", "--epochs"]
+    assert train(store, out, *flags, "2") == 0
+    history = read_file(out / "last.pt")["history"]
+    assert [row.keys() & {"val_loss", "val_top1", "val_top5", "test_top1"} for row in history] == [
+        {"val_loss", "val_top1", "val_top5"}
+    ] * 2
+    best = max(history, key=lambda row: row["val_top1"])["epoch"]
+    model = read_file(out / "model.pt")
+    assert (model["epoch"], model["args"]["select"]) == (best, "val")
+    assert train(store, out, *flags, "3", "--resume") == 0
+    assert len(read_file(out / "last.pt")["history"]) == 3
+    assert train(store, out, *SMALL, "-b", "2", "--epochs", "3", "--resume") == 2
+    assert "no clip in the test list of split 2" in capsys.readouterr().err
+
+
 def test_weights_of_the_reference_are_tested_under_their_name(ucf_store: Path, tmp_path: Path) -> None:
     model = build("mobilenet_v3_large", 101, 32, pretrained=False).model
     torch.save(
@@ -353,6 +383,8 @@ REFUSED_TRAININGS: list[tuple[list[str], str]] = [
     (["-b", "5"], "--batch-size 5: mixup pairs clips; give an even number, or --mixup 0"),
     (["-b", "64"], "--batch-size 64: 1 x 64 clips a step, the train list has 14; give at most 14"),
     (["--select", "test", "--eval-freq", "0"], "--select test: needs the test list"),
+    (["--select", "val", "--eval-freq", "0"], "--select val: needs the val list; give --eval-freq 1 or more"),
+    (["--select", "val"], "no clip in the val list of split 2; give mocrop preprocess a clip table with --clips"),
     (["--init-weights", "nothing.pt"], "--init-weights 'nothing.pt': no such file"),
     (["--frames", "3"], "unrecognized arguments: --frames 3"),
 ]

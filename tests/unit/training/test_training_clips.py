@@ -94,7 +94,7 @@ def test_a_split_without_a_list_is_refused_with_those_that_have_one(own_ucf_stor
     with pytest.raises(StoreError, match="no clip in the test list of split 2; split 1, 3 has one"):
         read_clips(str(own_ucf_store), "full", 2, "test")
     rewrite(own_ucf_store, "split", np.zeros_like(lists))
-    with pytest.raises(StoreError, match="give mocrop preprocess the lists with --splits"):
+    with pytest.raises(StoreError, match="give mocrop preprocess a clip table with --clips, or lists"):
         read_clips(str(own_ucf_store), "full", 1, "train")
 
 
@@ -106,20 +106,20 @@ def test_validation_clips_are_neither_trained_nor_tested_on(own_ucf_store: Path)
     for part, rows in before.items():
         assert read_clips(str(own_ucf_store), "full", 1, part).rows.tolist() == rows[1:].tolist()
     rewrite(own_ucf_store, "split", np.where(lists == 2, 3, lists))
-    with pytest.raises(StoreError, match=r"the test list of split 1; it has a validation list: .* test\.txt"):
+    with pytest.raises(
+        StoreError, match=r"the test list of split 1; it has a validation list: .* make them the test part"
+    ):
         read_clips(str(own_ucf_store), "full", 1, "test")
 
 
-def test_classes_that_differ_in_case_alone_are_told_apart(own_ucf_store: Path) -> None:
-    group = zarr.open_group(own_ucf_store, mode="r+")
-    group.attrs["class_names"] = ["archery", *cast("list[str]", group.attrs["class_names"])[1:]]
+def test_a_clip_may_have_another_class_than_its_folder_by_a_clip_table(own_ucf_store: Path) -> None:
     store = open_store(own_ucf_store)
-    ids, labels = store.table("id"), store.table("label")
-    row = next(row for row, id in enumerate(ids) if id.startswith("Archery/"))
-    ids[row], labels[row] = "archery/x", 0
-    rewrite(own_ucf_store, "id", ids)
+    labels = store.table("label")
+    labels[4] = store.class_names.index("Archery")
     rewrite(own_ucf_store, "label", labels)
-    assert len(read_clips(str(own_ucf_store), "full", 1, "train")) == 5
+    assert store.ids[4].startswith("BabyCrawling/")
+    clips = read_clips(str(own_ucf_store), "full", 1, "train")
+    assert clips.labels[clips.rows.tolist().index(4)] == labels[4]
 
 
 def test_train_and_test_must_not_share_a_group(own_ucf_store: Path) -> None:
@@ -131,7 +131,19 @@ def test_train_and_test_must_not_share_a_group(own_ucf_store: Path) -> None:
         read_clips(str(own_ucf_store), "full", 1, "train")
 
 
-@pytest.mark.parametrize("label", [101, -1, 5])
+def test_train_and_validation_must_not_share_a_group_where_it_chooses_the_epoch(own_ucf_store: Path) -> None:
+    store = open_store(own_ucf_store)
+    ids, lists = store.table("id"), store.table("split")
+    ids[:2] = ["Archery/v_Archery_g07_c01", "Archery/v_Archery_g07_c02"]
+    lists[:2, 0] = 3, 1
+    rewrite(own_ucf_store, "id", ids)
+    rewrite(own_ucf_store, "split", lists)
+    assert read_clips(str(own_ucf_store), "full", 1, "test").part == "test"
+    with pytest.raises(StoreError, match="train and val of split 1 share 1 groups of clips"):
+        read_clips(str(own_ucf_store), "full", 1, "val")
+
+
+@pytest.mark.parametrize("label", [101, -1])
 def test_labels_must_fit_the_class_names(own_ucf_store: Path, label: int) -> None:
     labels = open_store(own_ucf_store).table("label")
     labels[4] = label

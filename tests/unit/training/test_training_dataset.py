@@ -73,7 +73,8 @@ def test_a_copy_of_a_data_set_reads_for_itself(ucf_store: Path) -> None:
     ("settings", "error", "message"),
     [
         ({"split": 4}, ValueError, "split must be 1, 2 or 3, got 4"),
-        ({"part": "val"}, ValueError, "part must be"),
+        ({"part": "valid"}, ValueError, 'part must be "train", "val" or "test"'),
+        ({"part": "val"}, mocrop.StoreError, "no clip in the val list of split"),
         ({"frames": 0}, ValueError, "frames"),
         ({"view": "x"}, mocrop.StoreError, "view 'x' is not in"),
     ],
