@@ -161,5 +161,6 @@ def _check_labels(store: Store, labels: npt.NDArray[np.int64], where: str) -> No
     if len(wrong):
         row, classes = wrong[0], len(store.class_names)
         raise StoreError(
-            f"{where}: the label {labels[row]} of clip {store.ids[row]!r} is none of its {classes} classes; make it anew"
+            f"{where}: the label {labels[row]} of clip {store.ids[row]!r} is none of its {classes} classes; "
+            "make it again"
         )
