@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from data_specs.text import printable
 from training.clips import UCF_GROUP
@@ -31,9 +32,9 @@ def groups_by_pattern(ids: Sequence[str], pattern: str) -> list[str]:
 
 
 def groups_of_file(ids: Sequence[str], path: str) -> list[str]:
-    """The group of each clip by a CSV file with the columns ``path`` (or ``id``) and ``group``.
+    """The group of each clip by a CSV file with the columns ``path`` and ``group``, such as a clip table.
 
-    A path is that of a clip in the source folder; its suffix does not count. Rows of other clips are passed over.
+    A clip's id is its path without the suffix, or what a column ``id`` says. Rows of other clips are passed over.
     `Refused` for a file that lacks a column, a clip, or a clip's group, or has two for one clip.
     """
     where = f"--groups {path!r}"
@@ -48,13 +49,11 @@ def groups_of_file(ids: Sequence[str], path: str) -> list[str]:
         raise Refused(f"{where}: {error.strerror}; give a CSV file with the columns path and group") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise Refused(f"{where}: not a CSV file in UTF-8 ({error})") from None
-    name = next((column for column in ("id", "path") if column in columns), None)
-    if name is None or "group" not in columns:
+    if not {"path", "group"} <= set(columns):
         raise Refused(f"{where}: its columns are {', '.join(columns[:9]) or 'none'}; it needs path and group")
     groups: dict[str, str] = {}
     for row in rows:
-        id = row[name] or ""
-        id = printable(str(PurePosixPath(id).with_suffix("")) if name == "path" and PurePosixPath(id).name else id)
+        id = row.get("id") or printable(os.path.splitext(row["path"] or "")[0])
         if groups.setdefault(id, row["group"] or "") != (row["group"] or ""):
             raise Refused(f"{where}: two groups of {id!r}: {groups[id]!r} and {row['group']!r}")
     if missing := [id for id in ids if not groups.get(id)]:

@@ -26,7 +26,7 @@ def blobs(count: int, features: int, classes: int = 3) -> tuple[np.ndarray, np.n
     return values, labels, np.arange(count) // 2
 
 
-@pytest.mark.parametrize("features", [5, 200])
+@pytest.mark.parametrize("features", [5, 400])
 def test_a_head_is_scikit_learns_on_standardised_features(features: int) -> None:
     """Also with more features than clips, where it is fitted in the space that the training clips span."""
     values, labels, groups = blobs(90, features)
@@ -95,6 +95,8 @@ def test_groups_come_from_ids_or_a_file(tmp_path: Path) -> None:
     table.write_text(
         "path,label,group\nrun/daria_run.avi,run,d\nbend/ira_bend.avi,bend,i\nrun/ira_run.2.avi,run,i\nx,y,z\n"
     )
+    assert groups_of_file(ids, str(table)) == ["i", "i", "d"]
+    table.write_text("id,path,group\nrun/ira_run.2,elsewhere.avi,i\n,run/daria_run.avi,d\nbend/ira_bend,x.avi,i\n")
     assert groups_of_file(ids, str(table)) == ["i", "i", "d"]
     assert groups_of_ucf(ids) is None
     assert groups_of_ucf(("A/v_A_g01_c02", "A/v_A_g01_c03")) == ["A/v_A_g01"] * 2
