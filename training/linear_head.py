@@ -17,7 +17,7 @@ STRENGTHS = tuple(10.0**power for power in range(-5, 1))
 """The values of C (the inverse of the strength) among which one is chosen."""
 INNER_FOLDS = 3  # of the training clips, to choose C
 MOST_STEPS = 5000  # of the solver
-MOST_FOR_NEWTON = 500  # weights of a head, up to which Newton's method takes fewer milliseconds than L-BFGS
+MOST_FOR_NEWTON = 500  # weights of a head for two classes, up to which Newton's method is faster than L-BFGS
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Sides = tuple[Ints, Ints]
@@ -87,10 +87,9 @@ def predict(features: Floats, labels: Ints, groups: Ints, sides: Sides, seed: in
 def _model(strength: float, known: Floats, labels: Ints) -> Any:
     from sklearn.linear_model import LogisticRegression
 
-    classes = len(np.unique(labels))
-    weights = known.shape[1] * (classes if classes > 2 else 1)
-    solver = "newton-cholesky" if weights <= MOST_FOR_NEWTON else "lbfgs"
-    return LogisticRegression(C=strength, solver=solver, max_iter=MOST_STEPS, warm_start=True)
+    if len(np.unique(labels)) == 2 and known.shape[1] <= MOST_FOR_NEWTON:
+        return LogisticRegression(C=strength, solver="newton-cholesky", max_iter=MOST_STEPS)
+    return LogisticRegression(C=strength, max_iter=MOST_STEPS, warm_start=True)
 
 
 def _standardised(known: Floats, asked: Floats) -> tuple[Floats, Floats]:
@@ -126,7 +125,7 @@ def _losses(known: Floats, labels: Ints, held: Floats, truth: Ints) -> Floats:
     losses = []
     model = _model(STRENGTHS[0], known, labels)
     for strength in STRENGTHS:
-        model.set_params(C=strength).fit(known, labels)  # from where the C before it ended
+        model.set_params(C=strength).fit(known, labels)  # L-BFGS begins where the C before it ended
         columns = np.searchsorted(model.classes_, truth).clip(max=len(model.classes_) - 1)
         common = model.classes_[columns] == truth
         chances = model.predict_log_proba(held)[np.arange(len(truth)), columns]
