@@ -268,7 +268,16 @@ def tracked(items: Iterable[Any], what: str, total: int) -> Iterable[Any]:
 def name_of(args: argparse.Namespace, arch: str, store: Store, hashes: dict[int, str], protocol: Protocol) -> str:
     """The name of a result's files: other arguments, stores or weights have another one."""
     kind = f"split{protocol.split}" if protocol.split else f"{len(protocol.shuffles[0])}folds"
-    about = [store.fingerprint, sorted(hashes.items()), protocol.fields, args.seed, args.test_segments, args.view]
+    groups = protocol.groups.tolist()
+    about = [
+        store.fingerprint,
+        sorted(hashes.items()),
+        protocol.fields,
+        groups,
+        args.seed,
+        args.test_segments,
+        args.view,
+    ]
     return f"probe-{arch.replace('/', '_')}-{kind}-{fingerprint(about)[:8]}"
 
 
