@@ -1,4 +1,4 @@
-"""Files on their way: written beside their target, put in its place when whole, swept when their maker is dead."""
+"""Atomic writes and temporary-file cleanup."""
 
 from __future__ import annotations
 
@@ -16,51 +16,51 @@ SUFFIX = ".part"
 
 @contextmanager
 def atomic_write(target: Path) -> Iterator[Path]:
-    """A new empty file in the folder of ``target``; what was written there takes its place when the block ends well.
+    """Yield a new temporary file in the folder of ``target``; rename it to ``target`` when the block succeeds.
 
-    It reaches the disk before it does. Its maker holds a lock on it, which ends with the process, so that ``sweep``
-    can tell what a killed one left behind. ``OSError`` if it cannot be made.
+    The file is flushed to disk before the rename, and removed if the block raises. It is locked while this process
+    lives, so that ``sweep`` can recognise the files of killed processes. Raises ``OSError`` if it cannot be created.
     """
     part = target.with_name(f".{uuid.uuid4().hex}{SUFFIX}")
-    held = _locked(part)
+    descriptor = _create_locked(part)
     try:
         yield part
-        os.fsync(held)
+        os.fsync(descriptor)
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
-        os.close(held)
+        os.close(descriptor)
 
 
-def _locked(part: Path) -> int:
-    """A new file, open and locked; made again should a sweep come between the two."""
+def _create_locked(part: Path) -> int:
+    """Create and lock a file and return its descriptor; retry if ``sweep`` removes it between the two steps."""
     while True:
-        file = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-        fcntl.flock(file, fcntl.LOCK_EX)
-        if os.fstat(file).st_nlink:
-            return file
-        os.close(file)
+        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return descriptor
+        os.close(descriptor)
 
 
 def sweep(folder: Path) -> list[Path]:
-    """Remove the parts in a folder and those below it whose makers are dead; the paths of those removed.
+    """Remove the temporary files of dead processes in a folder and its subfolders; return the removed paths.
 
-    No symbolic link is followed; ``Linked`` if the folder is one.
+    Symbolic links are not followed. Raises ``Linked`` if the folder is one.
     """
     refuse_links(folder.parent, folder)
-    return [path for path in folder.rglob(f"*{SUFFIX}") if _abandoned(path)]
+    return [path for path in folder.rglob(f"*{SUFFIX}") if _remove_abandoned(path)]
 
 
-def _abandoned(part: Path) -> bool:
+def _remove_abandoned(part: Path) -> bool:
     try:
-        file = os.open(part, os.O_RDWR | os.O_NOFOLLOW)
-    except OSError:  # gone, or not ours to remove
+        descriptor = os.open(part, os.O_RDWR | os.O_NOFOLLOW)
+    except OSError:  # removed meanwhile, or owned by someone else
         return False
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         part.unlink(missing_ok=True)
-    except OSError:  # its maker lives
+    except OSError:  # a live process holds the lock
         return False
     finally:
-        os.close(file)
+        os.close(descriptor)
     return True

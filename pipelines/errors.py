@@ -1,15 +1,15 @@
-"""The errors that a user sees, each in one line."""
+"""Errors shown to the user as one line each."""
 
 from __future__ import annotations
 
 
 class RunError(Exception):
-    """A run that cannot begin or cannot go on: one line for the user."""
+    """A run cannot start or continue; the message is one line for the user."""
 
 
 class RunStopped(Exception):
-    """What no clip is to blame for, such as a full disk, ended the run: one line for the user."""
+    """A problem that no clip caused, such as a full disk, ended the run; the message is one line for the user."""
 
 
 class ClipError(Exception):
-    """Why a clip is quarantined: one line."""
+    """A clip must be quarantined; the message is the reason, one line."""

@@ -1,10 +1,12 @@
-"""The flow ``preprocess-ucf101``: Prefect keeps the record, Dask does the work. It and `flow_runs` import Prefect.
+"""The flow ``preprocess-ucf101``: Prefect records the run, Dask does the work.
 
-    stage ── one Prefect task ──▶ its pending shards ── Dask, one single-threaded process a core ──▶ reports
+Only this module and `flow_runs` import Prefect.
 
-A task a stage, and not a task a shard or a clip: a Prefect task costs a hundred times what a Dask one does, and
-its server drops records above some 2,000. Which shards are pending is read from the store alone, so that a run
-that was killed goes on where it stopped; Prefect's own caching and result files are off.
+    stage ── one Prefect task ──▶ its pending shards ── Dask, one single-threaded process per core ──▶ reports
+
+There is one Prefect task per stage, not per shard or clip: a Prefect task costs a hundred times as much as a Dask
+task, and the Prefect server drops records beyond about 2,000. Pending shards are determined from the store alone, so
+that a killed run resumes where it stopped; Prefect's own caching and result files are off.
 """
 
 from __future__ import annotations
@@ -19,8 +21,8 @@ from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Annotated, Any, cast
 
-os.environ.setdefault("DO_NOT_TRACK", "1")  # Prefect reads it when it is imported
-os.environ.setdefault("HOME", os.path.expanduser("~").replace("~", "/nonexistent"))  # it ends where there is none
+os.environ.setdefault("DO_NOT_TRACK", "1")  # Prefect reads it on import
+os.environ.setdefault("HOME", os.path.expanduser("~").replace("~", "/nonexistent"))  # Prefect fails without one
 
 import httpx
 from prefect import flow, get_run_logger, task
@@ -57,22 +59,22 @@ from pipelines.stages.tasks import DOES, STAGES, ShardReport
 from pipelines.store.records import Summary
 
 Location = Annotated[str, Field(pattern=SAFE)]
-"""A path or an address that holds no secret: a server keeps parameters and shows them."""
+"""A path or address without secrets: the Prefect server stores and shows parameters."""
 
-FOLDER = "MOCROP_SERVE_FOLDER"  # tells a served run the folder that relative paths are taken from
+FOLDER = "MOCROP_SERVE_FOLDER"  # environment variable: the folder that a served run resolves relative paths against
 ARTIFACT_SECONDS = 2.0  # between two updates of a stage's progress artifact
 
 OnProgress = Callable[[str, int, int, ShardReport | None], None]
-"""Called with a stage, its clips done so far, all its clips, and the report of the shard just done (first None)."""
+"""Called with the stage, its clips done so far, its total clips, and the finished shard's report (None at first)."""
 
 
 def no_progress(stage: str, done: int, total: int, report: ShardReport | None) -> None:
-    """Draw nothing."""
+    """Ignore progress."""
 
 
 @dataclass(slots=True)
 class _Progress:
-    """A stage's progress: told to the caller at once, and to Prefect's page every two seconds."""
+    """Progress of a stage: passed to the caller immediately, and to Prefect's page every ``ARTIFACT_SECONDS``."""
 
     stage: str
     done: int
@@ -80,28 +82,28 @@ class _Progress:
     on_progress: OnProgress
     reports: list[ShardReport] = field(default_factory=list)
     artifact: uuid.UUID | None = None
-    told: float = 0.0
+    updated: float = 0.0
 
     def add(self, report: ShardReport) -> None:
         self.reports.append(report)
         self.done += report.clips
         self.on_progress(self.stage, self.done, self.total, report)
-        if time.monotonic() - self.told >= ARTIFACT_SECONDS:
-            self.tell()
+        if time.monotonic() - self.updated >= ARTIFACT_SECONDS:
+            self.update_artifact()
 
-    def tell(self) -> None:
-        """Make the artifact, or bring it up to date; a server that does not answer just now is not told."""
-        self.told = time.monotonic()
-        percent, words = 100 * self.done / max(1, self.total), f"{DOES[self.stage]}: {self.done} of {self.total} clips"
+    def update_artifact(self) -> None:
+        """Create or update the progress artifact; skip this update if the server does not answer."""
+        self.updated = time.monotonic()
+        percent, text = 100 * self.done / max(1, self.total), f"{DOES[self.stage]}: {self.done} of {self.total} clips"
         with contextlib.suppress(httpx.HTTPError, RuntimeError):
             if self.artifact is None:
-                self.artifact = cast(uuid.UUID, create_progress_artifact(percent, f"{FLOW}-{self.stage}", words))
+                self.artifact = cast(uuid.UUID, create_progress_artifact(percent, f"{FLOW}-{self.stage}", text))
             else:
-                update_progress_artifact(self.artifact, percent, words)
+                update_progress_artifact(self.artifact, percent, text)
 
 
 def run_stage(run: Run, stage: str, client: Client, on_progress: OnProgress) -> None:
-    """Do what is left of a stage, as one Prefect task; ``RunError`` if shards failed for good."""
+    """Process the pending shards of a stage as one Prefect task; ``RunError`` if a shard failed in all attempts."""
     plans = run.pending(stage)
     total = len(run.dataset.clips)
     progress = _Progress(stage, total - sum(len(plan.clips) for plan in plans), total, on_progress)
@@ -114,17 +116,17 @@ def run_stage(run: Run, stage: str, client: Client, on_progress: OnProgress) -> 
     @task(name=stage, description=DOES[stage], task_run_name=name, cache_policy=NO_CACHE, persist_result=False)
     def do_shards() -> State[Any]:
         on_progress(stage, progress.done, total, None)
-        progress.tell()
+        progress.update_artifact()
         work = partial(attempt, recipe=run.recipe)
         try:
             failed = map_shards(client, plans, work, add) if plans else {}
         except (RunError, StoreError, OSError) as error:
             return Failed(message=str(error))
-        except Exception as error:  # our own code's, here and not in a worker
+        except Exception as error:  # a bug in our own code, in this process rather than in a worker
             return Failed(message=_recorded(error, run.options, f"stage {stage}"))
         finally:
             run.add_seconds(progress.reports)
-        progress.tell()
+        progress.update_artifact()
         for shard, why in failed.items():
             get_run_logger().error("%s: shard %d failed %d times: %s", stage, shard, ATTEMPTS, why)
         return Failed(message=outcome.failed_shards(stage, failed, ATTEMPTS)) if failed else Completed()
@@ -135,7 +137,7 @@ def run_stage(run: Run, stage: str, client: Client, on_progress: OnProgress) -> 
 
 
 def _await_server() -> None:
-    """Wait until the run's own server answers, which may have been started again."""
+    """Wait until the run's own server answers; it may have been restarted."""
     here = OPENED.get()
     if here is not None and here.server is not None:
         with one_line_errors():
@@ -143,7 +145,7 @@ def _await_server() -> None:
 
 
 def build(run: Run, client: Client, on_progress: OnProgress) -> Summary:
-    """All stages of a run, then the store's tables and the artifacts; these of what is there, too, if a stage fails."""
+    """Run all stages, then write the store's tables and the artifacts, also for a partial result if a stage fails."""
     logger = get_run_logger()
     for warning in run.warnings:
         logger.warning(warning)
@@ -155,7 +157,7 @@ def build(run: Run, client: Client, on_progress: OnProgress) -> Summary:
             _await_server()
             run_stage(run, stage, client, on_progress)
     except (RunError, StoreError):
-        with contextlib.suppress(OSError, StoreError):  # what stopped the stage may stop this too, and is told already
+        with contextlib.suppress(OSError, StoreError):  # may fail for the same reason, which is reported below
             show_result(run, run.summary())
             run.publish()
             show_boxes(run)
@@ -168,25 +170,25 @@ def build(run: Run, client: Client, on_progress: OnProgress) -> Summary:
 
 
 def show_result(run: Run, summary: Summary) -> None:
-    """Put the table of a run on Prefect's page."""
+    """Publish a run's result table on Prefect's page."""
     create_table_artifact(
         outcome.table(summary, run.dataset.passed_over), f"{FLOW}-result", outcome.in_one_line(summary)
     )
 
 
 def show_boxes(run: Run) -> None:
-    """Put a contact sheet of the boxes on Prefect's page; a picture that cannot be made is a warning there."""
+    """Publish a contact sheet of the boxes on Prefect's page; log a warning if it cannot be drawn."""
     try:
         reader = ClipReader(open_store(run.location))
         sheet = contact_sheet(reader)
         if sheet is not None:
             create_image_artifact(data_url(sheet), f"{FLOW}-contact-sheet", about_sheet(reader))
-    except Exception as error:  # of the picture, which is no part of what was asked for
+    except Exception as error:  # the picture is optional: it must not fail the run
         get_run_logger().warning("no contact sheet: %s", one_line(error))
 
 
 def check_limits(options: Options | None = None) -> None:
-    """``RunError`` if this process may not open the files, or have the memory, that a run needs."""
+    """Raise ``RunError`` if this process may not open as many files, or use as much memory, as a run needs."""
     workers = (options.workers if options else None) or usable_cores()
     if problem := too_little_for(0 if options and options.dask_address else workers):
         raise RunError(problem)
@@ -194,7 +196,7 @@ def check_limits(options: Options | None = None) -> None:
 
 @contextlib.contextmanager
 def opened(options: Options) -> Iterator[tuple[Run, Client]]:
-    """A run and its cluster, which is gone before the store's lock is."""
+    """Open a run and its cluster; on exit the cluster is closed before the store's lock is released."""
     check_limits(options)
     with open_run(options) as run, dask_client(options.workers, options.dask_address) as client:
         check_workers(client, run)
@@ -203,7 +205,7 @@ def opened(options: Options) -> Iterator[tuple[Run, Client]]:
 
 @dataclass(slots=True)
 class Opened:
-    """What ``run_here`` has opened for the flow that it calls, and what came of it."""
+    """Resources that ``run_here`` opened for the flow it calls, and the flow's result."""
 
     run: Run
     client: Client
@@ -232,26 +234,26 @@ def preprocess_ucf101(
     clips: Location | None = None,
     class_names: Location | None = None,
 ) -> State[Any]:
-    """Turn a folder of videos into a store of motion-guided boxes and cached crops; what is done already is kept.
+    """Preprocess a folder of videos into a store of motion-guided boxes and cached crops; completed work is kept.
 
-    Relative paths are taken from the folder in which `mocrop serve` was started.
+    Relative paths are resolved against the folder in which `mocrop serve` was started.
 
     Args:
-        source: folder of the videos, with one folder a class in it, or as the clip table says.
-        store: the Zarr store to make or to go on with: a folder, or an object store's URL (s3://bucket/name).
-        splits: folder of the split lists; without it, classes are the folders and no clip is in a split.
+        source: folder of the videos, with one subfolder per class unless a clip table is given.
+        store: the Zarr store to create or resume: a folder, or an object store's URL (s3://bucket/name).
+        splits: folder of the split lists; without it, classes are the subfolders and no clip is in a split.
         recipe: what to build: a recipe's name (ucf101, smoke), a TOML file, or the values themselves.
-        work_dir: folder for the H.264 files; beside the store by default.
-        workers: processes of the local Dask cluster; one a core by default.
-        dask_address: a Dask scheduler to send the work to (tcp://host:8786), in place of a local cluster. Addresses,
-            of stores too, must be among those that `mocrop serve --allow` names.
-        limit: only so many clips, spread evenly over the ids.
-        strict: refuse split lists that name clips which are not there.
-        retry_quarantined: try clips again that were quarantined before.
-        max_quarantined: share of the clips, 0 to 1, above which the run counts as failed.
-        max_missing: share of its frames, 0 to 1, that a clip may lack, in place of the recipe's.
-        clips: clip table (CSV or JSON Lines) with the path, label and parts of each clip, in place of splits.
-        class_names: text file of the clip table's class names, one a line; labels may then be indices into it.
+        work_dir: folder for the H.264 files; STORE.work by default.
+        workers: processes of the local Dask cluster; one per core by default.
+        dask_address: Dask scheduler to use instead of a local cluster (tcp://host:8786). This address, and that of a
+            store, must be among those that `mocrop serve --allow` names.
+        limit: process only this many clips, spread evenly over the ids.
+        strict: refuse split lists that name missing clips.
+        retry_quarantined: process quarantined clips again.
+        max_quarantined: fraction of the clips, 0 to 1, that may be quarantined before the run counts as failed.
+        max_missing: fraction of its frames, 0 to 1, that a clip may lack; overrides the recipe's.
+        clips: clip table (CSV or JSON Lines) with the path, label and parts of each clip; replaces splits.
+        class_names: text file with the clip table's class names, one per line; labels may then be indices into it.
     """
     given = dict(locals())
     here = OPENED.get()
@@ -267,7 +269,7 @@ def preprocess_ucf101(
                 summary = build(run, client, no_progress)
     except (RunError, RunStopped, StoreError, OSError) as error:
         problem: str | None = str(error)
-    except Exception as error:  # our own code's
+    except Exception as error:  # a bug in our own code
         problem = _recorded(error, options, "")
     else:
         problem = outcome.too_many_quarantined(summary, max_quarantined)
@@ -280,7 +282,7 @@ def preprocess_ucf101(
 
 
 def _recorded(error: Exception, options: Options, where: str) -> str:
-    """One line about an error in our own code, once its traceback is in a log file; Prefect's errors are raised."""
+    """Log the traceback of a bug in our own code and return one line about it; re-raise Prefect's errors."""
     if isinstance(error, (PrefectException, httpx.HTTPError)):
         raise error
     return lack_of_memory(error) or record(internal_error(error), options.log_folder(), where)

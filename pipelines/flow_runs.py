@@ -1,4 +1,4 @@
-"""Starting the flow: once in this process, or served for `prefect deployment run`."""
+"""Starting the flow: as one run in this process, or as a deployment served for `prefect deployment run`."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ from pipelines.store.records import Summary
 
 
 def run_here(options: Options, on_progress: OnProgress = no_progress, *, verbose: bool = False) -> Summary:
-    """Run the flow in this process, recorded by the Prefect server of the settings or by one that lasts as long.
+    """Run the flow in this process, recorded by the configured Prefect server or by a temporary one.
 
-    A server on loopback that does not answer is done without. ``RunError`` in one line if the run is refused or
-    fails; a KeyboardInterrupt ends the workers first, and what is done is kept.
+    A configured server on loopback that does not answer is replaced by a temporary one. Raises ``RunError`` if the
+    run is refused or fails. On KeyboardInterrupt the workers end first; completed work is kept.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(sigterm_exits())
@@ -60,17 +60,17 @@ def run_here(options: Options, on_progress: OnProgress = no_progress, *, verbose
             api_url = child.when_ready() if child else str(url)
         stack.enter_context(_prefect_at(api_url, child.secret if child else None))
         if child:
-            stack.enter_context(child.started_again(partial(print, file=sys.stderr, flush=True)))
+            stack.enter_context(child.kept_running(partial(print, file=sys.stderr, flush=True)))
         if not verbose:
             stack.enter_context(off_the_terminal("prefect", silent="prefect._internal.concurrency"))
         here = Opened(run, client, on_progress, child)
         stack.callback(OPENED.reset, OPENED.set(here))
-        stack.enter_context(temporary_settings({"flows.heartbeat_frequency": None}))  # it costs 1 s at the end
+        stack.enter_context(temporary_settings({"flows.heartbeat_frequency": None}))  # delays the end by 1 s
         parameters = {option.name: getattr(options, option.name) for option in fields(options)}
         try:
             state = preprocess_ucf101(**parameters, return_state=True)
-        except (RuntimeError, httpx.HTTPError) as error:  # Prefect's own: what goes wrong in the flow is in its state
-            ours = "it is the run's own; what is done is kept, start the same command again"
+        except (RuntimeError, httpx.HTTPError) as error:  # Prefect's own: errors of the flow are in its state
+            ours = "it belongs to this run; completed work is kept, run the same command again"
             remedy = ours if child else f"correct or unset PREFECT_API_URL {shown(str(url))!r}"
             raise RunError(f"{_why_unrecorded(error)}; {remedy}") from None
         if here.summary is not None and state.is_completed():
@@ -80,16 +80,17 @@ def run_here(options: Options, on_progress: OnProgress = no_progress, *, verbose
 
 
 def _why_unrecorded(error: Exception) -> str:
-    """Why Prefect cannot record a run; not in its own words, which may quote an address with a password."""
+    """Why Prefect cannot record a run, without Prefect's own message, which may quote an address with a password."""
     answer = f" (status {error.response.status_code})" if isinstance(error, httpx.HTTPStatusError) else ""
     return f"the Prefect server cannot be reached or refuses{answer}"
 
 
 @contextlib.contextmanager
 def _prefect_at(url: str, secret: str | None = None, **settings: str | None) -> Iterator[None]:
-    """Prefect's settings, in every thread and child process, with a server's address; sent off at exit.
+    """Point Prefect at a server, in every thread and child process; flush its events and logs on exit.
 
-    The password is ``secret``, or what a server of this user's at the address has left for us, or the user's own.
+    The password is ``secret``, else the one that a server of this user at the address has stored, else the one in the
+    user's settings.
     """
     ours = {"PREFECT_API_URL": url, "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
     if secret or (secret := prefect_server.secret_of(url, get_current_settings().home)):
@@ -105,27 +106,27 @@ def _prefect_at(url: str, secret: str | None = None, **settings: str | None) -> 
 
 
 def _have_server(stack: contextlib.ExitStack, port: int) -> str:
-    """The address of the lasting server at a port, which is started if there is none."""
+    """The API address of the persistent server at a port; start the server if it is not running."""
     settings = get_current_settings()
     database, auth = settings.server.database.connection_url, settings.server.api.auth_string
     own = database is None or database.get_secret_value() == f"sqlite+aiosqlite:///{settings.home}/prefect.db"
     secret = auth.get_secret_value() if auth else None
     with one_line_errors():
-        return stack.enter_context(prefect_server.lasting(port, settings.home, own_database=own, secret=secret))
+        return stack.enter_context(prefect_server.persistent(port, settings.home, own_database=own, secret=secret))
 
 
 def serve(say: Callable[[str], None] = print, allow: Sequence[str] = ()) -> None:
-    """Serve the deployment until SIGINT or SIGTERM, with a Prefect server on loopback if none answers.
+    """Serve the deployment until SIGINT or SIGTERM, starting a Prefect server on loopback if none answers.
 
-    Runs may open local paths and the addresses in ``allow``: object stores, and schedulers of Dask clusters.
-    ``RunError`` if the server cannot be started. The server is a child of this process and ends with it.
+    Runs may open local paths and the addresses in ``allow``: object stores and Dask schedulers. The server is a child
+    of this process and ends with it. Raises ``RunError`` if it cannot be started.
     """
     url = get_current_settings().api.url or prefect_server.DEFAULT_URL
     with contextlib.ExitStack() as stack:
         stack.enter_context(sigterm_exits())
         check_limits()
         if not server_address.usable(url):
-            say(f"starting a Prefect server at {shown(url)}; its first start on a machine takes some 15 s")
+            say(f"starting a Prefect server at {shown(url)}; the first start on a machine takes about 15 s")
             url = _have_server(stack, server_address.port_of(url))
         polling = os.environ.get("PREFECT_RUNNER_POLL_FREQUENCY", "2")
         home = get_current_settings().home.absolute()
@@ -133,11 +134,11 @@ def serve(say: Callable[[str], None] = print, allow: Sequence[str] = ()) -> None
         ours = {"PREFECT_RUNNER_POLL_FREQUENCY": polling, "PREFECT_HOME": str(home)}
         stack.enter_context(_prefect_at(url, **ours, **SAFE_PATH, **{FOLDER: os.getcwd(), ALLOWED: allowed}))
         logging.getLogger("prefect").setLevel(logging.WARNING)
-        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # what SIGTERM interrupts in it
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # it logs the tasks that SIGTERM interrupts
         say(prefect_server.how_to_start_runs(DEPLOYMENT, url, prefect_server.page_of(url, home)))
-        # Prefect imports the flow with the current folder first on the path: an empty one, which the flow leaves
+        # Prefect puts the current folder first on the module path when it imports the flow: give it an empty one
         stack.enter_context(contextlib.chdir(stack.enter_context(tempfile.TemporaryDirectory(prefix="mocrop-serve-"))))
-        warnings.filterwarnings("ignore", "coroutine 'Runner.astop'", RuntimeWarning)  # its SIGTERM handler's
+        warnings.filterwarnings("ignore", "coroutine 'Runner.astop'", RuntimeWarning)  # from Prefect's SIGTERM handler
         name = DEPLOYMENT.removeprefix(f"{FLOW}/")
         deployment = preprocess_ucf101.to_deployment(name, entrypoint_type=EntrypointType.MODULE_PATH)
         prefect.serve(cast(RunnerDeployment, deployment), limit=1, print_starting_message=False)

@@ -1,1 +1,1 @@
-"""Fetching public data sets, and writing a synthetic one."""
+"""Downloading public data sets and writing a synthetic one."""

@@ -1,4 +1,4 @@
-"""Archives of files from elsewhere: zip, tar and RAR, unpacked so that nothing lands outside the target folder."""
+"""Unpacking untrusted zip, tar and RAR archives; nothing is written outside the target folder."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from typing import IO
 from pipelines.disk_space import SPARE, free_bytes, mebibytes
 from pipelines.errors import RunError
 
-UNPACK_SECONDS = 3600.0  # for a program that unpacks a RAR
+UNPACK_SECONDS = 3600.0  # time limit of a program that unpacks a RAR
 CHUNK = 2**20
-_INNER = (".rar", ".zip", ".tar")  # archives in an archive
+_INNER = (".rar", ".zip", ".tar")  # suffixes of archives within an archive
 _RAR = b"Rar!\x1a\x07"
 
 Place = Callable[[PurePosixPath], PurePosixPath | None]
-"""Where a member of an archive goes below the target folder; None for what is not wanted."""
+"""Maps the path of an archive member to its path in the target folder; None for unwanted members."""
 
 
 class ArchiveError(RunError):
-    """An archive that cannot be unpacked, or that must not be: one line with its name and the member."""
+    """An archive cannot be unpacked, or is unsafe; the message is one line with its name and the member."""
 
 
 _LINE = re.compile(r"^(.+)$", re.MULTILINE)
@@ -38,7 +38,7 @@ _LINE = re.compile(r"^(.+)$", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class RarTool:
-    """A program that unpacks RAR archives: its commands, with {archive} and {folder}, and the names in its list."""
+    """A program that unpacks RAR archives: its commands, with {archive} and {folder}, and a pattern of listed names."""
 
     program: str
     listing: str
@@ -58,44 +58,44 @@ RAR_TOOLS = (
         "unar",
         "lsar {archive}",
         "unar -quiet -force-skip -no-directory -output-directory {folder} {archive}",
-        re.compile(r"(?<=\n)(.+)$", re.MULTILINE),  # the first line is the archive's own name
+        re.compile(r"(?<=\n)(.+)$", re.MULTILINE),  # skips the first line, the archive's name
     ),
     *(RarTool(name, f"{name} {_SEVEN_ZIP[0]}", f"{name} {_SEVEN_ZIP[1]}", _SEVEN_ZIP[2]) for name in ("7zz", "7z")),
 )
 
 
 def rar_tools() -> list[RarTool]:
-    """The programs that are installed here and may unpack a RAR, the best first."""
+    """The installed programs that can unpack a RAR, the best first."""
     return [tool for tool in RAR_TOOLS if shutil.which(tool.program)]
 
 
 def is_rar(archive: Path) -> bool:
-    """Whether a file begins as a RAR archive does."""
+    """Return whether a file has the signature of a RAR archive."""
     with archive.open("rb") as file:
         return file.read(len(_RAR)) == _RAR
 
 
 def unpack(archive: Path, target: Path, place: Place, on_file: Callable[[int], None] = lambda count: None) -> int:
-    """Unpack the wanted members of ``archive`` into the new folder ``target``; how many files came of it.
+    """Unpack the wanted members of ``archive`` into the new folder ``target``; return the number of files.
 
-    ``target`` appears only when all of it is there. ``ArchiveError`` for what is no archive or a damaged or
-    encrypted one, for members that name a place outside (absolute, ``..``, a drive), that are neither files nor
-    folders (links, devices), or that would be the same file, for a disk that is too small, and where no program
-    unpacks a RAR. Members that are not wanted are checked in the same way and left out.
+    ``target`` appears only when it is complete. Raises ``ArchiveError`` if the file is not an archive, or is damaged or
+    encrypted; if a member, wanted or not, has a path outside the folder (absolute, ``..``, a drive) or is neither a
+    file nor a folder (a link, a device); if two members would be the same file; if the disk is too small; or if no
+    program to unpack a RAR is installed.
     """
     scratch = target.with_name(f".{target.name}.unpacking")
-    shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
+    shutil.rmtree(scratch, ignore_errors=True)  # left by a killed process
     whole = scratch / "whole"
     whole.mkdir(parents=True)
     try:
         count = (_unpack_rar if is_rar(archive) else _unpack_members)(archive, whole, place, on_file)
         if count == 0:
-            raise ArchiveError(f"{archive.name} holds nothing that belongs into {target.name}; is it the right one?")
-        os.sync()  # the folder's name says that its files are whole, after a power cut too
+            raise ArchiveError(f"{archive.name} contains no files for {target.name}; is it the right archive?")
+        os.sync()  # the files must be on disk before the folder gets its name, in case of a power failure
         whole.replace(target)
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, UnicodeError) as error:
-        raise ArchiveError(f"{archive.name} is damaged: {error}; remove it and fetch it again") from None
-    except RuntimeError as error:  # zipfile's, for methods that it lacks
+        raise ArchiveError(f"{archive.name} is damaged: {error}; remove it and download it again") from None
+    except RuntimeError as error:  # from zipfile, for unsupported compression methods
         raise ArchiveError(f"{archive.name} cannot be unpacked: {error}") from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -103,12 +103,12 @@ def unpack(archive: Path, target: Path, place: Place, on_file: Callable[[int], N
 
 
 def unpack_nested(archive: Path, target: Path, place: Place) -> int:
-    """Unpack the archives in ``archive``, each with a class's files, into the new folder ``target``, as `unpack` does.
+    """Like `unpack`, for an archive of archives with the files of one class each.
 
-    A file that lies at the top of an inner archive goes into the folder of that archive's name.
+    A file at the top level of an inner archive is placed in a folder named after that archive.
     """
     scratch = target.with_name(f".{target.name}.archives")
-    shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
+    shutil.rmtree(scratch, ignore_errors=True)  # left by a killed process
     scratch.mkdir()
     try:
         unpack(archive, scratch / "inner", lambda path: PurePosixPath(path.name) if path.suffix in _INNER else None)
@@ -117,10 +117,10 @@ def unpack_nested(archive: Path, target: Path, place: Place) -> int:
         count = 0
         for inner in sorted((scratch / "inner").iterdir()):
             count += unpack(inner, scratch / "one", partial(_place_below, inner.stem, place))
-            for made in (scratch / "one").iterdir():
-                if (whole / made.name).exists():
-                    raise ArchiveError(f"{archive.name} has {made.name!r} twice; nothing was unpacked")
-                made.replace(whole / made.name)
+            for path in (scratch / "one").iterdir():
+                if (whole / path.name).exists():
+                    raise ArchiveError(f"{archive.name} contains {path.name!r} twice; nothing was unpacked")
+                path.replace(whole / path.name)
             (scratch / "one").rmdir()
             inner.unlink()
         os.sync()
@@ -135,7 +135,7 @@ def _place_below(folder: str, place: Place, path: PurePosixPath) -> PurePosixPat
 
 
 def safe_path(name: str, archive: Path) -> PurePosixPath:
-    """A member's name as a relative path; ``ArchiveError`` if it could lead out of a folder."""
+    """A member's name as a relative path; ``ArchiveError`` if it could lead outside the folder."""
     path = PurePosixPath(name)
     if (
         not path.parts
@@ -145,13 +145,13 @@ def safe_path(name: str, archive: Path) -> PurePosixPath:
         or ":" in path.parts[0]
         or any(ord(letter) < 32 for letter in name)
     ):
-        raise ArchiveError(f"{archive.name} names a place outside its folder: {name!r}; nothing was unpacked")
+        raise ArchiveError(f"{archive.name} contains a path outside its folder: {name!r}; nothing was unpacked")
     return path
 
 
 @dataclass(frozen=True, slots=True)
 class _Member:
-    """A file in an archive: its path, its bytes, and how to read them."""
+    """A file in an archive: its path, its size in bytes, and a function that opens it."""
 
     path: PurePosixPath
     size: int
@@ -164,7 +164,7 @@ def _unpack_members(archive: Path, whole: Path, place: Place, on_file: Callable[
         for member in members:
             goal = place(member.path)
             if goal is not None and wanted.setdefault(str(goal).casefold(), (goal, member)) != (goal, member):
-                raise ArchiveError(f"{archive.name} has {str(goal)!r} twice; nothing was unpacked")
+                raise ArchiveError(f"{archive.name} contains {str(goal)!r} twice; nothing was unpacked")
         check_space(whole, sum(member.size for _, member in wanted.values()))
         for count, (goal, member) in enumerate(wanted.values(), 1):
             _write(member, whole / goal, archive)
@@ -173,7 +173,7 @@ def _unpack_members(archive: Path, whole: Path, place: Place, on_file: Callable[
 
 
 def _write(member: _Member, target: Path, archive: Path) -> None:
-    """Write a member's bytes, never more than it says that it has."""
+    """Write a member's bytes, never more than its declared size."""
     target.parent.mkdir(parents=True, exist_ok=True)
     left = member.size
     with member.open() as source, target.open("xb") as file:
@@ -183,12 +183,13 @@ def _write(member: _Member, target: Path, archive: Path) -> None:
                 break
             file.write(chunk)
     if left != 0:
-        raise ArchiveError(f"{archive.name} is damaged: {str(member.path)!r} has not the {member.size:,} bytes it says")
+        problem = f"{str(member.path)!r} does not have its declared size of {member.size:,} bytes"
+        raise ArchiveError(f"{archive.name} is damaged: {problem}")
 
 
 @contextmanager
 def _members(archive: Path) -> Iterator[list[_Member]]:
-    """All files of a zip or tar archive, each checked; folders are left out."""
+    """The files of a zip or tar archive, each checked, without folders."""
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as file:
             yield [_zip_member(file, info, archive) for info in file.infolist() if not info.is_dir()]
@@ -198,7 +199,7 @@ def _members(archive: Path) -> Iterator[list[_Member]]:
     else:
         raise ArchiveError(
             f"{archive.name} is neither a zip nor a tar nor a RAR archive (it may be an error page); remove it and "
-            "fetch it again"
+            "download it again"
         )
 
 
@@ -206,7 +207,7 @@ def _zip_member(file: zipfile.ZipFile, info: zipfile.ZipInfo, archive: Path) -> 
     path = safe_path(info.orig_filename, archive)
     kind = stat.S_IFMT(info.external_attr >> 16)
     if kind not in (0, stat.S_IFREG):
-        raise _no_file(archive, str(path))
+        raise _not_a_file(archive, str(path))
     if info.flag_bits & 1:
         raise ArchiveError(f"{archive.name}: {str(path)!r} is encrypted, and no password is known")
     return _Member(path, info.file_size, lambda: file.open(info))
@@ -216,45 +217,44 @@ def _tar_member(tar: tarfile.TarFile, info: tarfile.TarInfo, archive: Path) -> _
     path = safe_path(info.name, archive)
 
     def opened() -> IO[bytes]:
-        found = tar.extractfile(info)
-        if found is None:
-            raise _no_file(archive, info.name)
-        return found
+        file = tar.extractfile(info)
+        if file is None:
+            raise _not_a_file(archive, info.name)
+        return file
 
     if not info.isfile():
-        raise _no_file(archive, info.name)
+        raise _not_a_file(archive, info.name)
     return _Member(path, info.size, opened)
 
 
-def _no_file(archive: Path, name: str) -> ArchiveError:
+def _not_a_file(archive: Path, name: str) -> ArchiveError:
     return ArchiveError(f"{archive.name}: {name!r} is a link or a device, not a file; nothing was unpacked")
 
 
 def _unpack_rar(archive: Path, whole: Path, place: Place, on_file: Callable[[int], None]) -> int:
-    """Let a program unpack into a folder of its own, look at what came, and only then move it."""
+    """Unpack with a program into a separate folder, check the result, and only then move it."""
     check_space(whole, archive.stat().st_size)
     tools = rar_tools()
     if not tools:
-        raise ArchiveError(f"nothing here unpacks {archive.name}: {RAR_ADVICE}")
+        raise ArchiveError(f"no installed program unpacks {archive.name}: {RAR_ADVICE}")
     failures = []
     for number, tool in enumerate(tools):
         raw = whole.with_name(f"raw{number}")
         raw.mkdir()
-        names = _run(tool.listing, archive, raw)
-        if names.returncode == 0:
-            for name in tool.names.findall(names.stdout):
+        result = _run(tool.listing, archive, raw)
+        if result.returncode == 0:
+            for name in tool.names.findall(result.stdout):
                 safe_path(name, archive)
-            done = _run(tool.extraction, archive, raw)
-            if done.returncode == 0:
-                return _take_over(archive, raw, whole, place, on_file)
-            names = done
-        failures.append(f"{tool.program}: {_last_line(names)}")
+            result = _run(tool.extraction, archive, raw)
+            if result.returncode == 0:
+                return _move_files(archive, raw, whole, place, on_file)
+        failures.append(f"{tool.program}: {_last_line(result)}")
         shutil.rmtree(raw)
-    raise ArchiveError(f"{archive.name} cannot be unpacked ({'; '.join(failures)}); if it is whole, {RAR_ADVICE}")
+    raise ArchiveError(f"{archive.name} cannot be unpacked ({'; '.join(failures)}); if it is intact, {RAR_ADVICE}")
 
 
 RAR_ADVICE = "install unrar, unar, 7-Zip or libarchive's bsdtar (Debian, Ubuntu: apt install libarchive-tools; \
-macOS has it), or take the zip copy (--zip)"
+macOS has it), or use the zip copy (--zip)"
 
 
 def _run(template: str, archive: Path, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -279,8 +279,8 @@ def _last_line(process: subprocess.CompletedProcess[str]) -> str:
     return lines[-1] if lines else f"exit status {process.returncode}"
 
 
-def _take_over(archive: Path, raw: Path, whole: Path, place: Place, on_file: Callable[[int], None]) -> int:
-    """Move the wanted files of a folder that a program filled, once nothing in it is a link or a device."""
+def _move_files(archive: Path, raw: Path, whole: Path, place: Place, on_file: Callable[[int], None]) -> int:
+    """Check that a folder contains no link or device, then move its wanted files."""
     files = list(_regular_files(archive, raw))
     count = 0
     for path in files:
@@ -289,7 +289,7 @@ def _take_over(archive: Path, raw: Path, whole: Path, place: Place, on_file: Cal
             continue
         target = whole / goal
         if target.exists():
-            raise ArchiveError(f"{archive.name} has {str(goal)!r} twice; nothing was unpacked")
+            raise ArchiveError(f"{archive.name} contains {str(goal)!r} twice; nothing was unpacked")
         target.parent.mkdir(parents=True, exist_ok=True)
         (raw / path).replace(target)
         target.chmod(0o644)
@@ -302,20 +302,20 @@ def _regular_files(archive: Path, raw: Path) -> Iterator[PurePosixPath]:
     for folder, folders, files in os.walk(raw):
         for name in sorted(folders) + sorted(files):
             path = Path(folder, name)
-            found = path.lstat()
+            status = path.lstat()
             inside = path.relative_to(raw).as_posix()
-            if stat.S_ISDIR(found.st_mode):
+            if stat.S_ISDIR(status.st_mode):
                 continue
-            if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
-                raise _no_file(archive, inside)
+            if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+                raise _not_a_file(archive, inside)
             yield PurePosixPath(inside)
 
 
 def check_space(folder: Path, needed: int) -> None:
-    """``ArchiveError`` if the disk of ``folder`` has no room for that many bytes."""
+    """Raise ``ArchiveError`` if the disk of ``folder`` has fewer than ``needed`` bytes free, plus a reserve."""
     free = free_bytes(str(folder))
     if free is not None and free < needed + SPARE:
         raise ArchiveError(
             f"{folder.parent} has {mebibytes(free)} free, {mebibytes(needed + SPARE)} are needed; "
-            "free some, or name a folder on another disk"
+            "free some space, or choose a folder on another disk"
         )

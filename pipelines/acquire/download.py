@@ -1,4 +1,4 @@
-"""Large files over HTTP: resumed where they broke off, tried again, never longer than they ought to be."""
+"""Downloading large files over HTTP, with resumption, retries and checks of the size."""
 
 from __future__ import annotations
 
@@ -20,39 +20,39 @@ import httpx
 from data_specs.stored import shown
 from pipelines.errors import RunError
 
-TRIES = 6  # of an address in a row without getting further
-WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before the second try and on
-LONGEST_WAIT = 120.0  # that a server may ask for
-FURTHER = 2**20  # bytes that count as having got further
+TRIES = 6  # consecutive tries of an address without progress
+WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds before the second try and later ones
+LONGEST_WAIT = 120.0  # longest Retry-After in seconds that is honoured
+FURTHER = 2**20  # bytes that count as progress
 REDIRECTS = 10
-CHUNK = 2**20  # bytes that are written at once
+CHUNK = 2**20  # write buffer in bytes
 _TIMEOUT = httpx.Timeout(60.0, connect=30.0)
 _PASSING = frozenset([408, 425, 429, 500, 502, 503, 504])
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 OnBytes = Callable[[int, int | None], None]
-"""Called with the bytes of the file that are there, and all its bytes (None where nobody knows)."""
+"""Called with the number of downloaded bytes and the file's size (None if unknown)."""
 
 
 class DownloadError(RunError):
-    """A file that cannot be downloaded: one line with the address and what to do."""
+    """A file cannot be downloaded; the message is one line with the address and advice."""
 
 
-class _PassingTrouble(Exception):
-    """What may be gone at the next try; ``wait`` is the server's wish in seconds."""
+class _TransientError(Exception):
+    """An error that may not occur at the next try; ``wait`` is the server's Retry-After in seconds."""
 
     def __init__(self, what: str, wait: float | None = None) -> None:
         super().__init__(what)
         self.wait = wait
 
 
-class _Refusal(Exception):
-    """What trying again would not change."""
+class _PermanentError(Exception):
+    """An error that another try would not change."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A file to download: where it is to be, its addresses, and its bytes and whether a checksum is known."""
+    """A file to download: its path, its addresses, its size in bytes if known, and whether its checksum is known."""
 
     target: Path
     urls: tuple[str, ...]
@@ -62,7 +62,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """The beginning of a file, beside where it is to be, with what tells whether the server's is still the same."""
+    """The downloaded beginning of a file, and a note that identifies the server's version of the file."""
 
     path: Path
 
@@ -79,14 +79,14 @@ class _Part:
 
     def read_note(self) -> dict[str, object]:
         try:
-            found = json.loads(self.note.read_text())
+            note = json.loads(self.note.read_text())
         except (OSError, ValueError):
             return {}
-        return found if isinstance(found, dict) else {}
+        return note if isinstance(note, dict) else {}
 
 
 def part_of(target: Path) -> Path:
-    """The file that holds the beginning of ``target`` while it is being downloaded."""
+    """Path of the incomplete file while ``target`` is being downloaded."""
     return target.with_name(target.name + ".part")
 
 
@@ -95,12 +95,12 @@ def download(
     on_bytes: OnBytes = lambda done, total: None,
     say: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Download a file to ``wanted.target``, which is there only once it is whole.
+    """Download a file to ``wanted.target``, which appears only when it is complete.
 
-    What broke off is resumed with Range and If-Range, in a later call too; a server that has another file by now,
-    or that does not know ranges, sends it all again. An address is tried up to ``TRIES`` times in a row without
-    getting further, then the next one. Without a checksum and without a validator of the server's nothing is
-    resumed. ``DownloadError`` if no address gives the file.
+    An interrupted download is resumed with Range and If-Range, also by a later call; a server whose file has changed,
+    or that does not support ranges, sends the whole file. Without a checksum or a validator from the server, the
+    download starts over. After ``TRIES`` consecutive tries of an address without progress, the next one is tried.
+    Raises ``DownloadError`` if no address provides the file.
     """
     part = _Part(part_of(wanted.target))
     reasons = []
@@ -110,16 +110,16 @@ def download(
                 break
             try:
                 _persist(client, url, wanted, part, on_bytes, say)
-            except _Refusal as error:
+            except _PermanentError as error:
                 reasons.append(f"{shown(url)}: {error}")
                 say(reasons[-1])
             else:
                 break
         else:
-            kept = f"; {part.size():,} bytes are kept, the same command goes on with them" if part.size() else ""
+            kept = f"; {part.size():,} bytes are kept, run the same command again to resume" if part.size() else ""
             raise DownloadError(
                 f"{wanted.target.name} cannot be downloaded: {'; '.join(reasons)}. Give another address with --url, "
-                f"or put the file into {wanted.target.parent} by hand{kept}"
+                f"or save the file in {wanted.target.parent} yourself{kept}"
             )
     with part.path.open("rb") as file:
         os.fsync(file.fileno())
@@ -144,17 +144,17 @@ def _persist(
     on_bytes: OnBytes,
     say: Callable[[str], None],
 ) -> None:
-    """Try one address until the file is whole; ``_Refusal`` when that is of no use."""
+    """Download from one address until the file is complete; ``_PermanentError`` if that is impossible."""
     tries, furthest = 0, part.size()
     while True:
         try:
             return _once(client, url, wanted, part, on_bytes)
-        except _PassingTrouble as trouble:
+        except _TransientError as trouble:
             reached = part.size()
             tries = 1 if reached >= furthest + FURTHER else tries + 1
             furthest = max(furthest, reached)
             if tries >= TRIES:
-                raise _Refusal(f"{trouble}, {tries} times in a row") from None
+                raise _PermanentError(f"{trouble}, {tries} times in a row") from None
             wait = WAITS[min(tries, len(WAITS)) - 1] if trouble.wait is None else min(trouble.wait, LONGEST_WAIT)
             say(f"{urlsplit(shown(url)).netloc}: {trouble}; trying again in {wait:g} s")
             time.sleep(wait)
@@ -172,21 +172,21 @@ def _once(client: httpx.Client, url: str, wanted: Wanted, part: _Part, on_bytes:
             _receive(response, part, start, total, on_bytes)
     except httpx.TransportError as error:
         if _certificate(error):
-            raise _Refusal(
-                f"its certificate cannot be verified ({_reason(error)}); many have met this with UCF's server: name a "
-                "file of certificates in SSL_CERT_FILE, or take the copy (--zip)"
+            raise _PermanentError(
+                f"its certificate cannot be verified ({_reason(error)}), as is common with UCF's server: set "
+                "SSL_CERT_FILE to a file of certificates, or use the copy (--zip)"
             ) from None
         if isinstance(error, httpx.UnsupportedProtocol | httpx.ProxyError):
-            raise _Refusal(_reason(error)) from None
-        raise _PassingTrouble(_reason(error)) from None
+            raise _PermanentError(_reason(error)) from None
+        raise _TransientError(_reason(error)) from None
     except httpx.InvalidURL as error:
-        raise _Refusal(f"is no address: {error}") from None
+        raise _PermanentError(f"invalid address: {error}") from None
     if total is not None and part.size() < total:
-        raise _PassingTrouble(f"broke off after {part.size():,} of {total:,} bytes")
+        raise _TransientError(f"interrupted after {part.size():,} of {total:,} bytes")
 
 
 def _resuming(url: str, wanted: Wanted, part: _Part) -> Mapping[str, str]:
-    """The headers that ask for the rest of a part; none, and no part, where it may not fit what follows."""
+    """Headers to request the rest of a part; if the rest may not match it, delete the part and return none."""
     have = part.size()
     if not have:
         return {}
@@ -200,57 +200,57 @@ def _resuming(url: str, wanted: Wanted, part: _Part) -> Mapping[str, str]:
 
 
 def _mark(url: str) -> str:
-    """What tells an address from others in a part's note: credentials may be in it."""
+    """Identifier of an address in a part's note; a hash, as the address may contain credentials."""
     return hashlib.sha256(url.encode()).hexdigest()
 
 
 @contextmanager
 def _opened(client: httpx.Client, url: str, headers: Mapping[str, str], *, secure: bool) -> Iterator[httpx.Response]:
-    """The answer at ``url`` after its redirects."""
+    """Yield the response at ``url`` after following redirects."""
     for _ in range(REDIRECTS):
         with client.stream("GET", url, headers=headers) as response:
             if not response.is_redirect:
                 yield response
                 return
             url = redirected(url, response.headers["Location"], secure=secure)
-    raise _Refusal(f"was redirected {REDIRECTS} times")
+    raise _PermanentError(f"was redirected {REDIRECTS} times")
 
 
 def redirected(url: str, location: str, *, secure: bool) -> str:
-    """The address that ``location`` leads to from ``url``: http or https; with ``secure``, not from https to http."""
+    """The target of a redirect; ``secure`` forbids redirects from https to http, other schemes are always forbidden."""
     target = urljoin(url, location)
     scheme = urlsplit(target).scheme.lower()
     if scheme not in ("http", "https"):
-        raise _Refusal(f"redirects to {shown(target)!r}, which is neither http nor https")
+        raise _PermanentError(f"redirects to {shown(target)!r}, which is neither http nor https")
     if secure and scheme == "http" and urlsplit(url).scheme.lower() == "https":
-        raise _Refusal(f"redirects from https to {shown(target)!r}, and no checksum is known that would make up for it")
+        raise _PermanentError(f"redirects from https to {shown(target)!r}, and no checksum is known to verify the file")
     return target
 
 
 def _begin(response: httpx.Response, part: _Part, wanted: Wanted, asked: int) -> tuple[int | None, int | None]:
-    """Where the answer's bytes go in the file, and how many the file has; (None, …) where the part is whole."""
+    """The offset of the response's bytes in the file and the file's size; the offset is None for a complete part."""
     status = response.status_code
     if status in _PASSING:
-        raise _PassingTrouble(f"status {status} {response.reason_phrase}", _retry_after(response.headers))
+        raise _TransientError(f"status {status} {response.reason_phrase}", _retry_after(response.headers))
     if status == 416 and asked:
         if wanted.size == asked:
             return None, asked
         part.clear()
-        raise _PassingTrouble(f"has no bytes after {asked:,}: starting anew")
+        raise _TransientError(f"has no bytes after {asked:,}: starting over")
     if status not in (200, 206):
-        raise _Refusal(f"status {status} {response.reason_phrase}")
+        raise _PermanentError(f"status {status} {response.reason_phrase}")
     if response.headers.get("Content-Encoding", "identity") != "identity":
-        raise _Refusal(f"sends the file as {response.headers['Content-Encoding']!r}, not as it is")
+        raise _PermanentError(f"sends the file with the content encoding {response.headers['Content-Encoding']!r}")
     length = response.headers.get("Content-Length", "")
     start, total = 0, int(length) if length.isdigit() else None
     if status == 206:
-        found = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
-        if found is None or int(found[1]) != asked:
+        span = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
+        if span is None or int(span[1]) != asked:
             part.clear()
-            raise _PassingTrouble("sent another part than asked for: starting anew")
-        start, total = asked, None if found[3] == "*" else int(found[3])
+            raise _TransientError("sent another range than requested: starting over")
+        start, total = asked, None if span[3] == "*" else int(span[3])
     if total is not None and wanted.size is not None and total != wanted.size:
-        raise _Refusal(f"has a file of {total:,} bytes, expected {wanted.size:,}")
+        raise _PermanentError(f"has a file of {total:,} bytes, expected {wanted.size:,}")
     return start, wanted.size if total is None else total
 
 
@@ -263,13 +263,13 @@ def _receive(response: httpx.Response, part: _Part, start: int, total: int | Non
         for chunk in response.iter_raw():
             done += len(chunk)
             if total is not None and done > total:
-                raise _Refusal(f"sends more than the {total:,} bytes of the file")
+                raise _PermanentError(f"sends more than the {total:,} bytes of the file")
             file.write(chunk)
             on_bytes(done, total)
 
 
 def _validator(headers: httpx.Headers) -> str | None:
-    """What If-Range takes: a strong entity tag, else the date of the last change."""
+    """The validator for If-Range: a strong entity tag, else the date of the last modification."""
     tag = str(headers.get("ETag", ""))
     return tag if tag and not tag.startswith("W/") else headers.get("Last-Modified")
 

@@ -1,4 +1,4 @@
-"""Getting a public data set: what would be downloaded, the download, its check, and the folders that come of it."""
+"""Fetching a public data set: planning, downloading, verifying and unpacking its archives."""
 
 from __future__ import annotations
 
@@ -21,18 +21,21 @@ from pipelines.acquire.download import OnBytes, Wanted, download, part_of
 from pipelines.disk_space import mebibytes
 from pipelines.errors import RunError
 
-PLAIN_SECONDS = 10.0  # between two plain lines of a download
+PLAIN_SECONDS = 10.0  # between two progress lines of a download, without a progress bar
 _CLIP = re.compile(r"v_(.+)_g\d+_c\d+")
 _SUFFIXES = (".rar", ".zip", ".tar", ".tar.gz", ".tgz")
 
 
 class FetchError(RunError):
-    """A data set that cannot be fetched: one line that says why and what to do."""
+    """A data set cannot be fetched; the message is one line with the reason and advice."""
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One archive that a fetch needs, the folder that its files become, and whether it is an archive of archives."""
+    """An archive, the folder to unpack it into, the path of each of its members there, and whether it is nested.
+
+    A nested archive contains archives.
+    """
 
     archive: Archive
     folder: Path
@@ -41,11 +44,11 @@ class Item:
 
     @property
     def path(self) -> Path:
-        """Where the archive lies, or is to lie."""
+        """The path of the downloaded archive."""
         return self.folder.with_name(self.archive.name)
 
     def is_needed(self) -> bool:
-        """Whether the folder is missing or empty; ``FetchError`` if it holds other files than the archive's."""
+        """Return whether the folder is missing or empty; ``FetchError`` if it only has files of something else."""
         if not os.path.lexists(self.folder):
             return True
         inside = (path.relative_to(self.folder) for path in self.folder.rglob("*") if path.is_file())
@@ -53,10 +56,10 @@ class Item:
             return False
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             return True
-        raise FetchError(f"{self.folder} holds nothing that {self.archive.name} has; move it away and fetch again")
+        raise FetchError(f"{self.folder} contains no files of {self.archive.name}; move it away and fetch again")
 
     def left(self) -> int | None:
-        """Bytes that are still to be downloaded; None where nobody knows."""
+        """The number of bytes left to download; None if unknown."""
         if self.path.is_file():
             return 0
         part = part_of(self.path)
@@ -66,32 +69,32 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
-    """What is to be done for a data set in a folder; ``items`` are the archives whose folders are missing or empty."""
+    """The plan for a data set in a folder; ``items`` are the archives whose folders are missing or empty."""
 
     source: Source
     directory: Path
     items: tuple[Item, ...]
 
     def folders(self) -> str:
-        """The folder of the videos and that of the lists, for a person."""
+        """The folder of the videos and that of the lists, as text."""
         return f"{self.directory / self.source.folder} and {self.directory / self.source.lists_folder}"
 
     def describe(self) -> list[str]:
-        """What would be downloaded, from where, how much, and under which terms, in lines for a person."""
+        """Lines of text on what would be downloaded, from where, how much, and under which terms."""
         lines = [f"{self.source.title}", f"page      {self.source.page}", f"terms     {self.source.terms}"]
         if self.source.note:
             lines.append(f"note      {self.source.note}")
         for item in self.items:
             size = "of unknown size" if item.archive.size is None else _amount(item.archive.size)
             left = item.left()
-            done = ", is there" if left == 0 else ""
+            done = ", already downloaded" if left == 0 else ""
             if left and left != item.archive.size:
-                done = f", {_amount(left)} to go"
+                done = f", {_amount(left)} left"
             lines.append(f"download  {item.archive.name} ({size}{done}) from {shown(item.archive.urls[0])}")
             if not item.archive.has_checksum:
-                lines.append("          its checksum is not known: the SHA-256 will be printed, but cannot be compared")
+                lines.append("          its checksum is unknown: the SHA-256 will be printed, but cannot be verified")
         lines.append(f"into      {self.folders()}")
-        return lines if self.items else [*lines[:-1], f"nothing to download: {self.folders()} are there"]
+        return lines if self.items else [*lines[:-1], f"nothing to download: {self.folders()} already exist"]
 
 
 def _amount(size: int) -> str:
@@ -100,7 +103,7 @@ def _amount(size: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """An archive that was fetched: its bytes, its SHA-256, and whether a checksum in the table confirms it."""
+    """A downloaded archive: its size in bytes, its SHA-256, and whether it was compared with a known checksum."""
 
     name: str
     size: int
@@ -110,7 +113,7 @@ class Checked:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What came of a fetch: the folders for ``mocrop preprocess``, the clips in them, and the archives' checks."""
+    """Result of a fetch: the folders for ``mocrop preprocess``, the number of clips, and the verified archives."""
 
     source: Path
     splits: Path
@@ -132,19 +135,19 @@ class Fetched:
 
 
 def plan_fetch(dataset: str, directory: Path, url: str | None = None, *, zip_copy: bool = False) -> Fetch:
-    """What has to be done to have ``dataset`` in ``directory``; nothing is written and stdin is not read.
+    """Plan what to download to have ``dataset`` in ``directory``; writes nothing and asks nothing.
 
-    ``url`` is a mirror: a folder's address with files of the table's names in it, or that of an archive of the
-    videos, with the lists beside it. ``FetchError`` for a data set or an address that cannot be, for a
-    folder that holds something else, and where nothing here would unpack what is to be downloaded.
+    ``url`` is a mirror: the address of a folder with the archives, or of an archive of the videos with the lists
+    beside it. Raises ``FetchError`` for an unknown data set, an invalid address, a folder with other contents, or if no
+    program to unpack the archive is installed.
     """
     source = SOURCES.get(dataset)
     if dataset in ELSEWHERE:
         raise FetchError(f"data set {dataset!r} cannot be fetched: {ELSEWHERE[dataset]}; then mocrop index reads it")
     if source is None:
-        raise FetchError(f"data set {dataset!r} is not known; known: {', '.join(SOURCES)}")
+        raise FetchError(f"data set {dataset!r} is unknown; known: {', '.join(SOURCES)}")
     if zip_copy and source.videos_zip is None:
-        raise FetchError(f"--zip: no zip copy of {dataset} is known; leave --zip out")
+        raise FetchError(f"--zip: there is no known zip copy of {dataset}; omit --zip")
     videos = (source.videos_zip if zip_copy else None) or source.videos
     lists = source.lists
     if url is not None:
@@ -160,14 +163,14 @@ def plan_fetch(dataset: str, directory: Path, url: str | None = None, *, zip_cop
     )
     items = tuple(item for item in wanted if item.is_needed())
     if any(item.archive.name.lower().endswith(".rar") for item in items) and not rar_tools():
-        raise FetchError(f"nothing here would unpack {videos.name}: {RAR_ADVICE}")
+        raise FetchError(f"no installed program unpacks {videos.name}: {RAR_ADVICE}")
     return Fetch(source, directory, items)
 
 
 def _mirrored(url: str, videos: Archive, lists: Archive, source: Source) -> tuple[Archive, Archive]:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise FetchError(f"--url {shown(url)!r}: give an address that begins with http:// or https://")
+        raise FetchError(f"--url {shown(url)!r}: give an address that starts with http:// or https://")
     name = PurePosixPath(parts.path).name
     if not name.lower().endswith(_SUFFIXES):
         base = parts._replace(path=parts.path.rstrip("/") + "/").geturl()
@@ -181,7 +184,7 @@ def _at(archive: Archive, url: str) -> Archive:
 
 
 def place_video(path: PurePosixPath, class_names: tuple[str, ...]) -> PurePosixPath | None:
-    """``<Class>/<clip>`` for a video in an archive, also where all clips lie in one folder; None for other files."""
+    """``<Class>/<clip>`` for a video in an archive, even if all clips are in one folder; None for other files."""
     if path.suffix.lower() not in VIDEO_SUFFIXES or hidden_kind(path):
         return None
     clip = _CLIP.fullmatch(path.stem)
@@ -193,67 +196,67 @@ def place_video(path: PurePosixPath, class_names: tuple[str, ...]) -> PurePosixP
 
 
 def place_list(path: PurePosixPath) -> PurePosixPath | None:
-    """The name of a list of an archive, without its folders; None for other files."""
+    """The file name of a list in an archive; None for other files."""
     return PurePosixPath(path.name) if path.suffix == ".txt" and not hidden_kind(path) else None
 
 
 def fetch(plan: Fetch, say: Callable[[str], None], on_bytes: Callable[[str], OnBytes]) -> Fetched:
-    """Download, check and unpack; what is there already is kept, and the archives stay beside the folders.
+    """Download, verify and unpack the archives of a plan; existing files are kept, and the archives are not removed.
 
-    ``say`` gets lines about what goes on, ``on_bytes`` a file's name and gives what is told its bytes.
-    ``RunError`` in one line where that fails; what is whole by then is kept, and the same call goes on with it.
+    ``say`` is called with progress messages; ``on_bytes`` is called with a file name and returns the callback for its
+    bytes. Raises ``RunError`` on failure; completed work is kept, and another call resumes.
     """
     plan.directory.mkdir(parents=True, exist_ok=True)
-    found: list[Checked] = []
-    with _alone_in(plan.directory):
+    checked: list[Checked] = []
+    with _locked(plan.directory):
         check_space(plan.directory, _needed(plan))
         for item in plan.items:
-            found.append(_obtain(item, say, on_bytes(item.archive.name)))
+            checked.append(_obtain(item, say, on_bytes(item.archive.name)))
             say(f"unpacking {item.archive.name} into {item.folder}")
             count = (unpack_nested if item.nested else unpack)(item.path, item.folder, item.place)
-            say(f"{count} files in {item.folder}; {item.path} is not needed any more")
-    return _result(plan, found)
+            say(f"{count} files in {item.folder}; {item.path} is no longer needed")
+    return _result(plan, checked)
 
 
 def _needed(plan: Fetch) -> int:
-    """Bytes that the rest of the archives and what they hold take: videos hardly shrink in an archive."""
+    """Bytes for the rest of the archives and their unpacked contents; archives hardly compress videos."""
     return sum((item.left() or 0) + (item.archive.size or 0) for item in plan.items)
 
 
 def _obtain(item: Item, say: Callable[[str], None], on_bytes: OnBytes) -> Checked:
-    """The archive, whole and with the right checksum; a wrong one is downloaded once more, from its beginning."""
+    """Download and verify an archive, unless it exists; a file with a wrong checksum is downloaded once more."""
     archive = item.archive
     if item.path.is_file():
-        found = _check(item.path, archive)
-        if found is None:
-            raise FetchError(f"{item.path} is not the file that it ought to be (size or checksum); move it away")
-        return _said(found, say)
+        checked = _check(item.path, archive)
+        if checked is None:
+            raise FetchError(f"{item.path} is not the expected file (size or checksum differs); move it away")
+        return _reported(checked, say)
     wanted = Wanted(item.path, archive.urls, archive.size, archive.has_checksum)
     for last in (False, True):
         download(wanted, on_bytes, say)
-        found = _check(item.path, archive)
-        if found is not None:
-            return _said(found, say)
+        checked = _check(item.path, archive)
+        if checked is not None:
+            return _reported(checked, say)
         kind, right = ("SHA-256", archive.sha256) if archive.sha256 else ("MD5", archive.md5)
         wrong = _digest(item.path, kind)
         item.path.unlink()
         if not last:
-            say(f"{archive.name} arrived damaged ({kind} {wrong}); downloading it once more")
+            say(f"{archive.name} arrived damaged ({kind} {wrong}); downloading it again")
     raise FetchError(
         f"{archive.name} has the {kind} {wrong}, expected {right}, after two downloads; it was removed. Try "
-        "another address with --url. If the publisher has replaced the file, unpack it by hand: mocrop preprocess "
-        "needs the folder alone"
+        "another address with --url. If the publisher has replaced the file, unpack it yourself: mocrop preprocess "
+        "only needs the folder"
     )
 
 
-def _said(found: Checked, say: Callable[[str], None]) -> Checked:
-    what = "as expected" if found.compared else "which cannot be compared, as nobody published the right one"
-    say(f"{found.name}: {found.size:,} bytes, SHA-256 {found.sha256}, {what}")
-    return found
+def _reported(checked: Checked, say: Callable[[str], None]) -> Checked:
+    verdict = "as expected" if checked.compared else "which cannot be verified, as none is published"
+    say(f"{checked.name}: {checked.size:,} bytes, SHA-256 {checked.sha256}, {verdict}")
+    return checked
 
 
 def _check(path: Path, archive: Archive) -> Checked | None:
-    """The file's size and checksum; None where one of them is not the expected one."""
+    """The file's size and checksum; None if one of them differs from the expected value."""
     size = path.stat().st_size
     if archive.size is not None and size != archive.size:
         return None
@@ -270,26 +273,26 @@ def _digest(path: Path, kind: str) -> str:
         return hashlib.file_digest(file, kind.replace("-", "").lower()).hexdigest()
 
 
-def _result(plan: Fetch, found: list[Checked]) -> Fetched:
+def _result(plan: Fetch, checked: list[Checked]) -> Fetched:
     source, splits = plan.directory / plan.source.folder, plan.directory / plan.source.lists_folder
     videos = find_videos(source).videos
     classes = len({path.parts[0] for path in videos})
     warnings = []
     if len(videos) != plan.source.clips:
-        warnings.append(f"{len(videos)} clips in {source}, where the whole data set has {plan.source.clips}")
+        warnings.append(f"{len(videos)} clips in {source}, but the whole data set has {plan.source.clips}")
     if not (splits / plan.source.list_name).is_file():
         warnings.append(f"no {plan.source.list_name} in {splits}: these are not the official lists")
-    return Fetched(source, splits, len(videos), classes, found, warnings)
+    return Fetched(source, splits, len(videos), classes, checked, warnings)
 
 
 @contextlib.contextmanager
-def _alone_in(directory: Path) -> Iterator[None]:
-    """Keep a second fetch out of the folder."""
+def _locked(directory: Path) -> Iterator[None]:
+    """Lock a folder against a second fetch."""
     handle = os.open(directory, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError:
-        raise FetchError(f"another mocrop fetch is at work in {directory}; wait for it") from None
+        raise FetchError(f"another mocrop fetch is running in {directory}; wait for it") from None
     finally:
         os.close(handle)

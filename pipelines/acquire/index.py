@@ -1,4 +1,4 @@
-"""The clip table of a data set and the file of its class names, written beside each other."""
+"""Writing the clip table of a data set and the file of its class names next to it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from data_specs.names import DatasetError
 from pipelines.atomic_files import atomic_write
 from pipelines.errors import RunError
 
-CLASSES = ".classes.txt"  # takes the place of the table's suffix
+CLASSES = ".classes.txt"  # replaces the suffix of the table
 _JSON_LINES = (".jsonl", ".ndjson")
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """An index and the files that were made from it."""
+    """An index and the files written from it."""
 
     index: Index
     table: Path
@@ -35,8 +35,8 @@ def write_index(
 ) -> Written:
     """Write the clip table of ``source`` (`make_index`) to ``out``, its class names to ``<stem of out>.classes.txt``.
 
-    ``RunError`` in one line where the index cannot be made, for another suffix than .csv, .jsonl and .ndjson, and for
-    files that exist unless ``overwrite``.
+    Raises ``RunError`` if the index cannot be made, if the suffix is not .csv, .jsonl or .ndjson, or, unless
+    ``overwrite``, if a file exists.
     """
     if out.suffix.lower() not in (".csv", *_JSON_LINES):
         raise RunError(f"out {str(out)!r}: give a file that ends in .csv or .jsonl")

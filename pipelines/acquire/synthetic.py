@@ -1,29 +1,28 @@
-"""A small synthetic data set in UCF-101's layout whose classes differ only in what moves (ours).
+"""A small synthetic data set in UCF-101's layout whose classes differ only in which figure moves.
 
-How it is made. Each class is one drawn figure: a shape with its own hue and texture. Every frame of every
-clip shows one figure of *every* class, each inside a home rectangle of its own, and no two homes overlap.
-Each figure has a closed path through its home. In a clip of class A the figure of A walks along its path at
-a constant 1.5 to 6 px a frame; all others stand still, each at a random place of its own path. All figures
-are drawn by the same code, anti-aliased, turned and sized at random and without motion blur, over a textured
-still background; sensor noise and a slight flicker lie on top, so that a codec finds false vectors too. The
-background belongs to the group (``gNN``) and is the same for all classes, so that it names none.
+Construction. Each class is one drawn figure: a shape with its own hue and texture. Every frame of every clip shows one
+figure of *every* class, each inside its own home rectangle; homes do not overlap. Each figure has a closed path in its
+home. In a clip of class A, figure A walks along its path at a constant speed of 1.5 to 6 px per frame; all others
+stand still, each at a random point of its path. All figures are drawn by the same code, anti-aliased, without motion
+blur and with random rotation and size, over a textured still background. Sensor noise and slight flicker are added, so
+that a codec also finds false vectors. The background depends on the group (``gNN``) only, so it carries no information
+about the class.
 
-What a model of whole frames can know. Nothing: at any one time the walking figure is where a standing one
-could be, so the law of a still frame is the same in all classes and the best guess is right once in
-``classes`` times. Two things remain that a still picture cannot have: the codec treats moving blocks a
-little differently, and whoever compares two frames of a clip sees what moves (a network that takes its
-frames one by one and averages the logits does not). A training on whole frames can only learn by heart.
+Information in whole frames. None: at any time the walking figure is where a standing one could be, so single frames
+have the same distribution in all classes, and the best possible accuracy is 1 / ``classes``. There are two exceptions:
+the codec treats moving blocks slightly differently, and a comparison of two frames of a clip shows what moves (a
+network that processes frames separately and averages the logits cannot do that). Training on whole frames can only
+memorise.
 
-What a crop around the motion can know. It cuts away whatever stands outside, and what it cuts or drops was
-not the actor. How much that is depends on where the homes are, which is our choice and not a finding: they
-are drawn nearer to the frame's borders than uniform ones (`_towards_borders`), as a crop of 75 % of the area
-can only drop what stands near a border. With four classes, 56 % of the bystanders stay whole in the best box
-of 6x8 cells around the actor, so that a guess among the figures left whole is right in 43 % of the frames;
-it is right in 29 % after a centre crop of the same area and in 25 % on whole frames. Twelve classes: 14, 11
-and 8 %. `tests/unit/pipelines/test_synth.py` checks these figures. They are ceilings for whoever looks only at what is
-left; where it stands in the crop tells a little more. So the set shows that the chain works and that a crop can
-carry information; it says nothing about the size of the gain on real video, where the scene itself is a cue
-that a crop may lose.
+Information in a crop around the motion. The crop removes figures, none of which is the actor. How many depends on the
+homes, which is a design choice and not a finding: they are drawn closer to the frame's borders than uniformly
+(`_towards_borders`), as a crop of 75 % of the area can only remove figures near a border. With four classes, 56 % of
+the bystanders stay whole in the best box of 6x8 cells around the actor, so a guess among the figures left whole is
+right in 43 % of the frames, compared with 29 % after a centre crop of the same area and 25 % on whole frames. With
+twelve classes: 14, 11 and 8 %. `tests/unit/pipelines/test_synth.py` checks these numbers. They are upper bounds for a
+model that uses only which figures are left; their positions in the crop add a little. The set thus shows that the
+pipeline works and that a crop can carry information. It does not predict the gain on real video, where the scene
+itself is a cue that a crop may lose.
 """
 
 from __future__ import annotations
@@ -37,15 +36,16 @@ from pipelines.acquire.synthetic_scenes import FIGURES, FPS, actor_boxes, compos
 from pipelines.media.encoder import write_video
 
 _MARKER = "synth.json"
-_LIMITS = (3, 25 * 99), (0, 2**63 - 1), (8, 100_000)  # of clips a class, of the seed, of frames
+_LIMITS = (3, 25 * 99), (0, 2**63 - 1), (8, 100_000)  # of clips per class, seed and frames
 
 
 @dataclass(frozen=True, slots=True)
 class Synth:
-    """What `write_dataset` left on disk: where it is and how much of it there is.
+    """Result of `write_dataset`.
 
-    ``source`` is the folder of class folders, ``splits`` the folder of lists, ``annotations`` the JSON file
-    of actor boxes; ``class_names`` are in label order; ``written`` of the ``clips`` were made by this call.
+    ``source`` is the folder of class folders, ``splits`` the folder of lists, ``annotations`` the JSON file of actor
+    boxes; ``class_names`` are in label order; ``frames`` is the number per clip; ``written`` is how many of the
+    ``clips`` this call made.
     """
 
     directory: Path
@@ -59,7 +59,7 @@ class Synth:
 
 
 def class_names(classes: int) -> tuple[str, ...]:
-    """The names of the first ``classes`` figures' classes in label order, which is the alphabet's.
+    """The class names of the first ``classes`` figures in label order, which is alphabetical.
 
     Raises ValueError outside 2..12.
     """
@@ -69,19 +69,19 @@ def class_names(classes: int) -> tuple[str, ...]:
 
 
 def groups_of(clips_per_class: int) -> tuple[int, ...]:
-    """The group (from 1) of each clip of a class: about two clips a group, 3 to 25 groups, in order."""
+    """The group (from 1) of each clip of a class, in order: about two clips per group, 3 to 25 groups."""
     groups = min(25, max(3, clips_per_class // 2))
     return tuple(1 + clip * groups // clips_per_class for clip in range(clips_per_class))
 
 
 def tested_groups(groups: int, split: int) -> range:
-    """The groups that split 1, 2 or 3 tests: as in UCF-101 about 7 of 25, in order, none twice."""
+    """The test groups of split 1, 2 or 3: as in UCF-101 about 7 of 25, consecutive and disjoint."""
     size = min(groups // 3, max(1, round(groups * 7 / 25)))
     return range(1 + (split - 1) * size, 1 + split * size)
 
 
 def clip_ids(names: tuple[str, ...], clips_per_class: int) -> tuple[tuple[str, int], ...]:
-    """``(id, group)`` of every clip, by class and then by name; an id is ``Class/v_Class_gNN_cNN``."""
+    """(id, group) of every clip, sorted by class and name; an id is ``Class/v_Class_gNN_cNN``."""
     groups = groups_of(clips_per_class)
     return tuple(
         (f"{name}/v_{name}_g{group:02d}_c{1 + k - groups.index(group):02d}", group)
@@ -99,21 +99,21 @@ def write_dataset(
     frames: int = 50,
     on_clip: Callable[[str, int, int], None] | None = None,
 ) -> Synth:
-    """Write the data set described above into ``directory`` and say what is there.
+    """Write the data set described above into ``directory``.
 
     ``classes`` 2..12, ``clips_per_class`` 3..2475 (each split tests at least one group of each class),
     ``seed`` >= 0, ``frames`` 8..100000 in every clip; ``on_clip(id, done, total)`` is called after each clip.
-    Equal arguments give equal pixels. A folder that this function left unfinished with the same arguments is
-    finished, a finished one is left as it is; any other folder with something in it raises FileExistsError. A
-    number out of range raises ValueError, before anything is written.
+    Equal arguments give equal pixels. An unfinished data set with the same arguments is completed, a finished one is
+    left as it is. Raises FileExistsError for any other folder that is not empty, and ValueError for a number out of
+    range, before anything is written.
     """
     names = class_names(classes)
-    asked = {"clips_per_class": clips_per_class, "seed": seed, "frames": frames}
-    for (name, value), (low, high) in zip(asked.items(), _LIMITS, strict=True):
+    numbers = {"clips_per_class": clips_per_class, "seed": seed, "frames": frames}
+    for (name, value), (low, high) in zip(numbers.items(), _LIMITS, strict=True):
         if not low <= value <= high:
             raise ValueError(f"{name} is {value}, expected {low} to {high}")
     directory = Path(directory)
-    _claim(directory, {"format": 1, "classes": classes, **asked})
+    _claim(directory, {"format": 1, "classes": classes, **numbers})
     clips = clip_ids(names, clips_per_class)
     source, annotations = directory / "UCF-101", directory / "annotations" / "actors.json"
     splits = directory / "ucfTrainTestlist"
@@ -135,17 +135,17 @@ def write_dataset(
 
 
 def _claim(directory: Path, made_by: dict[str, int]) -> None:
-    """Make ``directory`` ours by a marker with the arguments, or raise FileExistsError if it is not."""
+    """Mark ``directory`` with a file of the arguments; FileExistsError if it has other contents or arguments."""
     marker = directory / _MARKER
     if directory.is_file() or (directory.is_dir() and any(directory.iterdir())):
         try:
-            found = dict(json.loads(marker.read_text(encoding="utf-8")))
+            present = dict(json.loads(marker.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             reason = "is not empty and not from `mocrop synth`"
-            raise FileExistsError(f"{directory} {reason}: take a new folder") from None
-        if found != made_by:
-            differ = ", ".join(f"{k} {found.get(k)} not {v}" for k, v in made_by.items() if found.get(k) != v)
-            raise FileExistsError(f"{directory} holds another synthetic data set ({differ}): take a new folder")
+            raise FileExistsError(f"{directory} {reason}: choose a new folder") from None
+        if present != made_by:
+            differ = ", ".join(f"{k} {present.get(k)} not {v}" for k, v in made_by.items() if present.get(k) != v)
+            raise FileExistsError(f"{directory} holds another synthetic data set ({differ}): choose a new folder")
     _write_text(marker, json.dumps(made_by))
 
 
@@ -165,7 +165,7 @@ def _write_lists(folder: Path, names: tuple[str, ...], clips: tuple[tuple[str, i
 
 
 def _write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all, making its folder."""
+    """Atomically write a file; create its folder if necessary."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
     part.write_bytes(text.encode())

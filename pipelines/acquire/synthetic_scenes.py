@@ -1,4 +1,4 @@
-"""What a synthetic clip shows: figures that move over a textured place."""
+"""Drawing synthetic clips: figures over a textured background."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ FIGURES = (
     *("Disc", "Star", "Cross", "Triangle", "Ring", "Heart"),
     *("Square", "Moon", "Arrow", "Drop", "Gear", "Bolt"),
 )
-"""The shapes, in the order in which classes are taken; the class of ``Disc`` is ``MovingDisc``."""
+"""The shapes in the order in which classes use them; the class of ``Disc`` is ``MovingDisc``."""
 _GRAIN = 8  # sub-pixel steps and supersampling in each direction
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One drawn figure and the centre of it in every frame.
+    """A figure and its centre in every frame.
 
-    ``kind`` indexes `FIGURES`; ``radius`` in px; ``angle`` in degrees; ``hue`` 0..1; ``centres`` is (frames,
-    2) float64 x, y in px, on a grid of 1/8 px, all equal where the figure stands still.
+    ``kind`` indexes `FIGURES`; ``radius`` in px; ``angle`` in degrees; ``hue`` 0..1; ``centres`` is (frames, 2)
+    float64 x, y in px, on a grid of 1/8 px, all equal if the figure stands still.
     """
 
     kind: int
@@ -39,14 +39,14 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """One clip before it is drawn: its figures in the order of `FIGURES`, and which of them is the actor."""
+    """Description of a clip: its figures in the order of `FIGURES`, and the index of the actor."""
 
     figures: tuple[Figure, ...]
     actor: int
 
 
 def compose(seed: int, clip_id: str, classes: int, frames: int) -> Scene:
-    """The scene of one clip: a home, a path and a look for each figure, from the seed and the clip's id."""
+    """Compose the scene of a clip, with home, path and appearance of each figure, from the seed and the clip's id."""
     rng = clip_rng(seed, clip_id, "scene")
     actor = FIGURES.index(clip_id.split("/")[0].removeprefix("Moving"))
     radius = 20.0 * min(1.0, math.sqrt(6 / classes))
@@ -63,7 +63,7 @@ def compose(seed: int, clip_id: str, classes: int, frames: int) -> Scene:
 
 
 def draw(scene: Scene, seed: int, clip_id: str, group: int) -> Iterator[np.ndarray]:
-    """The clip's frames, (240, 320, 3) uint8 RGB, in order."""
+    """Yield the clip's frames in order, each (240, 320, 3) uint8 RGB."""
     still = _place(clip_rng(seed, f"g{group:02d}", "place"))
     for kind, figure in enumerate(scene.figures):
         if kind != scene.actor:
@@ -71,7 +71,7 @@ def draw(scene: Scene, seed: int, clip_id: str, group: int) -> Iterator[np.ndarr
     actor = scene.figures[scene.actor]
     sprite = _sprite(actor)
     rng = clip_rng(seed, clip_id, "sensor")
-    # a standard normal quantile for each byte: noise as fast as random bytes, and the same on every machine
+    # a quantile of the normal distribution for each byte: fast noise that is the same on every machine
     noise = np.array([round(2.2 * NormalDist().inv_cdf((k + 0.5) / 256)) for k in range(256)], dtype=np.int16)
     for centre in actor.centres:
         frame = still.copy()
@@ -83,7 +83,7 @@ def draw(scene: Scene, seed: int, clip_id: str, group: int) -> Iterator[np.ndarr
 
 
 def actor_boxes(scene: Scene) -> list[list[int]]:
-    """The actor's x, y, width and height in every frame: the smallest whole pixels that hold all of it."""
+    """The actor's x, y, width and height in px in every frame: its smallest bounding box of whole pixels."""
     actor = scene.figures[scene.actor]
     sprite = _sprite(actor)
     drawn = np.array(sprite.getchannel("A").getbbox()).reshape(2, 2) - sprite.width // 2
@@ -95,7 +95,7 @@ def actor_boxes(scene: Scene) -> list[list[int]]:
 
 
 def _homes(rng: np.random.Generator, count: int, least: float) -> np.ndarray:
-    """Home rectangles x, y, width, height (count, 4) in px: apart, 2 px off the frame's edge, in no order."""
+    """Home rectangles x, y, width, height (count, 4) in px: disjoint, 2 px from the frame's edge, in random order."""
     for _ in range(10_000):
         homes: list[tuple[float, float, float, float]] = []
         for _ in range(30 * count):
@@ -114,13 +114,13 @@ def _homes(rng: np.random.Generator, count: int, least: float) -> np.ndarray:
 
 
 def _towards_borders(rng: np.random.Generator) -> float:
-    """A number in 0..1, mostly near 0 or near 1: on each side of the middle a uniform one's cube root."""
+    """A random number in 0..1, mostly near 0 or 1: the cube root of a uniform number, on either side of the middle."""
     side = 2 * rng.random() - 1
     return (1 + math.copysign(abs(side) ** (1 / 3), side)) / 2
 
 
 def _walk(rng: np.random.Generator, home: np.ndarray, margin: float, walked: np.ndarray) -> np.ndarray:
-    """Centres (frames, 2) in px on the 1/8 px grid: from anywhere on a random closed path."""
+    """Centres (frames, 2) in px on the 1/8 px grid, along a random closed path from a random start."""
     x, y, width, height = home
     turn = np.linspace(0, 2 * np.pi, 361)
     across, down = (
@@ -140,12 +140,12 @@ def _walk(rng: np.random.Generator, home: np.ndarray, margin: float, walked: np.
 
 
 def _hue(kind: int) -> float:
-    """The hue of a figure: sixteenths in bit-reversed order, so that the first few are far apart."""
+    """The hue of a figure: sixteenths in bit-reversed order, so that the first few differ strongly."""
     return int(f"{kind:04b}"[::-1], 2) / 16
 
 
 def _ring(count: int, *radii: float, start: float = -0.25) -> np.ndarray:
-    """Corners (count, 2) around the origin, from ``start`` turns on, y down, with the radii in rotation."""
+    """Corners (count, 2) around the origin, y down, from angle ``start`` (in turns), with alternating ``radii``."""
     angles = 2 * np.pi * (start + np.arange(count) / count)
     corners: np.ndarray = np.resize(radii, count)[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
     return corners
@@ -176,7 +176,7 @@ def _outline(kind: int) -> tuple[np.ndarray, ...]:
 
 
 def _sprite(figure: Figure) -> Image.Image:
-    """The figure at eight times its size, RGBA, centred, with 2 px or more of nothing around it."""
+    """The figure as RGBA at eight times its size, centred, with a transparent margin of at least 2 px."""
     side = (2 * math.ceil(figure.radius) + 4) * _GRAIN
     middle, scale = side / 2, figure.radius * _GRAIN
     cos, sin = math.cos(math.radians(figure.angle)), math.sin(math.radians(figure.angle))
@@ -201,7 +201,7 @@ def _sprite(figure: Figure) -> Image.Image:
 
 
 def _paste(canvas: np.ndarray, sprite: Image.Image, centre: np.ndarray) -> None:
-    """Draw a sprite into the canvas (h, w, 3) uint8, its middle at ``centre`` (x, y px), to 1/8 px."""
+    """Draw a sprite into the canvas (h, w, 3) uint8, centred at ``centre`` (x, y in px, to 1/8 px)."""
     x, y = (round(float(c) * _GRAIN) - sprite.width // 2 for c in centre)
     (col, off_x), (row, off_y) = divmod(x, _GRAIN), divmod(y, _GRAIN)
     side = sprite.width // _GRAIN - 1
@@ -213,7 +213,7 @@ def _paste(canvas: np.ndarray, sprite: Image.Image, centre: np.ndarray) -> None:
 
 
 def _place(rng: np.random.Generator) -> np.ndarray:
-    """A still textured background (240, 320, 3) uint8: clouds of four grains on a floor and a wall."""
+    """A still textured background (240, 320, 3) uint8: noise of four scales on a floor and a wall."""
     texture = np.zeros((HEIGHT, WIDTH), dtype=np.float32)
     for cell, weight in ((64, 26.0), (24, 16.0), (8, 12.0), (2, 9.0)):
         coarse = rng.random((HEIGHT // cell + 2, WIDTH // cell + 2), dtype=np.float32) - np.float32(0.5)

@@ -1,4 +1,4 @@
-"""Dask: a cluster of one's own or someone else's, and the shards of a stage done on it. Nothing else imports Dask."""
+"""Processing the shards of a stage on a local or remote Dask cluster. Only this module imports Dask."""
 
 from __future__ import annotations
 
@@ -31,37 +31,38 @@ from pipelines.stages.tasks import ShardPlan, ShardReport
 
 _logger = logging.getLogger(__name__)
 
-ATTEMPTS = 3  # of a shard, the first included
+ATTEMPTS = 3  # per shard, including the first
 CONNECT_SECONDS = 15.0
 JOIN_SECONDS = 60.0
-CHECK_SECONDS = 5.0  # without news, before the workers are counted
-STOP_SECONDS = 600.0  # for the shards that someone else's cluster is doing when a run is stopped
+CHECK_SECONDS = 5.0  # between two checks that workers are left, while no shard finishes
+STOP_SECONDS = 600.0  # how long a stopped run waits for the shards in progress on a remote cluster
 
 _DASK = {
-    "distributed.worker.memory.target": False,  # workers keep no data: nothing to spill, nothing to wait for
+    "distributed.worker.memory.target": False,  # workers keep no data: there is nothing to spill
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
     "distributed.worker.memory.terminate": 0.95,
-    "distributed.worker.profile.enabled": False,  # these two: 0.06 s of CPU a second, which nobody looks at
+    "distributed.worker.profile.enabled": False,  # with the tick interval below, saves 6 % of a core per process
     "distributed.admin.tick.interval": "1 s",
-    # Dask's own give every frame's memory back at once and fault it in again: a fifth of a worker's CPU time
+    # Dask's defaults return each frame's memory to the system and fault it in again: 20 % of a worker's CPU time
     "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 64 * 2**20,
     "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 4 * 2**20,
-    "distributed.deploy.lost-worker-timeout": "10 minutes",  # or a slow restart is taken for a loss
-    "distributed.scheduler.http.routes": [],  # nobody looks there either
+    "distributed.deploy.lost-worker-timeout": "10 minutes",  # a shorter one treats a slow restart as a loss
+    "distributed.scheduler.http.routes": [],  # no dashboard
     "distributed.worker.http.routes": [],
-    "distributed.scheduler.allowed-failures": 0,  # map_shards says what becomes of a shard that a worker died on
+    "distributed.scheduler.allowed-failures": 0,  # map_shards retries a shard that a worker died on
 }
 
 
 @contextlib.contextmanager
 def dask_client(workers: int | None = None, address: str | None = None) -> Iterator[Client]:
-    """A client of the cluster at ``address``, or of one made here: on loopback, a single-threaded process a core.
+    """Yield a client of the cluster at ``address``, or of a new local one.
 
+    A local cluster listens on loopback and has ``workers`` single-threaded processes, one per core by default. Raises
     ``RunError`` if nothing answers at the address, or if no worker joins.
     """
     with contextlib.ExitStack() as stack:
-        for name in ("distributed", "asyncio"):  # they report every connection that closes while a cluster ends
+        for name in ("distributed", "asyncio"):  # they log every connection that closes while a cluster shuts down
             logging.getLogger(name).setLevel(logging.CRITICAL)
         stack.enter_context(dask.config.set(_DASK))
         stack.enter_context(environment_restored())
@@ -87,23 +88,23 @@ def _local_cluster(workers: int, folder: str) -> distributed.LocalCluster:
             n_workers=workers,
             threads_per_worker=1,
             host=server_address.LOOPBACK,
-            security=True,  # TLS with certificates that nobody else has: who can send tasks can run anything as us
+            security=True,  # TLS with one-time certificates: anyone who can submit tasks can run code as this user
             dashboard_address=f"{server_address.LOOPBACK}:0",
             scheduler_kwargs={"dashboard": False},
-            local_directory=folder,  # which Dask puts on the module path: not one that others may have made
+            local_directory=folder,  # Dask puts it on the module path, so it must be a folder that only we write
             silence_logs=logging.CRITICAL,
             preload=["pipelines.execution.worker"],
         )
 
 
 def check_workers(client: Client, run: Run) -> None:
-    """``RunError`` if a worker lacks this package or does not see the folders that it is to read and write."""
+    """Raise ``RunError`` if a worker lacks this package or does not see the source folder and the store."""
     paths = [run.folders.source] + ([] if is_url(run.location) else [run.location])
-    for worker, found in client.run(missing_folders, *paths, on_error="return").items():
-        if isinstance(found, BaseException):
-            raise RunError(f"the Dask worker {worker} cannot run mocrop: {one_line(found)}")
-        if found:
-            raise RunError(f"the Dask worker {worker} does not see {', '.join(found)}")
+    for worker, missing in client.run(missing_folders, *paths, on_error="return").items():
+        if isinstance(missing, BaseException):
+            raise RunError(f"the Dask worker {worker} cannot run mocrop: {one_line(missing)}")
+        if missing:
+            raise RunError(f"the Dask worker {worker} does not see {', '.join(missing)}")
 
 
 def map_shards(
@@ -112,11 +113,12 @@ def map_shards(
     work: Callable[[ShardPlan], Attempt],
     on_report: Callable[[ShardReport], None],
 ) -> dict[int, str]:
-    """Do every shard on the cluster, each tried up to ``ATTEMPTS`` times by itself; why shards failed, by shard.
+    """Process every shard on the cluster, with up to ``ATTEMPTS`` attempts each; return the failed shards' reasons.
 
-    A shard that a worker died on is done in a process of its own from then on, where the clip that it dies on is
-    found. ``RunError`` at the first shard that says that going on would not help, or where our own code failed: then
-    it names the log file with the traceback. However this ends, no shard is being written any more when it returns.
+    After a worker died on a shard, the shard is processed in a separate process, which finds the clip to blame.
+    Raises ``RunError`` at the first shard whose failure would repeat for others, such as a full disk, or is a bug in
+    our own code (the message then names the log file with the traceback). No shard is still being written when this
+    returns or raises.
     """
     window = 64 + 4 * sum(client.nthreads().values())
     waiting = deque((plan, 1) for plan in plans)
@@ -126,10 +128,10 @@ def map_shards(
     deaths = 0
 
     def submit() -> None:
-        # once a worker has died, none gets a second shard to wait behind its first: Dask would count it as dead too
+        # after a death, queue no second shard on a worker: if the worker died, Dask would report both shards as killed
         room = max(1, sum(client.nthreads().values())) if deaths else window
         if deaths:
-            _mend(client)
+            _replace_failed_workers(client)
         while waiting and len(running) < room:
             plan, number = waiting.popleft()
             future = client.submit(work, plan, key=f"{plan.stage}-{uuid.uuid4().hex}", pure=False)
@@ -141,22 +143,22 @@ def map_shards(
         while running:
             future = _next(client, ended)
             plan, number = running.pop(future)
-            found = _outcome(future)
-            deaths += found.died
-            if found.stderr:
-                _report_deaths(plan, found.stderr)
-            if found.report is not None:
-                on_report(found.report)
-            elif found.internal is not None:
-                raise RunError(record(found.internal, _logs(plan), f"stage {plan.stage}, shard {plan.shard}"))
-            elif found.stop:
-                raise RunError(f"{plan.stage}: {found.error}")
-            elif found.died and not plan.apart:
+            result = _attempt_of(future)
+            deaths += result.died
+            if result.stderr:
+                _report_deaths(plan, result.stderr)
+            if result.report is not None:
+                on_report(result.report)
+            elif result.internal is not None:
+                raise RunError(record(result.internal, _logs(plan), f"stage {plan.stage}, shard {plan.shard}"))
+            elif result.stop:
+                raise RunError(f"{plan.stage}: {result.error}")
+            elif result.died and not plan.apart:
                 waiting.appendleft((replace(plan, apart=True), number))
             elif number < ATTEMPTS:
                 waiting.appendleft((plan, number + 1))
             else:
-                failed[plan.shard] = found.error
+                failed[plan.shard] = result.error
             submit()
     except BaseException:
         _stop(client, list(running))
@@ -169,14 +171,14 @@ def _logs(plan: ShardPlan) -> Path:
 
 
 def _report_deaths(plan: ShardPlan, stderr: str) -> None:
-    """Keep what the processes that died on a shard wrote to standard error, and warn where it is."""
+    """Log what the processes that died on a shard wrote to standard error, and warn with the log file's path."""
     log = write_log(_logs(plan), "process-died", f"stage {plan.stage}, shard {plan.shard}\n\n{stderr}")
-    where = log or stderr  # what it said is shown if it cannot be kept
+    where = log or stderr  # show the text itself if no log file can be written
     _logger.warning("%s: a process died on shard %d; the end of its standard error: %s", plan.stage, plan.shard, where)
 
 
 def _next(client: Client, ended: SimpleQueue[distributed.Future]) -> distributed.Future:
-    """The next future that ends; ``RunError`` once there has been no worker for a while that could end one."""
+    """Wait for the next finished future; ``RunError`` if there has been no worker for ``JOIN_SECONDS``."""
     seen = time.monotonic()
     while True:
         with contextlib.suppress(Empty):
@@ -184,42 +186,42 @@ def _next(client: Client, ended: SimpleQueue[distributed.Future]) -> distributed
         if client.nthreads():
             seen = time.monotonic()
         elif time.monotonic() - seen > JOIN_SECONDS:
-            raise RunError("no Dask worker is left; what is done is kept, start the same command again")
-        _mend(client)
+            raise RunError("no Dask worker is left; completed work is kept, run the same command again")
+        _replace_failed_workers(client)
 
 
-def _mend(client: Client) -> None:
-    """Start a worker of our own cluster again where its nanny gave up, as when it was killed while it started."""
+def _replace_failed_workers(client: Client) -> None:
+    """Replace workers of a local cluster whose nanny gave up, for example because they were killed while starting."""
     cluster = client.cluster
     if isinstance(cluster, distributed.LocalCluster):
 
-        def mend() -> None:
+        def replace_failed() -> None:
             for name, nanny in list(cluster.workers.items()):
                 if nanny.status in (distributed.Status.closed, distributed.Status.failed):
                     del cluster.workers[name]
             cluster.scale(len(cluster.worker_spec))
 
         assert cluster.loop is not None
-        cluster.loop.add_callback(mend)
+        cluster.loop.add_callback(replace_failed)
 
 
-def _outcome(future: distributed.Future) -> Attempt:
-    """What a future brought; a process that died, or a worker without this package, is an attempt that failed."""
+def _attempt_of(future: distributed.Future) -> Attempt:
+    """The result of a finished future; errors of Dask, such as a dead worker, become a failed attempt."""
     try:
-        found: Attempt = future.result()
+        result: Attempt = future.result()
     except distributed.KilledWorker:
         return Attempt(error="its worker died each time (killed from outside, or out of memory)", died=True)
-    except Exception as error:  # of Dask: the text reaches the user when the last attempt has failed
+    except Exception as error:  # from Dask: shown to the user if the last attempt fails
         return Attempt(error=one_line(error))
-    return found
+    return result
 
 
 def _stop(client: Client, futures: Sequence[distributed.Future]) -> None:
-    """End the workers of a cluster of our own; on another, take back what has not begun and wait for the rest."""
+    """Close a local cluster; on a remote one, cancel the shards that have not started and wait for the others."""
     if isinstance(client.cluster, distributed.LocalCluster):
         client.cluster.close()
         return
-    begun = {key for keys in client.processing().values() for key in keys}
-    client.cancel([future for future in futures if future.key not in begun])
-    with client.as_current(), contextlib.suppress(TimeoutError):  # why the run stops is what is to be told
-        distributed.wait([future for future in futures if future.key in begun], timeout=STOP_SECONDS)
+    started = {key for keys in client.processing().values() for key in keys}
+    client.cancel([future for future in futures if future.key not in started])
+    with client.as_current(), contextlib.suppress(TimeoutError):  # must not hide the reason for the stop
+        distributed.wait([future for future in futures if future.key in started], timeout=STOP_SECONDS)

@@ -1,10 +1,10 @@
-"""What Prefect's commands need for a server of `mocrop serve`: its password, no proxy, and a deployment's short name.
+"""Plugin hook for Prefect's commands: the password of a `mocrop serve` server, no proxy, a deployment's short name.
 
-Prefect calls the hook of every ``prefect.plugins`` entry point while it is imported, before its command line reads
-``sys.argv``, where the settings have ``plugins.enabled``: those of prefect.toml in this repository and of the
-profile that `mocrop serve` makes. ``prefect deployment run preprocess-ucf101`` then does without the ``/local`` that
-Prefect wants in a name. The hook touches nothing of Prefect but environment variables, and those only where its
-settings name a server on this machine.
+If the setting ``plugins.enabled`` is true, as in this repository's prefect.toml and in the profile that `mocrop serve`
+creates, Prefect calls the hook of every ``prefect.plugins`` entry point on import, before its command line reads
+``sys.argv``. ``prefect deployment run preprocess-ucf101`` then works without the suffix ``/local`` that Prefect
+requires. The hook changes only ``sys.argv`` and, if Prefect's settings name a server on this machine, environment
+variables.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 FLOW = "preprocess-ucf101"
 DEPLOYMENT = f"{FLOW}/local"
-WITHOUT_VALUE = {"--watch", "--no-watch"}  # the options of `deployment run` that take no value
+WITHOUT_VALUE = {"--watch", "--no-watch"}  # options of `deployment run` that take no value
 
 
 def setup_environment(*, ctx: HookContext) -> None:
-    """Prefect's hook: complete the bare name in this process's command line, and let it into our own server."""
+    """Prefect's hook: complete the short deployment name in ``sys.argv`` and set the variables to reach our server."""
     sys.argv[:] = completed(sys.argv)
     if ctx.api_url:
         from prefect.settings import get_current_settings
@@ -35,7 +35,7 @@ def setup_environment(*, ctx: HookContext) -> None:
 
 
 def access(api_url: str, home: Path) -> dict[str, str | None]:
-    """The environment variables with which this user's clients get into the server at an address."""
+    """Environment variables that give this user's clients access to the server at an address."""
     variables: dict[str, str | None] = {}
     if server_address.on_loopback(api_url):
         variables |= proxies.around_loopback()
@@ -45,9 +45,9 @@ def access(api_url: str, home: Path) -> dict[str, str | None]:
 
 
 def completed(argv: list[str]) -> list[str]:
-    """``argv`` with the bare flow name of ``deployment run`` completed; the same words if there is none.
+    """Return ``argv`` with the bare flow name after ``deployment run`` completed, if there is one.
 
-    Only the word in the place of the name is changed, never the value of an option or another command's word.
+    Only the name argument is changed, never the value of an option or an argument of another command.
     """
     words = list(argv)
     for at in range(1, len(words) - 1):
@@ -55,15 +55,15 @@ def completed(argv: list[str]) -> list[str]:
             for place in range(at + 2, len(words)):
                 before = words[place - 1]
                 takes_a_value = before.startswith("-") and "=" not in before and before not in WITHOUT_VALUE
-                an_option_s_value = takes_a_value and place > at + 2
-                if words[place] == FLOW and not an_option_s_value:
+                is_value = takes_a_value and place > at + 2
+                if words[place] == FLOW and not is_value:
                     words[place] = DEPLOYMENT
                     return words
             break
     return words
 
 
-with contextlib.suppress(ImportError):  # a Prefect without this hook: the name stays as it was typed
+with contextlib.suppress(ImportError):  # this Prefect has no such hook: the full name is required
     from prefect.plugins import register_hook
 
     register_hook(setup_environment)

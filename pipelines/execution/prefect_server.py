@@ -1,7 +1,8 @@
-"""A Prefect server of our own on loopback: a child process that ends with us. Prefect is not imported here.
+"""Prefect servers that mocrop starts: a child process on loopback that ends with this one.
 
-A throw-away server keeps its records in a temporary folder and knows none of the user's Prefect settings. A lasting
-one (`mocrop serve`) has the user's settings and a database of its own in Prefect's home, so that runs stay on its page.
+A temporary server keeps its records in a temporary folder and ignores the user's Prefect settings. The persistent
+server of `mocrop serve` uses them and has its own database in Prefect's home, so that its page keeps past runs.
+This module does not import Prefect.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from pipelines.execution.server_secret import (
     seen_by_the_user_alone,
 )
 
-START_SECONDS = 120.0  # a fresh home runs Prefect's migrations first: 12 s on two cores
+START_SECONDS = 120.0  # in a new home, Prefect's migrations run first: 12 s on two cores
 END_SECONDS = 10.0
 RESTARTS = 3
 
@@ -48,7 +49,7 @@ _QUIET = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
 }
-_SHORT_LIVED = {  # what is only of use while no run is going on
+_SHORT_LIVED = {  # switches off services that a single run does not need
     "PREFECT_SERVER_API_BLOCKS_REGISTER_ON_START": "false",
     "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_ENABLED": "false",
     "PREFECT_SERVER_SERVICES_FOREMAN_ENABLED": "false",
@@ -60,30 +61,30 @@ _SHORT_LIVED = {  # what is only of use while no run is going on
 
 
 _SERVING = """serving {deployment}; the page is {page}; stop with Ctrl-C
-In another terminal (relative paths are taken from {folder}):
+In another terminal (relative paths are resolved against {folder}):
     export PREFECT_API_URL={url} PREFECT_PLUGINS_ENABLED=true    # not needed inside the repository
     prefect deployment run {deployment} -p source=UCF-101 -p store=ucf101.zarr --watch
 """
 
 
 class ServerError(RuntimeError):
-    """A Prefect server that cannot be started or reached: one line with the reason."""
+    """A Prefect server cannot be started or reached; the message is one line."""
 
 
 def how_to_start_runs(deployment: str, api_url: str, page: str) -> str:
-    """What `mocrop serve` says once it serves a deployment; ``api_url`` is shown without a password in it."""
+    """Instructions that `mocrop serve` prints when it is ready; a password in ``api_url`` is hidden."""
     return _SERVING.format(deployment=deployment, url=shown(api_url), page=page, folder=Path.cwd())
 
 
 def secret_of(api_url: str, home: Path) -> str | None:
-    """The password that ``SECRET_FILE`` names, or that of a server which this user has started with `mocrop serve`."""
+    """The password in the file that ``SECRET_FILE`` names, else that of this user's `mocrop serve` at ``api_url``."""
     if file := os.environ.get(SECRET_FILE):
         return Path(file).read_text(encoding="utf-8").strip()
     return read_secret(secret_path(home, port_of(api_url))) if on_loopback(api_url) else None
 
 
 def page_of(api_url: str, home: Path) -> str:
-    """The address of a server's page, as to be shown: with its password where only the user sees it."""
+    """The address of a server's page for display; it includes the password if only the user can see the output."""
     page = shown(api_url).removesuffix("/api")
     path = secret_path(home, port_of(api_url))
     secret = secret_of(api_url, home) if on_loopback(api_url) else None
@@ -94,10 +95,10 @@ def page_of(api_url: str, home: Path) -> str:
 
 @dataclass(slots=True)
 class Server:
-    """A server that was started here: its API's address, its database, its process, and what it has written so far.
+    """A server started by this process: its API address, database, process and output.
 
-    ``secret`` is what its API asks for ("user:password"); ``template`` where its new database is to be copied to, so
-    that the next server need not make one (4 s).
+    ``secret`` is the API's "user:password". ``template``, if set, is where the new, empty database is copied, so that
+    the next server does not have to create one (4 s).
     """
 
     api_url: str
@@ -109,7 +110,7 @@ class Server:
     template: Path | None = None
 
     def when_ready(self) -> str:
-        """The API's address, once the server answers; ``ServerError`` with the reason if it never does."""
+        """Wait until the server answers and return its API address; ``ServerError`` if it ends or does not answer."""
         deadline = time.monotonic() + START_SECONDS
         while not answers(self.api_url):
             if self.process.poll() is not None:
@@ -118,18 +119,18 @@ class Server:
                 raise ServerError(f"the Prefect server did not start in {START_SECONDS:g} s: {self._why()}")
             time.sleep(0.2)
         if self.template is not None:
-            with contextlib.suppress(OSError, sqlite3.Error):  # the next server makes its own, as this one did
+            with contextlib.suppress(OSError, sqlite3.Error):  # without a template, the next server creates its own
                 self.template.parent.mkdir(parents=True, exist_ok=True)
                 with atomic_write(self.template) as part:
                     _copy(self.database, part)
         return self.api_url
 
     @contextlib.contextmanager
-    def started_again(self, say: Callable[[str], None]) -> Iterator[None]:
-        """Start the server again, with its records, whenever it ends (killed from outside, or out of memory).
+    def kept_running(self, say: Callable[[str], None]) -> Iterator[None]:
+        """Restart the server with its records whenever it ends (killed from outside, or out of memory).
 
-        After ``RESTARTS`` times, this process ends at once, as if it were killed: without its server, Prefect would
-        stand still for minutes first.
+        If it ends more than ``RESTARTS`` times, this process exits immediately with status 1: without its server,
+        Prefect would hang for minutes.
         """
         over = threading.Event()
         watcher = threading.Thread(target=self._watch, args=(over, say), daemon=True)
@@ -147,9 +148,9 @@ class Server:
                     return
             ended = f"the run's own Prefect server ended (status {self.process.returncode})"
             if restart < RESTARTS:
-                say(f"{ended}; it is started again, and the run goes on")
+                say(f"{ended}; restarting it, the run continues")
                 self.process = self.start()
-        say(f"{ended} once too often; what is done is kept, start the same command again")
+        say(f"{ended} {RESTARTS + 1} times; completed work is kept, run the same command again")
         sys.stderr.flush()
         os._exit(1)
 
@@ -166,23 +167,23 @@ class Server:
 
     def _why(self) -> str:
         self.output.seek(0)
-        said = self.output.read().decode(errors="replace")
-        if f"{LOOPBACK}:{port_of(self.api_url)}: {os.strerror(errno.EADDRINUSE)}" in said:
+        output = self.output.read().decode(errors="replace")
+        if f"{LOOPBACK}:{port_of(self.api_url)}: {os.strerror(errno.EADDRINUSE)}" in output:
             other = f"PREFECT_API_URL=http://{LOOPBACK}:{free_port()}/api"
-            return f"another program uses port {port_of(self.api_url)}; give the server another one with {other}"
-        if "Can't locate revision" in said:
-            return f"its database {self.database} is of a newer Prefect; install that one, or move the file away"
-        if "file is not a database" in said or "disk image is malformed" in said:
-            return f"its database {self.database} is damaged; move the file away, and a new one is made"
-        lines = [line.strip() for line in said.splitlines()]
-        return " / ".join([line for line in lines if line][-3:]) or "it said nothing"
+            return f"another program uses port {port_of(self.api_url)}; choose another port with {other}"
+        if "Can't locate revision" in output:
+            return f"its database {self.database} is of a newer Prefect; install that version, or move the file away"
+        if "file is not a database" in output or "disk image is malformed" in output:
+            return f"its database {self.database} is damaged; move the file away, and a new one is created"
+        lines = [line.strip() for line in output.splitlines()]
+        return " / ".join([line for line in lines if line][-3:]) or "it printed nothing"
 
 
 @contextlib.contextmanager
 def throwaway() -> Iterator[Server]:
-    """Start a server for one run without waiting for it; it and its records are gone at exit.
+    """Start a temporary server for one run without waiting for it; on exit, stop it and delete its records.
 
-    Neither a setting of the user's (``PREFECT_…``, a profile, prefect.toml) nor another server's database matters.
+    It ignores the user's settings (``PREFECT_…``, profiles, prefect.toml) and the databases of other servers.
     """
     with tempfile.TemporaryDirectory(prefix="mocrop-prefect-") as folder:
         home = Path(folder)
@@ -196,17 +197,18 @@ def throwaway() -> Iterator[Server]:
 
 
 def database_of(home: Path, port: int) -> Path:
-    """The database of the lasting server at a port: servers that share one do not see each other's events."""
+    """Database of the persistent server at a port; one each, as servers sharing one miss each other's events."""
     return home / f"mocrop-{port}.db"
 
 
 @contextlib.contextmanager
-def lasting(port: int, home: Path, *, own_database: bool = True, secret: str | None = None) -> Iterator[str]:
-    """Have the server of `mocrop serve` at a port, with page and all services; ended at exit if it was started here.
+def persistent(port: int, home: Path, *, own_database: bool = True, secret: str | None = None) -> Iterator[str]:
+    """Yield the API address of the server of `mocrop serve` at a port, with its page and all services.
 
-    Its database is ``database_of(home, port)``, unless the user's settings name one (``own_database`` false). No two
-    servers make or migrate it at the same time. Its password is new, unless the user's settings have one, and kept
-    where Prefect's commands find it. ``ServerError`` if it cannot be started.
+    If none answers, start one and stop it on exit. Its database is ``database_of(home, port)``, or the one in the
+    user's settings if ``own_database`` is false; a lock keeps two servers from migrating it at the same time. Its
+    password is ``secret`` or a new one, stored where Prefect's commands find it. Raises ``ServerError`` if it cannot
+    be started.
     """
     database = database_of(home.absolute(), port)
     environment = dict(os.environ)
@@ -226,13 +228,13 @@ def lasting(port: int, home: Path, *, own_database: bool = True, secret: str | N
 
 
 def _template() -> Path:
-    """Where the empty database of this Prefect is kept."""
+    """Path of the cached empty database of the installed Prefect version."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache, "mocrop", f"prefect-{version('prefect')}.db")
 
 
 def _copied(template: Path, database: Path) -> bool:
-    """Copy the empty database; whether it was there and whole."""
+    """Copy the empty database; return False if it is missing or damaged."""
     try:
         _copy(template, database)
     except (OSError, sqlite3.Error):
@@ -247,7 +249,7 @@ def _copy(source: Path, target: Path) -> None:
         contextlib.closing(sqlite3.connect(target)) as new,
     ):
         old.backup(new)
-        new.execute("PRAGMA journal_mode = DELETE")  # one file, which may be read where nothing may be written
+        new.execute("PRAGMA journal_mode = DELETE")  # a single file that can be read from a read-only folder
         if new.execute("PRAGMA quick_check").fetchone() != ("ok",):
             raise sqlite3.DatabaseError(f"{source} is damaged")
 
@@ -269,10 +271,10 @@ def _locked(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _child(port: int, secret: str, database: Path, environment: dict[str, str], *flags: str) -> Iterator[Server]:
-    """A server's process, with the folder of its database as its current one.
+    """Start a server process and stop it on exit.
 
-    It is in a session of its own, so that Ctrl-C reaches only us, and ends when its standard input closes: the
-    system sees to that even where we are killed. Web pages other than its own cannot use it.
+    It runs in a new session, so that Ctrl-C reaches only this process, and ends when its standard input closes, which
+    the system ensures even if this process is killed. It accepts no requests from web pages other than its own.
     """
     address = f"http://{LOOPBACK}:{port}"
     guarded = {

@@ -1,4 +1,4 @@
-"""The process that a run starts in: its loggers, and what its children inherit of it."""
+"""Set-up of the process that starts a run: loggers, signals, and the environment of its children."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ import warnings
 from collections.abc import Iterator, Mapping
 
 SAFE_PATH = {"PYTHONSAFEPATH": "1"}
-"""The environment variable that keeps the current folder off the module path of every Python started under it."""
+"""Environment variable that keeps the current folder off the module path of Python child processes."""
 
 
 def own_python(*words: str) -> list[str]:
-    """The command that runs this Python with ``words``, without the current folder on its module path."""
+    """Command that runs this Python with the arguments ``words``, without the current folder on its module path."""
     return [sys.executable, "-P", *words]
 
 
 def warn_only() -> None:
-    """Let warnings be warnings, here and in children, where ``PYTHONWARNINGS`` or ``-W`` makes them errors.
+    """Undo ``PYTHONWARNINGS=error`` and ``-W error`` for this process and its children.
 
-    Libraries warn while they are imported.
+    Some libraries emit warnings on import.
     """
     if any(action == "error" for action, *_ in warnings.filters):
         warnings.filters[:] = [entry for entry in warnings.filters if entry[0] != "error"]  # type: ignore[index]
         sys.warnoptions[:] = [option for option in sys.warnoptions if not option.startswith("e")]
-        warnings.simplefilter("default", append=True)  # what is done anyway, and makes the change known
+        warnings.simplefilter("default", append=True)  # the default anyway; resets the cache of seen warnings
         os.environ.pop("PYTHONWARNINGS", None)
 
 
 @contextlib.contextmanager
 def bare_main() -> Iterator[None]:
-    """Keep new processes from importing the program that started us: Prefect costs each a second and 100 MB."""
+    """Keep new processes from importing our main program: importing Prefect costs each of them 1 s and 100 MB."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:
@@ -48,9 +48,9 @@ def bare_main() -> Iterator[None]:
 
 @contextlib.contextmanager
 def no_collections() -> Iterator[None]:
-    """Import large libraries without garbage collections, which find nothing then and cost a quarter of the time.
+    """Disable garbage collection while large libraries are imported: it frees nothing and takes a quarter of the time.
 
-    What was made meanwhile is not looked at again.
+    Objects created in the block are excluded from later collections.
     """
     gc.disable()
     try:
@@ -62,45 +62,45 @@ def no_collections() -> Iterator[None]:
 
 @contextlib.contextmanager
 def stderr_held_back() -> Iterator[None]:
-    """Keep what is written to standard error until the block ends well: each line is then written once.
+    """Hold back standard error until the block succeeds, then print each distinct line once.
 
-    The file descriptor is another one meanwhile, not the stream, which loggers made in the block go on using.
+    Only the file descriptor is redirected, not the stream, so that loggers created in the block keep working.
     """
-    with tempfile.TemporaryFile() as held:
+    with tempfile.TemporaryFile() as buffer:
         before = os.dup(2)
         try:
-            os.dup2(held.fileno(), 2)
+            os.dup2(buffer.fileno(), 2)
             yield
         finally:
             sys.stderr.flush()
             os.dup2(before, 2)
             os.close(before)
-        held.seek(0)
-        for line in dict.fromkeys(held.read().decode(errors="replace").splitlines()):
+        buffer.seek(0)
+        for line in dict.fromkeys(buffer.read().decode(errors="replace").splitlines()):
             print(line, file=sys.stderr)
 
 
 @contextlib.contextmanager
 def off_the_terminal(name: str, *, silent: str) -> Iterator[None]:
-    """Give a logger's lines to its own and its children's handlers only, and those of ``silent`` to nobody.
+    """Keep the logger ``name`` and its children off the terminal, and switch off the logger ``silent``.
 
-    Not to the root's handlers, nor to those that logging has in reserve, which print. What handlers cannot deliver
-    is not told either.
+    Records reach the logger's own handlers only, neither the root's nor logging's last resort. Errors in handlers are
+    not printed.
     """
-    logger, other, nobody = logging.getLogger(name), logging.getLogger(silent), logging.NullHandler()
+    logger, other, null = logging.getLogger(name), logging.getLogger(silent), logging.NullHandler()
     before = logger.propagate, other.disabled, logging.raiseExceptions
-    logger.addHandler(nobody)
+    logger.addHandler(null)
     logger.propagate, other.disabled, logging.raiseExceptions = False, True, False
     try:
         yield
     finally:
-        logger.removeHandler(nobody)
+        logger.removeHandler(null)
         logger.propagate, other.disabled, logging.raiseExceptions = before
 
 
 @contextlib.contextmanager
 def environment(**values: str | None) -> Iterator[None]:
-    """Set environment variables (None: unset), and put them back at exit."""
+    """Set environment variables (None unsets one) and restore them on exit."""
     before = {name: os.environ.get(name) for name in values}
     set_environment(values)
     try:
@@ -120,7 +120,7 @@ def set_environment(values: Mapping[str, str | None]) -> None:
 
 @contextlib.contextmanager
 def environment_restored() -> Iterator[None]:
-    """Put every environment variable back at exit: Dask leaves in ours what it sets for its workers."""
+    """Restore all environment variables on exit: Dask sets its workers' variables in this process, too."""
     before = dict(os.environ)
     try:
         yield
@@ -132,7 +132,7 @@ def environment_restored() -> Iterator[None]:
 
 @contextlib.contextmanager
 def sigterm_exits() -> Iterator[None]:
-    """Let SIGTERM end this process by way of every ``finally``, as Ctrl-C does; in the main thread only."""
+    """Make SIGTERM raise ``SystemExit``, so that ``finally`` blocks run, as with Ctrl-C; in the main thread only."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -149,7 +149,7 @@ def _exit(number: int, frame: types.FrameType | None) -> None:
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Put Ctrl-C off until the end: what is half started cannot be ended in order."""
+    """Defer Ctrl-C until the end of the block: a half-started cluster cannot be shut down cleanly."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

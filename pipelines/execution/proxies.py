@@ -1,4 +1,4 @@
-"""The proxies of the environment, so that nothing on loopback is ever reached through one."""
+"""Proxy settings of the environment: loopback is never reached through a proxy."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _BYPASS = ("NO_PROXY", "no_proxy")
 
 
 def around_loopback() -> dict[str, str | None]:
-    """Changes to the environment (None: unset) under which httpx and websockets reach loopback directly.
+    """Environment changes (None unsets) that make httpx and websockets reach loopback directly.
 
-    ``NO_PROXY`` gets the loopback addresses. A variable that httpx cannot make a proxy of is unset: httpx makes
-    all proxies when it makes a client, also for an address that needs none, so one such variable stops every client.
-    All other proxies stay, for object stores.
+    The loopback addresses are added to ``NO_PROXY``. A variable with an invalid proxy is unset: httpx creates all
+    proxies with every client, even for addresses that need none, so one invalid variable breaks every client. Valid
+    proxies stay, for object stores.
     """
     changes: dict[str, str | None] = {
         name: None for name, value in os.environ.items() if name.lower() in _PROXIES and not _is_proxy(value)
@@ -37,7 +37,7 @@ def _is_proxy(value: str) -> bool:
 
 
 def _is_host(host: str) -> bool:
-    """Whether httpx takes an entry of ``NO_PROXY``; it refuses networks of IPv6 and addresses in brackets."""
+    """Return whether httpx accepts an entry of ``NO_PROXY``; it rejects IPv6 networks and bracketed addresses."""
     try:
         IPv6Address(host.partition("/")[0])
         pattern = f"all://[{host}]"

@@ -17,7 +17,7 @@ LOOPBACK = "127.0.0.1"
 
 
 def answers(api_url: str, timeout: float = 2.0) -> bool:
-    """Whether a Prefect server answers at ``api_url`` (``http://host:port/api``); no proxy is asked."""
+    """Return whether a Prefect server answers at ``api_url`` (``http://host:port/api``), without using a proxy."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(f"{api_url.rstrip('/')}/health", timeout=timeout) as response:
@@ -27,22 +27,22 @@ def answers(api_url: str, timeout: float = 2.0) -> bool:
 
 
 def on_loopback(api_url: str) -> bool:
-    """Whether an address is one of this machine's alone."""
+    """Return whether an address is on this machine's loopback interface."""
     return urlsplit(api_url).hostname in proxies.LOOPBACK
 
 
 def usable(api_url: str | None) -> bool:
-    """Whether runs can be recorded at ``api_url``: of a server on this machine, whether it answers."""
+    """Return whether runs can be recorded at ``api_url``; a server on this machine must answer."""
     return api_url is not None and (not on_loopback(api_url) or answers(api_url))
 
 
 def port_of(api_url: str) -> int:
-    """The port in a server's address."""
+    """The port in a server's address, 80 by default."""
     return urlsplit(api_url).port or 80
 
 
 def free_port() -> int:
-    """A loopback port that nothing listens on now."""
+    """A loopback port that is free at the moment."""
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         return int(probe.getsockname()[1])
@@ -50,11 +50,11 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def held_port() -> Iterator[int]:
-    """A loopback port that the system gives to nobody else while it is held, and on which nobody listens.
+    """Reserve a free loopback port for a server until the block ends.
 
-    It is bound but does not listen, so that connections are refused. A server that is given its number can listen on
-    it all the same, as servers bind with ``SO_REUSEADDR``. A port that is found free and let go of may be taken by any
-    connection before its server starts.
+    The port is bound but not listening, so the system assigns it to no other process, and a server that binds with
+    ``SO_REUSEADDR`` can still use it. Without the reservation, any connection could take the port before the server
+    starts.
     """
     with socket.socket() as holder:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

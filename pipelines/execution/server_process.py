@@ -1,9 +1,9 @@
-"""The process of a Prefect server of ours: Prefect's own app, behind a check of the host that a request names.
+"""Process of a Prefect server that mocrop starts: Prefect's app behind a check of the ``Host`` header.
 
-``python -m pipelines.execution.server_process HOST PORT [NAME ...]`` listens on HOST and answers requests to
-loopback and to the NAMEs. A web page whose own name resolves to this machine (DNS rebinding) is refused. With
-``--child`` the process ends with its parent, when its standard input closes; with ``--throw-away`` it also removes the
-folder that it started in.
+``python -m pipelines.execution.server_process HOST PORT [NAME ...]`` listens on HOST and answers requests addressed
+to loopback or to a NAME. This refuses web pages whose host name resolves to this machine (DNS rebinding). With
+``--child``, the process ends with its parent, when its standard input closes; with ``--throw-away``, it also removes
+its start folder.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _LOGIN_HEADERS = {
 
 
 def application(names: list[str]) -> Any:
-    """Prefect's app for requests that name loopback or one of the hosts, with a page that keeps a link's password."""
+    """Prefect's app for requests to loopback or one of the hosts, with a login page that stores a link's password."""
     from prefect.server.api.server import create_app
     from starlette.middleware.trustedhost import TrustedHostMiddleware
     from starlette.responses import HTMLResponse
@@ -56,7 +56,7 @@ def application(names: list[str]) -> Any:
 
 
 def run(host: str, port: int, names: list[str]) -> None:
-    """Serve until SIGTERM; ``SystemExit`` with a line if the address cannot be had."""
+    """Serve until SIGTERM; ``SystemExit`` with one line if the address cannot be bound."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -81,8 +81,8 @@ def run(host: str, port: int, names: list[str]) -> None:
 
 
 def _end_with_parent() -> None:
-    """Wait until the parent is gone (our standard input closes), then end this process."""
-    while os.read(0, 1024):  # not sys.stdin, whose lock this thread would hold at the end
+    """Wait until the parent has ended (standard input closes), then end this process."""
+    while os.read(0, 1024):  # not sys.stdin: this thread would still hold its lock at interpreter exit
         pass
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(END_SECONDS)
@@ -103,5 +103,5 @@ if __name__ == "__main__":
         threading.Thread(target=_end_with_parent, daemon=True).start()
     if file := os.environ.get(SECRET_FILE):
         os.environ["PREFECT_SERVER_API_AUTH_STRING"] = Path(file).read_text(encoding="utf-8").strip()
-    gc.set_threshold(100_000, 20, 20)  # while it imports, collections cost a quarter of the time and find nothing
+    gc.set_threshold(100_000, 20, 20)  # during imports, collections take a quarter of the time and free nothing
     run(words[0], int(words[1]), words[2:])

@@ -1,8 +1,8 @@
-"""One attempt at one shard, as a Dask worker makes it; without Prefect and Dask, so that workers start fast.
+"""One attempt at one shard in a Dask worker. Imports neither Prefect nor Dask, so that workers start fast.
 
-Where a worker has died on a shard, the next attempt does it in a process of its own (``python -m
-pipelines.execution.worker``), which names each clip before it begins it. A clip that such processes die on again is
-quarantined; all others are done.
+After a worker died on a shard, the next attempt processes it in a separate process (``python -m
+pipelines.execution.worker``), which reports each clip before it starts it. A clip on which such processes die
+repeatedly is quarantined; the others are processed.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from pipelines.stages.shard_task import process_shard
 from pipelines.stages.tasks import Around, ShardPlan, ShardReport
 
 DIED = "worker died"
-DEATHS = 2  # of processes with the same clip in hand, before it is quarantined
+DEATHS = 2  # processes that die on a clip before it is quarantined
 
-_own_process = False  # whether this process is there for shards alone, so that its memory may be bounded
+_own_process = False  # True in a worker of a local cluster, whose memory may be limited
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What became of a shard: its report, or one line that says what went wrong.
+    """Result of an attempt: the shard's report, or an error in one line.
 
-    ``stop`` is set where trying again, or going on with other shards, would not help, as with a full disk;
-    ``internal`` where our own code failed, which stops the run as well; ``died`` where the process ended before it
-    could say anything. ``stderr`` is the end of what such processes wrote to standard error.
+    ``stop`` is set if the error would repeat in another attempt or for other shards, as with a full disk;
+    ``internal`` is set for a bug in our own code, which also stops the run; ``died`` is set if the process ended
+    without a result. ``stderr`` is the end of the standard error of such processes.
     """
 
     report: ShardReport | None = None
@@ -57,10 +57,10 @@ class Attempt:
 
 
 def attempt(plan: ShardPlan, recipe: Recipe, work: Callable[[ShardPlan, Recipe], ShardReport] | None = None) -> Attempt:
-    """Do a shard, by ``process_shard`` unless told otherwise, and say what became of it.
+    """Process a shard with ``work``, by default ``process_shard``, and return the result.
 
-    Exceptions stay here and travel as text: those with several constructor arguments cannot be unpickled, and
-    Dask would report an unrelated TypeError in their place.
+    Exceptions are converted to text: those with several constructor arguments cannot be unpickled, and Dask would
+    report an unrelated TypeError instead.
     """
     alarm = alarm_seconds(recipe.time_limit)
 
@@ -79,57 +79,57 @@ def _caught(do: Callable[[], Attempt]) -> Attempt:
         return do()
     except (RunStopped, StoreError) as error:
         return Attempt(error=str(error), stop=True)
-    except (OSError, MemoryError) as error:  # the machine's: the text reaches the user if it does not pass
+    except (OSError, MemoryError) as error:  # possibly transient: shown to the user if the last attempt fails
         return Attempt(error=one_line(error))
-    except Exception as error:  # our own code's: it would fail again, and the user is to get the traceback
+    except Exception as error:  # a bug in our own code: another attempt would fail, too; keep the traceback
         if lack := lack_of_memory(error):
             return Attempt(error=lack)
         return Attempt(internal=internal_error(error))
 
 
 def memory_bytes(recipe: Recipe) -> int:
-    """Bytes that a process which does the shards of a recipe may have: ``limits.MEMORY`` and their crops twice over."""
+    """Memory limit in bytes of a process for shards of a recipe: ``limits.MEMORY`` plus twice the size of the crops."""
     frames = recipe.frames
     return MEMORY + 2 * recipe.shard_clips * len(recipe.views) * frames.slots * frames.size**2 * 3
 
 
 def attempt_apart(plan: ShardPlan, recipe: Recipe) -> Attempt:
-    """Do a shard in a process of its own, and again without the clips that it dies on, until it ends well.
+    """Process a shard in a separate process; repeat without the clips that it dies on until it succeeds.
 
-    A clip is to blame when ``DEATHS`` processes died with it in hand, or one by the alarm of its time limit.
+    A clip is excluded after ``DEATHS`` processes died on it, or after one was killed by the clip's time limit.
     """
     deaths: Counter[str] = Counter()
     dead: dict[str, str] = {}
     stderr, tail = "", Tail()
     while max(deaths.values(), default=0) <= DEATHS:
         tail = Tail()
-        found, in_hand, status = _in_a_process(replace(plan, dead=tuple(sorted(dead.items()))), recipe, tail)
-        if found is not None:
-            return replace(found, stderr=stderr)
-        deaths[in_hand] += 1
-        at = f"with clip {in_hand} in hand" if in_hand else "between clips"
-        stderr += f"A process of its own for the shard ended {at}, {_how(status)}. The end of its standard error:\n"
+        result, current, status = _run_process(replace(plan, dead=tuple(sorted(dead.items()))), recipe, tail)
+        if result is not None:
+            return replace(result, stderr=stderr)
+        deaths[current] += 1
+        at = f"while processing clip {current}" if current else "between clips"
+        stderr += f"The separate process of the shard ended {at}, {_how(status)}. The end of its standard error:\n"
         stderr += f"{tail.text or '(nothing)'}\n\n"
-        if in_hand and status == -signal.SIGALRM:
-            dead[in_hand] = f"took longer than {recipe.time_limit:g} s and was stopped"
-        elif in_hand and deaths[in_hand] == DEATHS:
-            dead[in_hand] = DIED
+        if current and status == -signal.SIGALRM:
+            dead[current] = f"took longer than {recipe.time_limit:g} s and was stopped"
+        elif current and deaths[current] == DEATHS:
+            dead[current] = DIED
     last = f": {tail.last_line}" if tail.last_line else ""
-    return Attempt(error=f"the shard's own process died between clips{last}", died=True, stderr=stderr)
+    return Attempt(error=f"the shard's separate process died between clips{last}", died=True, stderr=stderr)
 
 
 def _how(status: int) -> str:
-    """How a process ended."""
+    """Describe the exit status of a process."""
     if status >= 0:
         return f"with status {status}"
     return f"by {signal.Signals(-status).name if -status in set(signal.Signals) else f'signal {-status}'}"
 
 
-def _in_a_process(plan: ShardPlan, recipe: Recipe, stderr: Tail) -> tuple[Attempt | None, str, int]:
-    """What a process of its own said of a shard (None if it died), the clip it had in hand ("": none), its status.
+def _run_process(plan: ShardPlan, recipe: Recipe, stderr: Tail) -> tuple[Attempt | None, str, int]:
+    """Process a shard in a separate process; return its result (None if it died), its current clip and its status.
 
-    The process ends with this one: its standard input stays open as long as we live. A signal that kills it leaves
-    the Python stack in ``stderr``.
+    The current clip is "" between clips. The process ends with this one, when its standard input closes. If a fatal
+    signal kills it, the Python stack is in ``stderr``.
     """
     process = subprocess.Popen(
         own_python("-X", "faulthandler", "-m", "pipelines.execution.worker"),
@@ -140,25 +140,25 @@ def _in_a_process(plan: ShardPlan, recipe: Recipe, stderr: Tail) -> tuple[Attemp
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stderr is not None
-    found, in_hand = None, ""
+    result, current = None, ""
     reader = threading.Thread(target=stderr.read, args=(process.stderr,), daemon=True)
     reader.start()
-    asked = json.dumps({"plan": asdict(plan), "recipe": recipe.model_dump(mode="json")}) + "\n"
+    request = json.dumps({"plan": asdict(plan), "recipe": recipe.model_dump(mode="json")}) + "\n"
     try:
-        process.stdin.write(asked.encode())
+        process.stdin.write(request.encode())
         process.stdin.flush()
         for line in process.stdout:
-            said = json.loads(line) if line.endswith(b"\n") else {}
-            in_hand = said.get("in_hand", in_hand)
-            if "attempt" in said:
-                found = _attempt_of(said["attempt"])
+            message = json.loads(line) if line.endswith(b"\n") else {}
+            current = message.get("current", current)
+            if "attempt" in message:
+                result = _attempt_of(message["attempt"])
     except BrokenPipeError:
-        pass  # it died at once
+        pass  # it died before it read the request
     finally:
         with suppress(BrokenPipeError), process:
             process.kill()
             reader.join()
-    return found, in_hand, process.returncode
+    return result, current, process.returncode
 
 
 def _attempt_of(values: dict[str, Any]) -> Attempt:
@@ -174,17 +174,17 @@ def _plan_of(values: dict[str, Any]) -> ShardPlan:
     return ShardPlan(**values, folders=folders, clips=clips, views=views, dead=dead)
 
 
-def _be_the_process() -> None:
-    """Do the shard that standard input names and tell standard output of it."""
-    said = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what libraries print must not come between
-    asked = json.loads(sys.stdin.readline())
+def main() -> None:
+    """Process the shard requested on standard input and report clips and result on standard output, as JSON lines."""
+    output = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # prints of libraries go to standard error
+    request = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    plan, recipe = _plan_of(asked["plan"]), Recipe.model_validate(asked["recipe"])
+    plan, recipe = _plan_of(request["plan"]), Recipe.model_validate(request["recipe"])
     bound_memory(memory_bytes(recipe))
-    around: Around = partial(_in_hand, said, alarm_seconds(recipe.time_limit))
-    found = _caught(lambda: Attempt(process_shard(plan, recipe, around)))
-    _tell(said, {"attempt": asdict(found)})
+    around: Around = partial(_reported, output, alarm_seconds(recipe.time_limit))
+    result = _caught(lambda: Attempt(process_shard(plan, recipe, around)))
+    _send(output, {"attempt": asdict(result)})
     os._exit(0)
 
 
@@ -194,32 +194,32 @@ def _end_with_parent() -> None:
 
 
 @contextmanager
-def _in_hand(said: TextIO, alarm: float, clip: Clip) -> Iterator[None]:
-    _tell(said, {"in_hand": clip.id})
+def _reported(output: TextIO, alarm: float, clip: Clip) -> Iterator[None]:
+    _send(output, {"current": clip.id})
     with deadline(alarm):
         yield
-    _tell(said, {"in_hand": ""})
+    _send(output, {"current": ""})
 
 
-def _tell(said: TextIO, values: dict[str, Any]) -> None:
-    said.write(json.dumps(values) + "\n")
+def _send(output: TextIO, message: dict[str, Any]) -> None:
+    output.write(json.dumps(message) + "\n")
 
 
 def one_line(error: BaseException) -> str:
-    """An exception's kind and message, in one line of bounded length."""
+    """An exception's type and message in one line, at most 300 characters of the message."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def missing_folders(*paths: str) -> list[str]:
-    """Those of the folders that this process does not see."""
+    """The folders that this process does not see."""
     return [path for path in paths if not Path(path).is_dir()]
 
 
 def dask_setup(worker: object) -> None:
-    """Dask's preload hook for the workers of a local cluster: leave the terminal's process group, bound the memory.
+    """Preload hook of Dask for the workers of a local cluster: leave the terminal's process group and limit memory.
 
-    Ctrl-C then reaches only the process that started the run, which ends its workers in order. An ffmpeg that
-    was interrupted beside it would look like one that failed on its clip.
+    Ctrl-C then reaches only the process that started the run, which shuts its workers down. An interrupted ffmpeg of
+    a worker would look like one that failed on its clip.
     """
     global _own_process
     _own_process = True
@@ -228,4 +228,4 @@ def dask_setup(worker: object) -> None:
 
 
 if __name__ == "__main__":
-    _be_the_process()
+    main()

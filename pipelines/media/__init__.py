@@ -1,1 +1,1 @@
-"""Decoding and encoding video: the only room that meets PyAV and ffmpeg."""
+"""Decoding and encoding video; only this package uses PyAV and ffmpeg."""

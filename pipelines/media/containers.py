@@ -1,5 +1,4 @@
-"""What is let in as a video file: the container formats, the largest frame, and what is wrong before any
-parsing."""
+"""Which files are accepted as videos: container formats, largest frame, and checks before any parsing."""
 
 from __future__ import annotations
 
@@ -9,35 +8,34 @@ import struct
 from pathlib import Path
 
 FORMATS = "avi,mov,matroska,mpeg,mpegts,mpegvideo,m4v,h263,h264,hevc,flv,asf,ogg,ivf,gif,mxf,dv"
-"""FFmpeg's names of the demuxers in use. Playlists (hls, concat, dash), image sequences and devices are left
-out: a file of those formats can make the reader open other files or addresses."""
+"""FFmpeg's names of the allowed demuxers. Playlists (hls, concat, dash), image sequences and devices are excluded:
+files of these formats can make the reader open other files or addresses."""
 
 PROTOCOLS = "file"
-"""FFmpeg's names of the protocols in use: files of this machine, nothing else."""
+"""FFmpeg's names of the allowed protocols: local files only."""
 
 MAX_PIXELS = 4096 * 2304
-"""The largest frame, width times height in px, that a decoder may set up unless the caller says otherwise: 4K. An
-encoder holds some 40 frames, so this is what bounds the memory that a clip can take (``limits.MEMORY``)."""
+"""Default limit on the width times height of a frame in px (4K). An encoder holds about 40 frames, so this bounds the
+memory that a clip can take (``limits.MEMORY``)."""
 
 _HEADER_BYTES = 1 << 16
 
 
 class VideoError(Exception):
-    """Why a video cannot be read: one line, without the path."""
+    """A video cannot be read; the message is one line, without the path."""
 
 
 class NoVectors(VideoError):
-    """A video that can be decoded, but has no motion vectors of its own that fit its picture: transcode it."""
+    """A video can be decoded, but has no motion vectors that match its displayed picture: transcode it."""
 
 
 def url(path: str | os.PathLike[str]) -> str:
-    """The path as FFmpeg takes it: ``file:`` keeps names such as ``-x.avi`` or ``a:b.avi`` from meaning
-    something else."""
+    """The path as a URL for FFmpeg; ``file:`` keeps it from misreading names such as ``-x.avi`` or ``a:b.avi``."""
     return "file:" + os.fsdecode(path)
 
 
 def fault(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> str:
-    """Why ``path`` cannot be a video, in one line; empty if nothing is wrong that its first bytes show."""
+    """Why ``path`` cannot be a video, judged by its first bytes, in one line; "" if no problem is found."""
     file = Path(os.fsdecode(path))
     if not file.exists():
         return "no such file"
@@ -51,12 +49,12 @@ def fault(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> str:
 
 
 def too_large(width: int, height: int, max_pixels: int = MAX_PIXELS) -> str:
-    """What is said of a frame that is not decoded for its size."""
-    return f"a frame of {width}x{height} px is more than the {max_pixels} px that are decoded"
+    """Error message for a frame above the size limit."""
+    return f"a frame of {width}x{height} px exceeds the limit of {max_pixels} px"
 
 
 def is_cut_off_avi(path: str | os.PathLike[str]) -> bool:
-    """Whether an AVI file is shorter than its first header says."""
+    """Return whether an AVI file is shorter than its RIFF header says."""
     file = Path(os.fsdecode(path))
     with file.open("rb") as video:
         head = video.read(8)
@@ -64,16 +62,16 @@ def is_cut_off_avi(path: str | os.PathLike[str]) -> bool:
 
 
 def _claimed_by_avi(head: bytes) -> tuple[int, int]:
-    """The largest width and height that an AVI's main header and its video's format claim; zeros for other files.
+    """The largest width and height in an AVI's main header and video stream formats; zeros for other files.
 
-    FFmpeg believes the stream where that says otherwise, so that it does not refuse such a file by itself.
+    FFmpeg uses the size in the stream if that differs, so it would not refuse such a file by itself.
     """
     if head[:4] != b"RIFF" or head[8:12] != b"AVI ":
         return 0, 0
-    places = [(found + 40, "<II") for found in (head.find(b"avih"),) if found >= 0]
-    for found in re.finditer(b"vids", head):
-        if (form := head.find(b"strf", found.start())) >= 0:
-            places.append((form + 12, "<ii"))  # a negative height has the rows from the top
-    sizes = [struct.unpack_from(kind, head, place) for place, kind in places if place + 8 <= len(head)]
+    fields = [(start + 40, "<II") for start in (head.find(b"avih"),) if start >= 0]
+    for match in re.finditer(b"vids", head):
+        if (start := head.find(b"strf", match.start())) >= 0:
+            fields.append((start + 12, "<ii"))  # a negative height means that rows are stored top-down
+    sizes = [struct.unpack_from(kind, head, offset) for offset, kind in fields if offset + 8 <= len(head)]
     width, height = max(sizes, key=lambda size: abs(size[0] * size[1]), default=(0, 0))
     return abs(width), abs(height)

@@ -1,4 +1,4 @@
-"""Writing the box of a video as a video: H.264, with the source's time stamps and sound, as it is shown."""
+"""Writing the box of a video as an H.264 video with the source's timestamps, sound and orientation."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from pipelines.media.streams import Survey
 from pipelines.media.subprocess_runner import run_again_if_killed
 
 MUXERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
-"""FFmpeg's name of the container for each suffix that an output may have."""
+"""FFmpeg's name of the container for each allowed suffix of an output file."""
 QUALITY = {"preset": "medium", "crf": "18"}
-"""x264's settings: a crop is for people and programs to look at, so it loses less than what vectors are made from."""
-_COPIED = {"aac", "ac3", "alac", "eac3", "mp3"}  # sound that every one of these containers takes as it is
+"""x264 settings; better quality than for motion vectors, as crops are for viewing and further processing."""
+_COPIED = {"aac", "ac3", "alac", "eac3", "mp3"}  # sound codecs that all these containers support
 _MOST_THREADS = 4
 MOST_MOMENTS = 200
-"""Moments of a path that a box may move along: they are an argument of ffmpeg's, of 128 kB at most."""
+"""Largest number of moments of a box path: it becomes one ffmpeg argument, which is limited to 128 kB."""
 _FACTS = {FILTERED: re.compile(rb"^frame:(\d+) "), "encoded": ENCODED}
 
 
@@ -40,13 +40,13 @@ def write_crop(
     deinterlace: bool = False,
     on_frames: Callable[[int], None] = lambda count: None,
 ) -> int:
-    """Encode the box of a video into ``target``, every frame of it; the number of frames.
+    """Crop every frame of a video to a box and encode it into ``target``; return the number of frames.
 
-    ``path`` is where the box is in each frame, px of the picture as it is shown; its last column or row is left out
-    where a side is odd. ``size`` is the (height, width) that it is resized to, even; None for its own. Frames keep
-    their time stamps. Sound is copied, or encoded as AAC where the container does not take it (`sound_notes`).
-    ``target`` is whole or untouched. Packets that cannot be decoded are passed over. Raises FfmpegError where ffmpeg
-    refuses or takes more than ``time_limit`` seconds, OSError where nothing can be written.
+    ``path`` gives the box in each frame, in px of the displayed picture; an odd side loses its last column or row.
+    ``size`` is the (height, width) to resize to, both even, or None. Frames keep their timestamps. Sound is copied, or
+    encoded as AAC if the container does not support its codec (`sound_notes`). ``target`` is written atomically.
+    Undecodable packets are skipped. Raises FfmpegError if ffmpeg fails or takes more than ``time_limit`` seconds,
+    OSError if the output cannot be written.
     """
     end = time.monotonic() + time_limit
     with output_part(target) as part:
@@ -61,7 +61,7 @@ def write_crop(
 
 
 def sound_notes(survey: Survey, target: str | os.PathLike[str]) -> list[str]:
-    """What becomes of the streams beside the picture, where they are not copied: a line each."""
+    """One line for each non-video stream that is not copied, on how it is handled."""
     notes = []
     for codec, becomes in zip(survey.sound, _sound(survey, target), strict=True):
         if becomes == "aac":
@@ -74,7 +74,7 @@ def sound_notes(survey: Survey, target: str | os.PathLike[str]) -> list[str]:
 
 
 def _sound(survey: Survey, target: str | os.PathLike[str]) -> list[str]:
-    """For each sound stream, ``copy``, ``aac``, or an empty text where it is left out."""
+    """For each sound stream ``copy``, ``aac``, or "" if it is left out."""
     everything = MUXERS[Path(target).suffix.lower()] == "matroska"
     return ["copy" if everything or codec in _COPIED else "aac" if codec else "" for codec in survey.sound]
 
@@ -95,7 +95,7 @@ def _streams(survey: Survey, target: str | os.PathLike[str]) -> list[str]:
 
 
 def _filters(path: BoxPath, size: tuple[int, int] | None, deinterlace: bool) -> str:
-    """Cropped in 4:4:4, where a box may begin at any pixel."""
+    """The filter chain; it crops in 4:4:4, so that a box may start at any pixel."""
     box = path.boxes[0]
     width, height = box.width // 2 * 2, box.height // 2 * 2
     if not (width and height):
@@ -109,11 +109,11 @@ def _filters(path: BoxPath, size: tuple[int, int] | None, deinterlace: bool) -> 
 
 
 def _place(moments: Sequence[float], places: Sequence[int]) -> str:
-    """ffmpeg's expression for a corner in frame ``n``: what `BoxPath.box_at` says of it."""
+    """ffmpeg's expression for a corner coordinate in frame ``n``, equal to `BoxPath.box_at`."""
     text = str(places[-1])
     for (begin, end), (first, second) in reversed(list(zip(pairwise(moments), pairwise(places), strict=True))):
         eased = f"st(0,(n-{begin!r})/({end!r}-{begin!r}));st(1,{first}+ld(0)*ld(0)*(3-2*ld(0))*({second}-{first}))"
-        rounded = "if(eq(mod(ld(1),1),0.5),2*round(ld(1)/2),round(ld(1)))"  # halves to the even number
+        rounded = "if(eq(mod(ld(1),1),0.5),2*round(ld(1)/2),round(ld(1)))"  # rounds half to even
         text = f"if(lt(n,{end!r}),{eased};{rounded},{text})"
     return f"if(lt(n,{moments[0]!r}),{places[0]},{text})" if len(places) > 1 else text
 

@@ -1,8 +1,7 @@
-"""Reading video files: motion vectors without pixels, and single frames as RGB. This module alone imports
-PyAV.
+"""Reading video files: motion vectors without pixels, and single frames as RGB. Only this module imports PyAV.
 
-Decoding uses one thread: the stages run one clip a core. A packet that cannot be decoded is passed over and
-counted, as ffmpeg does. Frames are numbered from 0 in the order in which they are shown.
+Decoding uses one thread, as the stages process one clip per core. Undecodable packets are skipped, as by ffmpeg, and
+counted. Frames are numbered from 0 in display order.
 """
 
 from __future__ import annotations
@@ -41,13 +40,13 @@ from pipelines.media.streams import (
 VECTOR_CODECS = frozenset(
     ("flv", "h263", "h264", "mpeg1video", "mpeg2video", "mpeg4", "msmpeg4", "msmpeg4v2", "wmv1", "wmv2")
 )
-"""PyAV's names of the decoders that give motion vectors."""
+"""PyAV's names of the decoders that export motion vectors."""
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What a file's header says: the decoder's name, the frame's ``width`` and ``height`` in px (0 if it does
-    not say), and whether that decoder gives motion vectors."""
+    """Properties in a file's header: the decoder's name, the frame's ``width`` and ``height`` in px (0 if unknown),
+    and whether the decoder exports motion vectors."""
 
     codec: str
     width: int
@@ -57,11 +56,11 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Motion:
-    """What `extract` found besides the vectors.
+    """The result of `extract` besides the vectors.
 
-    ``frame_size`` is (height, width) in px; ``key_frames`` are the numbers of the frames that can be decoded
-    alone; ``motion_scale`` is the number of vector units in a px, 1 where there are no vectors;
-    ``bad_packets`` could not be decoded and gave no frame; ``num_interlaced`` frames are interlaced.
+    ``frame_size`` is (height, width) in px; ``key_frames`` are the numbers of the key frames; ``motion_scale`` is the
+    number of vector units per px, 1 if there are no vectors; ``bad_packets`` is the number of undecodable packets, and
+    ``num_interlaced`` that of interlaced frames.
     """
 
     num_frames: int
@@ -74,8 +73,10 @@ class Motion:
 
 
 def survey(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Survey:
-    """Which video stream of a file is read, and what its container says of it; VideoError if there is none, the file
-    cannot be read or the stream claims a larger frame."""
+    """Choose the video stream of a file to read, and return what the container says about it.
+
+    Raises VideoError if there is none, the file cannot be read, or the frame exceeds ``max_pixels``.
+    """
     with _opened(path, max_pixels) as (container, stream):
         streams = container.streams.video
         choice = about_choice(stream, streams, _single(path, streams, max_pixels))
@@ -83,14 +84,16 @@ def survey(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Sur
         share = 1.0
         if frames is None and (duration := header_duration(container)):
             share = covered(duration, _packets(container, list(container.streams), _Damage()))
-        sound = tuple(one.codec_context.name if one.codec_context else "" for one in container.streams.audio)
+        sound = tuple(audio.codec_context.name if audio.codec_context else "" for audio in container.streams.audio)
         others = len(container.streams) - len(streams) - len(sound)
         return Survey(stream.index, choice, frames, share, stream.time_base, sound, others)
 
 
 def probe(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Probe:
-    """What the header says of the video stream that `survey` chooses; VideoError if it cannot be read or claims a
-    larger frame."""
+    """The header's properties of the video stream that `survey` chooses.
+
+    Raises VideoError if the file cannot be read or the frame exceeds ``max_pixels``.
+    """
     with _opened(path, max_pixels) as (_, stream):
         context = stream.codec_context
         return Probe(context.name, context.width, context.height, context.name in VECTOR_CODECS)
@@ -105,17 +108,16 @@ def extract(
     time_limit: float = math.inf,
     on_key_frame: Callable[[np.ndarray], None] | None = None,
 ) -> Motion:
-    """Decode a video for its motion vectors and hand them to ``sink`` in decode order.
+    """Decode the motion vectors of a video and pass them to ``sink``.
 
     ``sink`` gets new arrays of dtype `mocrop_core.PACKED`, each with ``block`` vectors or up to one frame's more, the
-    last with fewer; none if there are no vectors. They are in the coordinates of the frames as they are shown: where
-    H.264 leaves out pixels at the left or top, vectors are shifted, and those of blocks wholly left out are dropped.
+    last with fewer; it is not called if there are no vectors. Vectors are in the coordinates of the displayed frames:
+    if H.264 crops pixels at the left or top, vectors are shifted, and those of completely cropped blocks are dropped.
     Displacements that refer to a later frame are reversed, so that all point back in time. ``on_key_frame`` gets the
-    luma of each key frame, uint8 (height, width), decoded without the loop filter; it is gone after the call.
-    Memory does not grow with the length of the video. Raises VideoError where nothing can be decoded, frames change
-    their size, a header claims more than ``max_pixels`` px, a vector does not fit the type, or it takes more than
-    ``time_limit`` seconds; `NoVectors` where the decoder gives none by its kind, or frames are shown turned or
-    mirrored.
+    luma of each key frame, uint8 (height, width), decoded without the loop filter; the array is only valid during the
+    call. Memory use does not depend on the length of the video. Raises VideoError if nothing can be decoded, frames
+    change their size, a frame exceeds ``max_pixels``, a vector does not fit the dtype, or it takes more than
+    ``time_limit`` seconds; `NoVectors` if the decoder exports none, or frames are displayed rotated or mirrored.
     """
     damage, reformatter = _Damage(time_limit), VideoReformatter()
     size, number, keys, interlaced = (0, 0), -1, [], 0
@@ -123,7 +125,7 @@ def extract(
         context = stream.codec_context
         if context.name not in VECTOR_CODECS:
             raise NoVectors(f"its codec {context.name} gives no motion vectors")
-        # the loop filter costs a tenth of the decoding, and changes neither vectors nor, to speak of, a frame's texture
+        # the loop filter takes a tenth of the decoding time; it does not change vectors, and hardly the texture
         _configure(stream, max_pixels, flags2="+export_mvs", skip_loop_filter="all")
         offsets = CropOffsets(context.extradata) if context.name == "h264" else None
         packer = VectorPacker(sink, block, offsets)
@@ -135,7 +137,7 @@ def extract(
                 if on_key_frame is not None:
                     on_key_frame(_luma(frame, reformatter))
             interlaced += frame.interlaced_frame
-            # not frame.side_data: it and the frame would hold each other until a garbage collection
+            # not frame.side_data: its reference cycle with the frame would keep both until a garbage collection
             side_data = SideDataContainer(frame)  # type: ignore[call-arg]
             if (matrix := side_data.get(SideData.DISPLAYMATRIX)) is not None:
                 check_upright(bytes(matrix), number)
@@ -154,13 +156,12 @@ def rgb_frames(
     max_pixels: int = MAX_PIXELS,
     time_limit: float = math.inf,
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Each frame of ``indices`` once, in rising order, as its number and its (height, width, 3) uint8 RGB
-    pixels, turned and mirrored as players show it.
+    """Yield each frame of ``indices`` once, in increasing order, as (number, pixels).
 
-    ``key_frames`` are the file's own, from `extract`: when only such frames are wanted, nothing else is
-    decoded, and the pixels are the same. Colours are converted by the stream's own matrix, BT.601 where it
-    names none. Raises ValueError for a negative index, VideoError where the video ends before a frame, changes
-    its size, or takes more than ``time_limit`` seconds.
+    Pixels are (height, width, 3) uint8 RGB in display orientation, converted with the stream's colour matrix, by
+    default BT.601. ``key_frames`` are those of the file, from `extract`: if only such frames are requested, only these
+    are decoded, with the same pixels. Raises ValueError for a negative index, VideoError if the video ends before a
+    frame, changes its size, or takes more than ``time_limit`` seconds.
     """
     wanted = sorted({int(index) for index in indices})
     if wanted and wanted[0] < 0:
@@ -170,19 +171,20 @@ def rgb_frames(
 
 
 def decode_all(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS, time_limit: float = math.inf) -> Decoded:
-    """Decode a whole video and look at no pixel.
+    """Decode a whole video without its pixels.
 
-    VideoError where nothing can be decoded, frames change size or turn, or it takes more than ``time_limit`` seconds.
+    Raises VideoError if nothing can be decoded, frames change size or rotation, or it takes more than ``time_limit``
+    seconds.
     """
     damage = _Damage(time_limit)
-    size, number, turn = (0, 0), -1, None
+    size, number, rotation = (0, 0), -1, None
     with _opened(path, max_pixels) as (container, stream):
         _configure(stream, max_pixels, skip_loop_filter="all", skip_idct="all")
         for number, frame in enumerate(_frames(container, stream, damage)):
             size = _same_size(size, frame, number)
-            if turn not in (None, frame.rotation):
-                raise VideoError(f"frames change the way they are turned: frame {number} by {frame.rotation} degrees")
-            turn = frame.rotation
+            if rotation not in (None, frame.rotation):
+                raise VideoError(f"frames change their rotation: frame {number} is rotated by {frame.rotation} degrees")
+            rotation = frame.rotation
     return Decoded(_some_frames(number + 1, damage), damage.total())
 
 
@@ -207,7 +209,7 @@ def _rgb_frames(
                 target = next(left, -1)
                 if target < 0:
                     return
-    if alone is not None:  # the rest needs the frames in between
+    if alone is not None:  # the remaining frames need those in between
         yield from _rgb_frames(path, [target, *left], None, max_pixels, damage)
         return
     _some_frames(number + 1, damage)
@@ -215,9 +217,10 @@ def _rgb_frames(
 
 
 def _luma(frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
-    """The luma (height, width) of a frame as uint8: a view of its memory where it has 8 bits, more are cut to 8.
+    """The luma (height, width) of a frame as uint8: a view of its memory for 8-bit formats, else truncated to 8 bits.
 
-    A format without a plane of luma is converted to grey."""
+    Formats without a luma plane are converted to grey.
+    """
     bits = frame.format.components[0].bits
     if not frame.format.is_planar or frame.format.is_rgb or (bits > 8 and frame.format.is_big_endian):
         frame, bits = reformatter.reformat(frame, format="gray", threads=1), 8
@@ -229,15 +232,19 @@ def _luma(frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
 
 
 def _stands_alone(frame: av.VideoFrame) -> bool:
-    """Whether a key frame has the same pixels without the frames before it: a damaged one is mended from
-    those, and the second field of an interlaced one may depend on them."""
+    """Return whether a key frame has the same pixels without the frames before it.
+
+    A damaged one is concealed with them, and the second field of an interlaced one may depend on them.
+    """
     return frame.key_frame and not frame.is_corrupt and not frame.interlaced_frame
 
 
 @contextmanager
 def _opened(path: str | os.PathLike[str], max_pixels: int) -> Iterator[tuple[InputContainer, av.VideoStream]]:
-    """The file and the video stream of it that is read, refused before any frame is set up if its header claims too
-    large a one."""
+    """Open a file and choose its video stream; a frame above ``max_pixels`` in the header is refused before decoding.
+
+    Errors of PyAV in the block become VideoError.
+    """
     with _container(path, max_pixels) as container:
         streams = container.streams.video
         stream = choose(streams, _single(path, streams, max_pixels))
@@ -259,18 +266,18 @@ def _opened(path: str | os.PathLike[str], max_pixels: int) -> Iterator[tuple[Inp
 def _container(path: str | os.PathLike[str], max_pixels: int) -> InputContainer:
     if problem := fault(path, max_pixels):
         raise VideoError(problem)
-    # max_pixels is here for the decoders that opening a file may start to learn the pixel format
+    # max_pixels is for decoders that PyAV may start when opening a file, to find out its pixel format
     options = {"protocol_whitelist": PROTOCOLS, "format_whitelist": FORMATS, "max_pixels": str(max_pixels)}
     try:
         return av.open(url(path), options=options, metadata_errors="replace")
     except av.ArgumentError as error:
-        raise VideoError(f"its container format is not among those read here: {FORMATS}") from error
+        raise VideoError(f"its container format is not one of {FORMATS}") from error
     except av.FFmpegError as error:
         raise VideoError(f"it is not a video, or too damaged to be opened ({error.strerror})") from error
 
 
 def _single(path: str | os.PathLike[str], streams: Sequence[av.VideoStream], max_pixels: int) -> set[int]:
-    """The indices of those of several video streams that have one packet at most; headers may not say."""
+    """The indices of the video streams with at most one packet, if there are several; headers may not tell."""
     if len(streams) < 2:
         return set()
     with _container(path, max_pixels) as container:
@@ -278,9 +285,9 @@ def _single(path: str | os.PathLike[str], streams: Sequence[av.VideoStream], max
 
 
 def _configure(stream: av.VideoStream, max_pixels: int, **options: str) -> None:
-    """Open the decoder with one thread and these options, and see that it knew them all.
+    """Open the decoder with one thread and these options; VideoError if it does not know them all.
 
-    "unaligned" has the left of a frame cropped to the pixel, as ffmpeg does, and not to a place in memory.
+    The flag "unaligned" crops the left of a frame exactly, as ffmpeg does, instead of to an aligned address.
     """
     context = stream.codec_context
     context.thread_count = 1
@@ -294,14 +301,14 @@ def _configure(stream: av.VideoStream, max_pixels: int, **options: str) -> None:
 
 
 class _Damage(Counter[str]):
-    """How often a packet could not be read or decoded, by the reason; and when the time for all of them is over."""
+    """Counts of undecodable packets by reason, and the deadline for decoding."""
 
     def __init__(self, time_limit: float = math.inf) -> None:
         super().__init__()
         self.time_limit, self.end = time_limit, time.monotonic() + time_limit
 
     def check_time(self) -> None:
-        """VideoError once the time is over."""
+        """Raise VideoError after the deadline."""
         if time.monotonic() > self.end:
             raise VideoError(f"took longer than {self.time_limit:g} s and was stopped")
 
@@ -309,8 +316,7 @@ class _Damage(Counter[str]):
 def _frames(
     container: InputContainer, stream: av.VideoStream, damage: _Damage, offsets: CropOffsets | None = None
 ) -> Iterator[av.VideoFrame]:
-    """The decoded frames in the order shown; what cannot be read or decoded is counted by its reason in
-    ``damage``, and ``offsets`` gets the packets."""
+    """Yield the decoded frames in display order; count errors in ``damage`` and pass the packets to ``offsets``."""
     decode = stream.codec_context.decode
     for packet in _packets(container, stream, damage):
         damage.check_time()
@@ -329,7 +335,7 @@ def _frames(
 
 
 def _packets(container: InputContainer, streams: Any, damage: _Damage) -> Iterator[av.Packet[Any] | None]:
-    """The packets of one stream or several and a last empty one, also where reading breaks off."""
+    """Yield the packets of one or several streams and a final flush packet, also if reading fails."""
     try:
         yield from container.demux(streams)
     except av.FFmpegError as error:

@@ -1,7 +1,7 @@
 """Encoding with ffmpeg: transcoding to H.264, and writing small videos from arrays.
 
-ffmpeg-python builds the command lines; this module alone imports it. ffmpeg reads and writes nothing but the
-named files, runs in a session of its own with bounded memory, and is killed when its time is over or its maker dies.
+ffmpeg-python builds the command lines; only this module imports it. ffmpeg accesses only the named files, runs in its
+own session with limited memory, and is killed at its time limit or when this process dies.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "sl
 _SOURCE, _TARGET = (
     "the input",
     "the output",
-)  # stand-ins for file names, which may hold bytes that are no text
+)  # placeholders for file names, which may not be valid UTF-8
 _EXACT: dict[str, Any] = {
     "threads": 1,
     "fflags": "+bitexact",
@@ -44,32 +44,31 @@ _EXACT: dict[str, Any] = {
 _COLOURS: dict[str, Any] = {"pix_fmt": "yuv420p", "sws_flags": "bicubic+accurate_rnd+bitexact"}
 _REGULAR: dict[str, Any] = {"bf": 0, "refs": 1, "sc_threshold": 0}
 
-_ASIDE = -9_000_000  # a time stamp that no frame has
-_INTERLACED_TOLD = (
+_ASIDE = -9_000_000  # a timestamp that no frame has
+_REPORT_INTERLACED = (
     "split[whole][aside];"
     rf"[aside]select=not(eq(interlace_type\,PROGRESSIVE)),setpts={_ASIDE},{COUNT_FRAMES},nullsink;"
     "[whole]null"
 )
-"""Filters that print such a line, with that time stamp, for each frame that its decoder calls interlaced."""
+"""Filters that print a line with this timestamp for each frame that the decoder marks as interlaced."""
 _DEINTERLACE = "bwdif=mode=send_frame:deint=interlaced"
 _FACTS = {
     "filtered": re.compile(rb"^frame:(\d+) +pts:(?!%d )" % _ASIDE),
-    "begun": re.compile(rb"^frame:(0) +pts:(?!%d )" % _ASIDE),
+    "filter_starts": re.compile(rb"^frame:(0) +pts:(?!%d )" % _ASIDE),
     "interlaced": re.compile(rb"^frame:(\d+) +pts:%d " % _ASIDE),
     "encoded": ENCODED,
 }
-_DECODE_ERRORS = 69  # ffmpeg's status where decoding failed more often than -max_error_rate allows
+_DECODE_ERRORS = 69  # ffmpeg's exit status if decoding failed more often than -max_error_rate allows
 
 
 @dataclass(frozen=True, slots=True)
 class EncodeSettings:
-    """How x264 encodes: ``preset`` (one of `PRESETS`), ``crf`` 0..51, ``gop`` frames from one key frame to
-    the next; ``deinterlace`` says whether frames that are interlaced lose their combs before.
+    """Settings of x264: ``preset`` (one of `PRESETS`), ``crf`` 0..51, ``gop`` (frames from one key frame to the next),
+    and ``deinterlace`` (whether interlaced frames are deinterlaced first).
 
-    The rest is fixed, because the vectors depend on it: no B-frames (they list both directions), one
-    reference frame (FFmpeg does not tell how far away the reference of a vector is, so more would inflate
-    them), key frames in regular places only, 4:2:0 with 8 bits. GOP 12 as in CoViAR; preset and CRF are
-    x264's own defaults.
+    The rest is fixed, because the vectors depend on it: no B-frames (their vectors point in both directions), one
+    reference frame (FFmpeg does not export the distance to the reference, so more would inflate the vectors), key
+    frames at regular intervals only, 4:2:0 with 8 bits. GOP 12 as in CoViAR; preset and CRF are x264's defaults.
     """
 
     preset: str = "medium"
@@ -88,7 +87,7 @@ class EncodeSettings:
 
 @dataclass(frozen=True, slots=True)
 class Transcoded:
-    """What `transcode` found in the source, by its ``survey`` and what was ``decoded``; all frames are encoded."""
+    """Result of `transcode`: the ``survey`` of the source, and what was ``decoded``; all decoded frames are encoded."""
 
     survey: Survey
     decoded: Decoded
@@ -107,16 +106,15 @@ def transcode(
     time_limit: float,
     on_frames: Callable[[int], None] = lambda count: None,
 ) -> Transcoded:
-    """Encode the video stream of ``source`` that `decoder.survey` chooses as H.264 into the MP4 file ``target``, every
-    frame of it, on one core.
+    """Encode every frame of the video stream that `decoder.survey` chooses as H.264 into the MP4 file ``target``.
 
-    Frames of odd sides lose their last column or row. Packets that cannot be decoded are passed over, as
-    ffmpeg does, and counted. The same source, settings and build give the same bytes. ``target`` is whole or not
-    there: it is written beside under another name. Frames that are interlaced are rebuilt from their first field
-    (FFmpeg's bwdif), so that their number stays; others are left alone. Raises FfmpegError where ffmpeg refuses the
-    file, nothing can be decoded, frames change their size, a decoded frame is not encoded, or it takes more than
-    ``time_limit`` seconds; OSError where the disk is full or refuses to be written. ``on_frames`` is called with the
-    number of frames done, from another thread, and again from 0 where the encoding has to be done again.
+    An odd side loses its last column or row. Undecodable packets are skipped, as by ffmpeg, and counted. Interlaced
+    frames are rebuilt from their first field (FFmpeg's bwdif), which keeps the number of frames; others are unchanged.
+    Encoding uses one core. Equal source, settings and build give equal bytes. ``target`` is written atomically.
+    ``on_frames`` is called from another thread with the number of frames done; it restarts from 0 if the encoding has
+    to be repeated. Raises FfmpegError if ffmpeg refuses the file, nothing can be decoded, frames change their size, a
+    decoded frame is not encoded, or it takes more than ``time_limit`` seconds; OSError if the disk is full or not
+    writable.
     """
     end = time.monotonic() + time_limit
     try:
@@ -134,7 +132,7 @@ def transcode(
                 raise FfmpegError(f"took longer than {time_limit:g} s and was stopped")
             check_whole(log, {name: stand_in for stand_in, name in names.items()}, Path(os.fsdecode(target)).parent)
             bad_packets = 0
-            if damaged or log.counts["begun"] > 1:
+            if damaged or log.counts["filter_starts"] > 1:
                 bad_packets = decoder.decode_all(source, time_limit=time_limit).bad_packets
     except decoder.VideoError as error:
         raise FfmpegError(str(error)) from error
@@ -149,12 +147,12 @@ def _run_transcoding(
 
 
 def _transcoding(encode: EncodeSettings, stream: int, max_error_rate: float, deinterlace: bool = False) -> Any:
-    """The command of `transcode` for the stream of that index, with stand-ins for the file names.
+    """The command of `transcode` for the stream with this index, with placeholders for the file names.
 
-    Deinterlacing waits for the frame after, and would lose one wherever ffmpeg makes its filters anew; so only videos
-    with interlaced frames get the filter, which leaves others as they are.
+    The deinterlacing filter needs the next frame and would lose one wherever ffmpeg reinitialises its filters, so it is
+    used only for videos with interlaced frames. It does not change other frames.
     """
-    filters = [EVEN, COUNT_FRAMES, _INTERLACED_TOLD, *([_DEINTERLACE] if deinterlace else [])]
+    filters = [EVEN, COUNT_FRAMES, _REPORT_INTERLACED, *([_DEINTERLACE] if deinterlace else [])]
     source = ffmpeg_python.input(
         _SOURCE,
         protocol_whitelist=PROTOCOLS,
@@ -190,10 +188,10 @@ def write_video(
 ) -> None:
     """Encode ``frames``, each (h, w, 3) uint8 RGB and all of one size, into ``target``, in bounded memory.
 
-    ``mpeg4`` gives an AVI as in UCF-101 (XviD's tag, GOP 12, no B-frames), ``libx264`` an MP4 as `transcode`
-    makes. ``options`` are ffmpeg's own output options in place of these (``bf=2``, ``g=250``, ``crf=30``,
-    ``format="mov"``). The same frames, options and build give the same bytes. Raises ValueError for no frames
-    or a frame of another shape or type, FfmpegError where ffmpeg refuses; ``target`` is whole or untouched.
+    ``mpeg4`` gives an AVI as in UCF-101 (XviD's tag, GOP 12, no B-frames), ``libx264`` an MP4 like `transcode`'s.
+    ``options`` are output options of ffmpeg that override these (``bf=2``, ``g=250``, ``crf=30``, ``format="mov"``).
+    Equal frames, options and build give equal bytes. ``target`` is written atomically. Raises ValueError for no frames
+    or a frame of another shape or dtype, FfmpegError if ffmpeg fails.
     """
     rest = iter(frames)
     first = next(rest, None)
@@ -226,7 +224,6 @@ def _raw(frames: Iterable[np.ndarray], shape: tuple[int, ...]) -> Iterator[bytes
 
 
 def _arguments(stream: Any, path: str, names: Mapping[str, str]) -> list[str]:
-    """The command line, with the names of files put in last: ffmpeg-python cannot take those that are no
-    UTF-8."""
+    """The command line; file names are inserted last, as ffmpeg-python does not accept those that are not UTF-8."""
     built = ffmpeg_python.compile(stream.global_args(*GLOBAL), cmd=[path], overwrite_output=True)
     return [names.get(argument, argument) for argument in built]

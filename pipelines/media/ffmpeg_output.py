@@ -1,4 +1,4 @@
-"""What ffmpeg writes: beside its target until it is whole, every frame of it counted."""
+"""Output files of ffmpeg: written atomically, with every frame counted."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from pipelines.media.ffmpeg_log import cause, known_cause
 from pipelines.media.subprocess_runner import Log, OnFact
 
 FILTERED = "filtered"
-"""The name of the fact that a frame has left the filters."""
+"""Name of the fact that a frame has left the filters."""
 ENCODED = re.compile(rb"^frame=\s*(\d+)")
-"""Of ``-progress``: packets given to the output; the fact's name is to be ``encoded``."""
+"""Pattern of the fact ``encoded``: packets written to the output so far, from the output of ``-progress``."""
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}
-_HARDLY_ANY = 1 << 16  # bytes
+_NEARLY_FULL = 1 << 16  # free bytes below which a disk counts as full
 
 
 @contextmanager
 def output_part(target: str | os.PathLike[str]) -> Iterator[Path]:
-    """A part of ``target``, see `atomic_write`; FfmpegError where its folder is missing."""
+    """`atomic_write` of ``target``; FfmpegError if its folder is missing."""
     path = Path(os.fsdecode(target))
     if not path.parent.is_dir():
         raise FfmpegError("the output's folder: No such file or directory")
@@ -34,14 +34,14 @@ def output_part(target: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def on_fact(on_frames: Callable[[int], None]) -> OnFact:
-    """Calls ``on_frames`` with the number of frames that have left the filters."""
+    """A callback that passes the number of frames that have left the filters to ``on_frames``."""
     return lambda name, count: on_frames(count) if name == FILTERED else None
 
 
 def check_whole(log: Log, names: Mapping[str, str], folder: Path) -> None:
-    """FfmpegError where an encoding failed or lost a frame, OSError where its ``folder`` could not be written to.
+    """Raise FfmpegError if an encoding failed or lost a frame, OSError if ``folder`` could not be written to.
 
-    ``names`` says what messages call the files.
+    ``names`` maps file names to the terms to replace them with in messages.
     """
     decoded, encoded = log.counts[FILTERED], int(log.facts.get("encoded", 0))
     if log.status:
@@ -54,12 +54,12 @@ def check_whole(log: Log, names: Mapping[str, str], folder: Path) -> None:
 
 
 def _check_disk(status: int, folder: Path) -> None:
-    """OSError where ffmpeg failed because nothing could be written to ``folder``.
+    """Raise OSError if ffmpeg failed because nothing could be written to ``folder``.
 
-    Its status tells since version 6.1; before, a disk with hardly any space left does.
+    Since version 6.1, ffmpeg's exit status tells; for older versions, a nearly full disk is taken as the reason.
     """
     number = 256 - status
-    if number not in _DISK_ERRORS and shutil.disk_usage(folder).free < _HARDLY_ANY:
+    if number not in _DISK_ERRORS and shutil.disk_usage(folder).free < _NEARLY_FULL:
         number = errno.ENOSPC
     if number in _DISK_ERRORS:
         raise OSError(number, os.strerror(number), str(folder))

@@ -1,7 +1,7 @@
-"""What one clip may cost a process: time and memory. A process that passes its time is ended by the kernel.
+"""Limits on time and memory per clip. The kernel ends a process that exceeds a clip's time limit.
 
-Python cannot interrupt a hang inside a video library; an alarm that nobody handles can. Who started the process
-sees it die, and finds the clip.
+Python cannot interrupt a hang inside a video library, but an unhandled alarm signal can. The parent process sees the
+process die and identifies the clip.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from contextlib import contextmanager
 from data_specs.resources import address_space
 
 MEMORY = 2 * 2**30
-"""Bytes that a process may have beside the crops of its shard: ffmpeg, or the decoding of frames of at most
-``containers.MAX_PIXELS``. x264's preset ``medium`` takes 0.6 GiB at 4096 × 2304 px."""
+"""Memory limit in bytes of ffmpeg, and of a decoding process in addition to the crops of its shard; enough for frames
+of ``containers.MAX_PIXELS``. x264's preset ``medium`` takes 0.6 GiB at 4096 × 2304 px."""
 FILES, FILES_OF_WORKER = 40, 12
-"""Open files of a process that has a cluster, and for each worker; measured: 32 and 11."""
+"""Open files of a process with a local cluster, and in addition for each worker; measured: 32 and 11."""
 
 ADDRESSES = 2 * 10**9
-"""Bytes of addresses that each process of a run needs, its Prefect server the most; measured: 1.5 to 2 GB."""
+"""Address space in bytes that each process of a run needs, the Prefect server the most; measured: 1.5 to 2 GB."""
 
 _lock = threading.Lock()
 _ends: dict[object, float] = {}
@@ -30,7 +30,7 @@ _ends: dict[object, float] = {}
 
 @contextmanager
 def deadline(seconds: float) -> Iterator[None]:
-    """End this process by SIGALRM if the block takes longer; blocks in other threads have their own deadlines."""
+    """Kill this process with SIGALRM if the block takes longer; each thread may have its own deadline."""
     mine = object()
     with _lock:
         _ends[mine] = time.monotonic() + seconds
@@ -49,12 +49,12 @@ def _set_alarm() -> None:
 
 
 def alarm_seconds(time_limit: float) -> float:
-    """When the alarm goes off for a clip that may take ``time_limit`` seconds: after all that can end it in order."""
+    """Seconds until the alarm for a clip with this time limit: later than the checks that end it without a kill."""
     return 1.25 * time_limit + 1
 
 
 def bound_memory(count: int, pid: int = 0) -> None:
-    """Let this process, or the child ``pid``, have no more than ``count`` bytes of data; more raises MemoryError."""
+    """Limit the data segment of this process, or of the child ``pid``, to ``count`` bytes; only on Linux."""
     if not hasattr(resource, "prlimit"):  # Linux only
         return
     _, most = resource.prlimit(pid, resource.RLIMIT_DATA)
@@ -63,9 +63,9 @@ def bound_memory(count: int, pid: int = 0) -> None:
 
 
 def too_little_for(workers: int) -> str:
-    """Why this process may not have what a run with a local cluster needs, in one line; "" if it may.
+    """Why this process's limits are too low for a run with a local cluster, in one line; "" if they suffice.
 
-    Its limit on open files is raised as far as that takes, and as the system allows.
+    The soft limit on open files is raised to what the run needs, if the hard limit allows.
     """
     files = FILES + FILES_OF_WORKER * workers
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -1,4 +1,4 @@
-"""FFmpeg's motion vectors as they are kept: packed, checked, and in the coordinates of the frames that are shown."""
+"""Packing and checking FFmpeg's motion vectors, and converting them to the coordinates of displayed frames."""
 
 from __future__ import annotations
 
@@ -18,16 +18,15 @@ _AV_MOTION_VECTOR = np.dtype(
         "itemsize": 40,
     }
 )
-"""The fields in use of FFmpeg's ``AVMotionVector`` (libavutil/motion_vector.h), as laid out on 64-bit
-machines."""
+"""The used fields of FFmpeg's ``AVMotionVector`` (libavutil/motion_vector.h), in its layout on 64-bit machines."""
 
 
 class VectorPacker:
-    """Gathers the vectors of frames and hands them on in blocks of dtype `mocrop_core.PACKED`.
+    """Collects the vectors of frames and passes them on in blocks of dtype `mocrop_core.PACKED`.
 
     ``sink`` gets the blocks, each with ``block`` vectors or up to one frame's more; ``offsets`` are those of an H.264
-    stream, None for another. ``total`` is the number of vectors handed on, ``scale`` their number of units in a px, 0
-    before the first. A displacement that refers to a later frame, as in B-frames, is reversed: all point back in time.
+    stream, None for other codecs. ``total`` is the number of vectors passed on, ``scale`` their units per px, 0 before
+    the first. Displacements that refer to a later frame, as in B-frames, are reversed: all point back in time.
     """
 
     def __init__(self, sink: Callable[[np.ndarray], None], block: int, offsets: CropOffsets | None) -> None:
@@ -37,15 +36,15 @@ class VectorPacker:
         self._held: list[tuple[int, bytes]] = []
 
     def add(self, number: int, vectors: bytes) -> bool:
-        """Take in a frame's side data; whether a block is full."""
+        """Add a frame's side data; return whether a block is full."""
         self._held.append((number, vectors))
         self._waiting += len(vectors)
         return self._waiting >= self._most
 
     def flush(self, size: tuple[int, int], coded: tuple[int, int]) -> None:
-        """Hand on what was gathered of frames of this ``size``, coded as pictures of size ``coded``: height and width.
+        """Pass on the collected vectors of frames of this ``size``, from pictures of size ``coded``, (height, width).
 
-        VideoError where a vector does not fit the type, scales differ, or it is not known how frames were cropped.
+        Raises VideoError if a vector does not fit the dtype, scales differ, or the cropping is unknown.
         """
         if self._held:
             packed = self._in_frame(self._packed(), size, coded)
@@ -70,19 +69,19 @@ class VectorPacker:
             narrow = exact.astype(np.int16)
             if not np.array_equal(narrow, exact):
                 longest = np.abs(exact).max() / self.scale
-                raise VideoError(f"a motion vector of {longest:g} px along one axis is too long to be kept")
+                raise VideoError(f"a motion vector of {longest:g} px along one axis is too long to store")
             packed[field] = narrow
         return packed
 
     def _in_frame(self, packed: np.ndarray, size: tuple[int, int], coded: tuple[int, int]) -> np.ndarray:
-        """Vectors of a coded picture in the coordinates of its frame, without those of blocks wholly cropped away."""
-        found = self._offsets.found if self._offsets is not None else {(0, 0)}
-        if len(found) > 1:
-            places = " and ".join(f"{left},{top}" for left, top in sorted(found))
-            raise VideoError(f"its cropping changes: frames begin at the pixels {places} of what is coded")
-        if not found and size != coded:
-            raise VideoError("its frames are cropped, and how cannot be read: it has no sequence parameter set")
-        left, top = next(iter(found), (0, 0))
+        """Vectors of a coded picture in the coordinates of its frame, without those of completely cropped blocks."""
+        offsets = self._offsets.found if self._offsets is not None else {(0, 0)}
+        if len(offsets) > 1:
+            places = " and ".join(f"{left},{top}" for left, top in sorted(offsets))
+            raise VideoError(f"its cropping changes: frames start at the pixels {places} of the coded picture")
+        if not offsets and size != coded:
+            raise VideoError("its frames are cropped by an unknown offset: it has no readable sequence parameter set")
+        left, top = next(iter(offsets), (0, 0))
         if not left and not top:
             return packed
         packed["x"] -= left

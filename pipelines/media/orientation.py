@@ -1,4 +1,4 @@
-"""How a picture is turned or mirrored when it is shown: the display matrix of ISO/IEC 14496-12, 8.3.2."""
+"""Rotation and mirroring of displayed pictures by the display matrix (ISO/IEC 14496-12, 8.3.2)."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ from pipelines.media.containers import NoVectors, VideoError
 
 
 def check_upright(matrix: bytes, number: int) -> None:
-    """`NoVectors` if the display matrix of frame ``number`` does more than move or scale the picture."""
+    """Raise `NoVectors` if the display matrix of frame ``number`` rotates or mirrors the picture."""
     across, right_down, _, down_right, down, *_ = struct.unpack("=9i", matrix)
     if across <= 0 or down <= 0 or right_down or down_right:
         raise NoVectors(
-            f"its display matrix turns or mirrors the picture (frame {number}), and vectors are those of the "
-            "picture as it is coded: transcode it"
+            f"its display matrix rotates or mirrors the picture (frame {number}), but its vectors refer to the coded "
+            "picture: transcode it"
         )
 
 
 def upright(picture: np.ndarray, matrix: bytes) -> np.ndarray:
-    """A picture (height, width, 3) as players show it; ``VideoError`` unless it is turned by quarters or mirrored."""
+    """Apply a display matrix to a picture (height, width, 3).
+
+    Raises ``VideoError`` for a rotation by other than multiples of 90 degrees.
+    """
     across, right_down, _, down_right, down, *_ = struct.unpack("=9i", matrix)
     if across and down and not right_down and not down_right:
         right, downward = across, down
@@ -28,5 +31,5 @@ def upright(picture: np.ndarray, matrix: bytes) -> np.ndarray:
         picture = picture.transpose(1, 0, 2)
         right, downward = down_right, right_down
     else:
-        raise VideoError("its display matrix turns the picture by other than quarters: transcode it")
+        raise VideoError("its display matrix does not rotate the picture by a multiple of 90 degrees: transcode it")
     return np.ascontiguousarray(picture[:: 1 if downward > 0 else -1, :: 1 if right > 0 else -1])

@@ -1,8 +1,8 @@
-"""Which pixels an H.264 stream shows of those that it codes: the left and top cropping of its sequence parameter sets.
+"""The left and top cropping in the sequence parameter sets of an H.264 stream.
 
-A decoder cuts its frames accordingly, while it gives motion vectors in the coordinates of the coded picture. FFmpeg
-applies the numbers and does not pass them on, so they are read here. Source: ITU-T H.264, 7.3.2.1.1 and 7.4.2.1.1;
-ISO/IEC 14496-15, 5.3.3.1.
+A decoder crops its frames accordingly, but its motion vectors are in the coordinates of the coded picture. FFmpeg does
+not export the numbers, so they are parsed here. Source: ITU-T H.264, 7.3.2.1.1 and 7.4.2.1.1; ISO/IEC 14496-15,
+5.3.3.1.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 Offset = tuple[int, int]
-"""Coded pixels left of the frame, and above it."""
+"""Number of coded pixels (left of the frame, above the frame)."""
 
 _SPS = 7  # nal_unit_type of a sequence parameter set
 _WITH_CHROMA_FORMAT = frozenset((44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 244))
@@ -20,15 +20,15 @@ _START_CODE = re.compile(rb"\x00\x00\x01")
 
 
 class CropOffsets:
-    """The offsets in the parameter sets of a stream, seen so far: those of its header, then those among its packets."""
+    """Collects the offsets in a stream's parameter sets, from its header and its packets, in ``found``."""
 
     def __init__(self, extradata: bytes | None) -> None:
         self.found: set[Offset] = set()
-        self._length_size = 0  # of the lengths before NAL units; 0 where start codes divide them
+        self._length_size = 0  # bytes of the length before each NAL unit; 0 if start codes separate the units
         self.read_header(extradata or b"")
 
     def read_header(self, extradata: bytes) -> None:
-        """Take in a stream's header, one in mid-stream included."""
+        """Read a stream's header, including a new one within the stream."""
         if extradata[:1] != b"\x01":  # not an AVCDecoderConfigurationRecord
             self.read(extradata)
             return
@@ -36,7 +36,7 @@ class CropOffsets:
         self._take(_with_lengths(extradata[6:], 2, count=extradata[5] & 31 if len(extradata) > 5 else 0))
 
     def read(self, packet: bytes) -> None:
-        """Take in a packet."""
+        """Read a packet."""
         self._take(_with_lengths(packet, self._length_size) if self._length_size else _with_start_codes(packet))
 
     def _take(self, units: Iterator[bytes]) -> None:
@@ -44,12 +44,12 @@ class CropOffsets:
             if unit and unit[0] & 31 == _SPS:
                 try:
                     self.found.add(crop_offset(unit))
-                except ValueError:  # cut short or garbled: no decoder uses it
+                except ValueError:  # truncated or garbled: no decoder uses it
                     continue
 
 
 def _with_lengths(data: bytes, size: int, count: int = -1) -> Iterator[bytes]:
-    """The NAL units of data in which the length of each stands before it; ``count`` of them at most, if not -1."""
+    """Yield the NAL units of data with a length of ``size`` bytes before each; at most ``count`` units if not -1."""
     start = 0
     while count and start + size <= len(data):
         end = start + size + int.from_bytes(data[start : start + size], "big")
@@ -58,16 +58,16 @@ def _with_lengths(data: bytes, size: int, count: int = -1) -> Iterator[bytes]:
 
 
 def _with_start_codes(data: bytes) -> Iterator[bytes]:
-    """The NAL units of data in which a start code stands before each."""
+    """Yield the NAL units of data with a start code before each."""
     starts = [code.end() for code in _START_CODE.finditer(data)]
     for start, after in pairwise([*starts, len(data) + 3]):
         yield data[start : after - 3]
 
 
 def crop_offset(unit: bytes) -> Offset:
-    """The left and top cropping of a sequence parameter set, px of luma; ValueError if it is cut short.
+    """The left and top cropping of a sequence parameter set in luma px; ValueError if it is truncated.
 
-    ``unit`` is the NAL unit from its header byte on.
+    ``unit`` is the NAL unit including its header byte.
     """
     bits = _Bits(unit[1:].replace(b"\x00\x00\x03", b"\x00\x00"))
     profile, _, _ = bits.fixed(8), bits.fixed(16), bits.golomb()
@@ -93,7 +93,7 @@ def crop_offset(unit: bytes) -> Offset:
 
 
 def _chroma_format(bits: _Bits) -> int:
-    """chroma_format_idc of the profiles that have it; what else stands up to the scaling lists is passed over."""
+    """Read chroma_format_idc, and skip the fields after it up to and including the scaling lists."""
     chroma_format = bits.golomb()
     if chroma_format == 3:
         bits.fixed(1)
@@ -110,13 +110,13 @@ def _skip_scaling_list(bits: _Bits, size: int) -> None:
     last = 8
     for _ in range(size):
         scale = (last + bits.signed_golomb()) % 256
-        if not scale:  # the rest repeats the last one
+        if not scale:  # the remaining entries repeat the last one
             return
         last = scale
 
 
 class _Bits:
-    """Numbers one after the other in a string of bits; ValueError where it ends."""
+    """Reads successive numbers from a bit string; ValueError at its end."""
 
     def __init__(self, data: bytes) -> None:
         self._bits, self._place = f"{int.from_bytes(data, 'big'):0{8 * len(data)}b}", 0
@@ -140,6 +140,6 @@ class _Bits:
         return (number + 1) // 2 if number % 2 else -(number // 2)
 
     def skip_golombs(self, count: int) -> None:
-        """Pass over so many Exp-Golomb numbers."""
+        """Skip ``count`` Exp-Golomb numbers."""
         for _ in range(count):
             self.golomb()

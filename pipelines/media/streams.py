@@ -1,7 +1,7 @@
-"""Which video stream of a file is read, and how many frames the container says that it has.
+"""Choosing the video stream of a file to read, and reading its number of frames from the container.
 
-The choice is a player's: never cover art or a track of one frame beside a longer one; else the default stream, else
-the largest. Containers and streams are PyAV's, which `decoder` opens.
+The choice is that of a player: never cover art, nor a track of one frame if there is a longer one; the default stream
+if any, else the largest. Containers and streams are PyAV objects that `decoder` opens.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import Any
 from pipelines.media.containers import is_cut_off_avi
 
 _DEFAULT, _COVER = 1, 1 << 10 | 1 << 11  # FFmpeg's AV_DISPOSITION_: default; attached_pic, timed_thumbnails
-_NOT_CODED = 16  # bytes: a smaller MPEG-4 packet may say that the picture before is shown again, and gives no frame
+_NOT_CODED = 16  # bytes; a smaller MPEG-4 packet may only repeat the previous picture and gives no frame
 _SLACK = 2  # frames by which the count of an intact file may be off
-_SLACK_SECONDS = 0.5  # the same where a container gives only a duration
-_WITH_DURATION = ("matroska", "flv")  # of containers without a count, those whose header has a duration
+_SLACK_SECONDS = 0.5  # the same for containers that only give a duration
+_WITH_DURATION = ("matroska", "flv")  # containers without a frame count but with a duration in the header
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """What decoding a whole video came to: ``frames``, ``interlaced`` ones of them, and ``bad_packets`` that could not
-    be decoded."""
+    """Result of decoding a whole video: the numbers of ``frames``, of ``interlaced`` frames, and of undecodable packets
+    (``bad_packets``)."""
 
     frames: int
     bad_packets: int
@@ -34,13 +34,13 @@ class Decoded:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What a file says of its video before it is decoded.
+    """Properties of a file's video that are known without decoding it.
 
-    ``stream`` is the index of the stream that is read; ``choice`` one line on what was taken and what was left out,
-    empty where there was no choice; ``frames`` the container's count of its frames, None where it has none;
-    ``covered`` the share of the container's duration that its packets reach, 1 where that is not known; ``time_base``
-    what the time stamps of its frames count in, seconds; ``sound`` FFmpeg's name of the codec of each sound stream,
-    empty for one that it does not know; ``others`` the number of streams that are neither video nor sound.
+    ``stream`` is the index of the chosen stream; ``choice`` is one line on which stream is used and which are left
+    out, "" if there is only one; ``frames`` is the container's frame count, None if it has none; ``covered`` is the
+    fraction of the container's duration that its packets reach, 1 if unknown; ``time_base`` is the unit of timestamps
+    in seconds; ``sound`` has FFmpeg's codec name of each sound stream, "" if unknown; ``others`` is the number of
+    streams that are neither video nor sound.
     """
 
     stream: int
@@ -52,42 +52,46 @@ class Survey:
     others: int = 0
 
     def expected(self, decoded: Decoded) -> int:
-        """How many frames there should be; where the container does not say, a packet that is bad is one."""
+        """The expected number of frames; if the container does not give it, each bad packet counts as a frame."""
         if self.frames is not None:
             return self.frames
         return round(decoded.frames / self.covered) if self.covered < 1 else decoded.frames + decoded.bad_packets
 
     def missing(self, decoded: Decoded) -> int:
-        """How many frames are missing; 0 for up to two and up to a tenth, by which counts of intact files are off."""
+        """The number of missing frames; 0 if within the error of intact files, up to 2 frames and a tenth of all."""
         expected = self.expected(decoded)
         missing = expected - decoded.frames
         return missing if missing > min(_SLACK, expected // 10) else 0
 
     def notes(self, decoded: Decoded, combs: str = "their combs kept") -> dict[str, str]:
-        """What there is to say of the stream and of what was lost, by kind (`schema.NOTES`); ``combs`` is what became
-        of interlaced frames."""
+        """Notes on the choice of the stream and on losses, by kind (`schema.NOTES`).
+
+        ``combs`` says how interlaced frames were handled.
+        """
         bad = decoded.bad_packets
-        found = {"stream": self.choice}
+        notes = {"stream": self.choice}
         if bad:
-            found["damage"] = f"{bad} {'packet' if bad == 1 else 'packets'} could not be decoded"
+            notes["damage"] = f"{bad} {'packet' if bad == 1 else 'packets'} could not be decoded"
         if decoded.interlaced:
-            found["interlaced"] = f"{decoded.interlaced} of {decoded.frames} frames are interlaced, {combs}"
+            notes["interlaced"] = f"{decoded.interlaced} of {decoded.frames} frames are interlaced, {combs}"
         if self.missing(decoded):
             about = "about " if self.covered < 1 else ""
-            found["missing"] = f"{decoded.frames} of {about}{self.expected(decoded)} frames decoded"
-        return {kind: text for kind, text in found.items() if text}
+            notes["missing"] = f"{decoded.frames} of {about}{self.expected(decoded)} frames decoded"
+        return {kind: text for kind, text in notes.items() if text}
 
 
 def choose(streams: Sequence[Any], single: set[int]) -> Any:
-    """The stream to read of a file's video streams; None if all are cover art. ``single`` are the indices of those
-    that have just one packet."""
+    """Choose one of a file's video streams; None if all are cover art.
+
+    ``single`` has the indices of the streams with at most one packet.
+    """
     real = [stream for stream in streams if not stream.disposition.value & _COVER]
     longer = [stream for stream in real if stream.index not in single]
     return max(longer or real, key=_rank, default=None)
 
 
 def single(packets: Iterable[Any], indices: Sequence[int]) -> set[int]:
-    """Those of the streams that have one packet at most among the packets of all."""
+    """The ``indices`` of the streams that have at most one of the ``packets``."""
     seen = Counter(dict.fromkeys(indices, 0))
     for packet in packets:
         if packet is not None and packet.size:
@@ -104,7 +108,7 @@ def _rank(stream: Any) -> tuple[bool, bool, int, int]:
 
 
 def about_choice(chosen: Any, streams: Sequence[Any], single: set[int]) -> str:
-    """One line on which of several streams is read and which are not; empty for a file with one."""
+    """One line on which of several streams is used and which are left out; "" if there is only one."""
     if len(streams) == 1:
         return ""
     left_out = ", ".join(_described(stream, single) for stream in streams if stream is not chosen)
@@ -121,10 +125,10 @@ def _described(stream: Any, single: set[int]) -> str:
 
 
 def counted_frames(path: str | os.PathLike[str], container: Any, stream: Any) -> int | None:
-    """The container's own count of a stream's frames; None where it has none.
+    """The container's frame count of a stream; None if it has none.
 
-    MP4 and AVI have an index; what an edit list leaves out, empty packets and MPEG-4 pictures that are not coded are
-    no frames. The index of an AVI file is at its end: where that is cut off, its header's count is taken.
+    MP4 and AVI have an index; entries that an edit list discards, empty packets and MPEG-4 pictures that are not coded
+    do not count. The index of an AVI file is at its end: if that is cut off, the count in its header is used.
     """
     index = stream.index_entries
     if not stream.frames or not {"mov", "avi"} & set(container.format.name.split(",")):
@@ -136,13 +140,13 @@ def counted_frames(path: str | os.PathLike[str], container: Any, stream: Any) ->
 
 
 def header_duration(container: Any) -> float:
-    """The duration in seconds that the header of a container without a count of frames gives; 0 where it has none."""
-    known = bool(set(container.format.name.split(",")) & set(_WITH_DURATION))
-    return (container.duration or 0) / 1e6 if known else 0.0
+    """The duration in seconds in the header of a container without a frame count; 0 if it has none."""
+    reliable = bool(set(container.format.name.split(",")) & set(_WITH_DURATION))
+    return (container.duration or 0) / 1e6 if reliable else 0.0
 
 
 def covered(duration: float, packets: Iterable[Any]) -> float:
-    """The share of a ``duration`` in seconds that the packets of all streams reach: 1 within half a second of it."""
+    """The fraction of a ``duration`` in seconds that the packets of all streams reach; 1 if within half a second."""
     timed = (
         packet for packet in packets if packet is not None and packet.pts is not None and packet.time_base is not None
     )

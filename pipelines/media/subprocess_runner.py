@@ -1,4 +1,4 @@
-"""A program run to its end: to its time limit at most, in bounded memory, and never longer than we live."""
+"""Running a program with a time limit and limited memory, and killing it when this process dies."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from typing import IO
 from pipelines.media.limits import MEMORY, bound_memory
 
 _FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
-_TRIES = 5  # of a program that is killed from outside, by the system or a person; 2 of one that crashes
-_PAUSE = 0.2  # seconds before it is tried again, doubled each time
-_WARDEN = 'read -r over || kill -s KILL -- "-$1"'  # a shell that waits for a line, or for its maker's death
+_TRIES = 5  # if the program is killed from outside, by the system or a person; 2 if it crashes
+_PAUSE = 0.2  # seconds before the second try, doubled for each further one
+_WARDEN = 'read -r over || kill -s KILL -- "-$1"'  # a shell that waits for a line, or for the death of its parent
 
-_BY_SIGNAL = 255  # ffmpeg's status when it ended in order because a signal asked it to
+_BY_SIGNAL = 255  # ffmpeg's exit status after it handled a signal
 
 Facts = Mapping[str, re.Pattern[bytes]]
-"""What to look for in the lines of standard output: a name, and a pattern whose first group is the value."""
+"""Facts to look for in the lines of standard output: a name, and a pattern whose first group is the value."""
 OnFact = Callable[[str, int], None]
-"""Called from a thread of its own with the name of a fact that was found, and how many lines have told it so far."""
+"""Called from another thread with the name of a matched fact and the number of its matches so far."""
 
 
-def _nobody(name: str, count: int) -> None:
-    """The `OnFact` of who waits for the end."""
+def _ignore(name: str, count: int) -> None:
+    """An `OnFact` that does nothing."""
 
 
 @dataclass(slots=True)
 class Log:
-    """What is kept of a run, in bounded memory.
+    """Result of a run, in bounded memory.
 
-    ``status`` is its exit status; ``facts`` has the last value of each fact on its standard output and ``counts`` the
-    number of lines that told it; ``errors`` are the last errors on its standard error. Those may quote the file, so
-    that nothing may be concluded from them: they are for people.
+    ``status`` is the exit status; ``late`` is set if the time limit was exceeded; ``facts`` has the last value of each
+    fact on standard output and ``counts`` its number of matches; ``errors`` are the last errors on standard error.
+    These are only for display: they may quote the file, so no decision may depend on them.
     """
 
     status: int = 0
@@ -51,7 +51,7 @@ class Log:
 
     @property
     def signal(self) -> str:
-        """The name of the signal that ended the program, empty if none did."""
+        """The name of the signal that ended the program; "" if none did."""
         if self.status == _BY_SIGNAL:
             return signal.SIGTERM.name
         if self.status >= 0:
@@ -59,18 +59,18 @@ class Log:
         return signal.Signals(-self.status).name if -self.status in set(signal.Signals) else f"signal {-self.status}"
 
     def read_errors(self, messages: IO[bytes]) -> None:
-        """Take in the lines of standard error until it ends."""
+        """Read standard error to its end."""
         for raw in iter(lambda: messages.readline(4096), b""):
             line = raw.decode(errors="surrogateescape").strip()
             if "[error]" in line or "[fatal]" in line:
                 self.errors.append(line)
 
     def read_facts(self, output: IO[bytes], facts: Facts, on_fact: OnFact) -> None:
-        """Take in the lines of standard output until it ends."""
+        """Read standard output to its end."""
         for line in iter(lambda: output.readline(4096), b""):
             for name, pattern in facts.items():
-                if found := pattern.search(line):
-                    self.facts[name] = found[1].decode()
+                if match := pattern.search(line):
+                    self.facts[name] = match[1].decode()
                     self.counts[name] += 1
                     on_fact(name, self.counts[name])
 
@@ -80,13 +80,13 @@ def run_again_if_killed(
     time_limit: float,
     facts: Facts,
     feed: Sequence[bytes] | None = None,
-    on_fact: OnFact = _nobody,
+    on_fact: OnFact = _ignore,
 ) -> Log:
-    """`run`, and again where a signal ended the program: for a kill that does not come again no file is to blame."""
+    """Call `run`, and repeat it if a signal ended the program, since a one-off kill is not the file's fault."""
     end = time.monotonic() + time_limit
     for number in range(1, _TRIES + 1):
         log = run(arguments, max(end - time.monotonic(), 0.001), facts, feed, on_fact)
-        most = _TRIES if log.signal in {one.name for one in _FROM_OUTSIDE} else 2
+        most = _TRIES if log.signal in {killer.name for killer in _FROM_OUTSIDE} else 2
         if log.late or not log.signal or number >= most or time.monotonic() > end:
             break
         time.sleep(_PAUSE * 2 ** (number - 1))
@@ -98,11 +98,11 @@ def run(
     time_limit: float,
     facts: Facts,
     feed: Iterable[bytes] | None = None,
-    on_fact: OnFact = _nobody,
+    on_fact: OnFact = _ignore,
 ) -> Log:
-    """Run a program to its end or to ``time_limit`` seconds, with ``feed`` on its standard input.
+    """Run a program for at most ``time_limit`` seconds, with ``feed`` on its standard input.
 
-    It is in a session of its own, has at most ``limits.MEMORY`` bytes, and dies when this process is killed.
+    It runs in a new session with at most ``limits.MEMORY`` bytes, and is killed when this process dies.
     """
     if not (time_limit > 0 and math.isfinite(time_limit)):
         raise ValueError(f"time_limit is {time_limit}, expected seconds above 0")
@@ -129,7 +129,7 @@ def run(
             reader.start()
         timer.start()
         if process.stdin is not None:
-            with suppress(BrokenPipeError), process.stdin as pipe:  # it ended early: its messages say why
+            with suppress(BrokenPipeError), process.stdin as pipe:  # the program ended early; its errors say why
                 for piece in feed or ():
                     pipe.write(piece)
         log.status = process.wait()
@@ -146,7 +146,7 @@ def run(
 
 
 def _warden(group: int) -> subprocess.Popen[bytes]:
-    """A process that kills a process group when this process dies without having told it that all is over."""
+    """Start a process that kills a process group if this process dies before it has sent a line."""
     return subprocess.Popen(
         ["/bin/sh", "-c", _WARDEN, "sh", str(group)],
         stdin=subprocess.PIPE,
@@ -157,7 +157,7 @@ def _warden(group: int) -> subprocess.Popen[bytes]:
 
 
 def _stop(process: subprocess.Popen[bytes], log: Log | None = None) -> None:
-    """Kill the process and its group if it still runs, and note in ``log`` that it was late."""
+    """Kill the process and its group if it still runs, and set ``late`` in ``log``."""
     if process.poll() is None:
         if log is not None:
             log.late = True

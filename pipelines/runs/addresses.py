@@ -1,4 +1,4 @@
-"""Which addresses a served run may open: those that the server's setting names, whatever its caller asks for."""
+"""Restriction of the addresses that a served run may open to those in the server's setting."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from data_specs.locations import is_url, shown
 from pipelines.errors import RunError
 from pipelines.runs.options import Options
 
-ALLOWED = "MOCROP_ALLOWED_ADDRESSES"  # names them, separated by spaces; `mocrop serve --allow` sets it
+ALLOWED = "MOCROP_ALLOWED_ADDRESSES"  # environment variable: space-separated; `mocrop serve --allow` sets it
 
 
 def check_addresses(options: Options) -> None:
-    """``RunError`` if a run would open an address that is neither allowed nor below an allowed one.
+    """Raise ``RunError`` if a run would open an address that is neither allowed nor below an allowed one.
 
-    Any Dask scheduler counts as an address, and so does whatever has ``://`` in it; local paths do not.
+    Every Dask scheduler and everything with ``://`` in it is an address; local paths are not.
     """
     allowed = [address.rstrip("/") for address in os.environ.get(ALLOWED, "").split()]
     for option in fields(Options):
@@ -24,6 +24,6 @@ def check_addresses(options: Options) -> None:
             continue
         if not any(value.rstrip("/") == address or value.startswith(f"{address}/") for address in allowed):
             raise RunError(
-                f"{option.name} {shown(value)!r}: this server opens no such address; "
-                f"it would if it were started with mocrop serve --allow {shown(value)}"
+                f"{option.name} {shown(value)!r}: this server does not allow this address; "
+                f"to allow it, start the server with mocrop serve --allow {shown(value)}"
             )

@@ -1,4 +1,4 @@
-"""What no store needs any more: H.264 files that nothing was made from as it stands, and unfinished parts."""
+"""Finding and removing files that no store needs: stale H.264 files and unfinished temporary files."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from pipelines.runs.source_index import SOURCES
 from pipelines.stages.h264_cache import H264, Folders, default_work_dir, target_path
 from pipelines.store.lock import check_unlocked, locked
 
-MOST_NOTE = 1 << 16  # bytes of a note in the work folder
-STORES = "stores"  # folder in the work folder with one note for each store that uses it
+MOST_NOTE = 1 << 16  # largest size in bytes of a note in the work folder
+STORES = "stores"  # subfolder of the work folder with one note for each store that uses it
 _MADE = re.compile(r"-[0-9a-f]{16}\.(mp4|json)$")
 _UNFINISHED = re.compile(r"\.(part|partial)$|#\d+$")
 
@@ -38,7 +38,7 @@ class Waste:
 
 
 def register(work_dir: str, location: str) -> None:
-    """Note in a work folder that a store uses it, so that what the store needs there is not taken for waste."""
+    """Record in a work folder that a store uses it, so that the store's files there are not taken for waste."""
     note = Path(work_dir, STORES, f"{hashlib.sha256(location.encode()).hexdigest()[:16]}.json")
     text = json.dumps({"store": location})
     if read_part(note, None, MOST_NOTE) != text.encode():
@@ -49,86 +49,86 @@ def register(work_dir: str, location: str) -> None:
 
 
 def registered(work_dir: str) -> list[str]:
-    """The stores that use a work folder, as far as runs have noted it; some may be gone."""
-    found = []
+    """The stores that are registered in a work folder; some may no longer exist."""
+    stores = []
     for note in sorted(Path(work_dir, STORES).glob("*.json")):
         try:
-            found.append(str(parse_json(read_part(note, None, MOST_NOTE) or b"", MOST_NOTE)["store"]))
+            stores.append(str(parse_json(read_part(note, None, MOST_NOTE) or b"", MOST_NOTE)["store"]))
         except (ValueError, KeyError, TypeError):
-            raise StoreError(f"{note} is damaged; remove it and start mocrop preprocess for its store again") from None
-    return found
+            raise StoreError(f"{note} is damaged; remove it and run mocrop preprocess for its store again") from None
+    return stores
 
 
 def unfinished(folder: Path) -> Iterator[Path]:
-    """Files below a folder that a run which was killed did not finish."""
-    for parent, _, names in os.walk(folder):  # follows no link but the folder itself
+    """Temporary files below a folder that a killed run left."""
+    for parent, _, names in os.walk(folder):  # follows no symbolic links below the folder
         yield from (Path(parent, name) for name in sorted(names) if _UNFINISHED.search(name))
 
 
 def work_folder(location: str, work_dir: str | None) -> Path:
-    """The folder of a store's H.264 files; ``StoreError`` if it has to be named."""
+    """The folder of a store's H.264 files; ``StoreError`` if it is not given for a store on an object store."""
     if work_dir is None and is_url(location):
-        raise StoreError("work_dir: give the folder of the H.264 files, as to mocrop preprocess")
+        raise StoreError("work_dir: give the folder of the H.264 files that was given to mocrop preprocess")
     return Path(work_dir or default_work_dir(location)).resolve()
 
 
 def find_waste(location: str, work_dir: str | None = None) -> list[Waste]:
-    """What neither this store nor another that uses its work folder needs.
+    """Files that neither this store nor another one with the same work folder needs.
 
-    H.264 files are needed if a clip's record, or a clip that is not done yet, stands for them: a new view is made from
-    them. ``StoreError`` if there is no such store, if another one cannot be read, or while a run is writing one.
+    The H.264 file of a clip that is recorded or not done yet is needed: new views are made from it. Raises
+    ``StoreError`` if the store does not exist, another one cannot be read, or a run is writing one of them.
     """
-    stores, gone = _sharing(location, work_dir)
+    stores, missing = _sharing(location, work_dir)
     for store in stores:
-        check_unlocked(store.location, "look for what it leaves behind")
-    return _waste_of(stores, gone, work_folder(location, work_dir))
+        check_unlocked(store.location, "run mocrop gc")
+    return _waste_of(stores, missing, work_folder(location, work_dir))
 
 
 def clear(location: str, work_dir: str | None = None) -> list[Waste]:
-    """Remove what ``find_waste`` finds, and return it; no run on one of the stores can begin meanwhile."""
-    stores, gone = _sharing(location, work_dir)
+    """Remove and return what ``find_waste`` finds; the stores are locked meanwhile."""
+    stores, missing = _sharing(location, work_dir)
     with ExitStack() as stack:
         for store in stores:
             stack.enter_context(locked(store.location))
         folder = work_folder(location, work_dir)
-        waste = _waste_of(stores, gone, folder)
+        waste = _waste_of(stores, missing, folder)
         remove(waste, folder)
     return waste
 
 
 def _sharing(location: str, work_dir: str | None) -> tuple[list[Store], list[str]]:
-    """A store and the others that use its work folder, and where there is none any more."""
+    """Open a store and the others registered in its work folder; also return the locations of missing ones."""
     folder = work_folder(location, work_dir)
     for name in (H264, STORES):
         refuse_links(folder, folder / name)
     location = location if is_url(location) else str(Path(location).resolve())
-    stores, gone = [open_store(location)], []
+    stores, missing = [open_store(location)], []
     for other in registered(str(folder)):
         if other != location:
             try:
                 stores.append(open_store(other))
             except NoStore:
-                gone.append(shown(other))
-    return stores, gone
+                missing.append(shown(other))
+    return stores, missing
 
 
-def _waste_of(stores: list[Store], gone: list[str], folder: Path) -> list[Waste]:
+def _waste_of(stores: list[Store], missing: list[str], folder: Path) -> list[Waste]:
     location = stores[0].location
     waste = [] if is_url(location) else [_waste(path, "unfinished") for path in unfinished(Path(location))]
     waste += [_waste(path, "unfinished") for own in (H264, STORES, SOURCES) for path in unfinished(folder / own)]
-    return waste + _stale(folder, stores, gone)
+    return waste + _stale(folder, stores, missing)
 
 
-def _stale(folder: Path, stores: list[Store], gone: list[str]) -> list[Waste]:
-    """The H.264 files, and the notes beside them, that no store needs."""
+def _stale(folder: Path, stores: list[Store], missing: list[str]) -> list[Waste]:
+    """The H.264 files and their notes that no store needs."""
     needed, open_names = set(), set()
     for store in stores:
         files, names = _needs(store, str(folder))
         needed |= files
         open_names |= names
     why = "no store needs it"
-    if gone:
-        why += f" (no store is left at {', '.join(gone)})"
+    if missing:
+        why += f" (there is no store at {', '.join(missing)} any more)"
     return [
         _waste(path, why)
         for path in sorted((folder / H264).rglob("*"))
@@ -139,7 +139,7 @@ def _stale(folder: Path, stores: list[Store], gone: list[str]) -> list[Waste]:
 
 
 def _needs(store: Store, work_dir: str) -> tuple[set[Path], set[str]]:
-    """The files that a store was made from, and names, without fingerprint, of those it may yet be made from."""
+    """The H.264 files that a store was made from, and the names, without fingerprint, of those for pending clips."""
     encode, folders = store.recipe.transcode, Folders("", work_dir)
     if not isinstance(encode, Encode):
         return set(), set()
@@ -147,10 +147,11 @@ def _needs(store: Store, work_dir: str) -> tuple[set[Path], set[str]]:
     records = read_records(store.zarr, "transcode", None, range(store.num_shards))
     for shard in range(store.num_shards):
         rows = schema.shard_rows(shard, len(store.ids), store.recipe.shard_clips)
-        known = records[shard].clips if shard in records else {}
+        transcoded = records[shard].clips if shard in records else {}
         for id in store.ids[rows.start : rows.stop]:
-            target = target_path(Clip(id, "", 0), known.get(id, {}).get("source", ""), encode, store.build, folders)
-            if "source" in known.get(id, {}):
+            source = transcoded.get(id, {}).get("source", "")
+            target = target_path(Clip(id, "", 0), source, encode, store.build, folders)
+            if "source" in transcoded.get(id, {}):
                 files.add(target)
             elif shard not in records:
                 names.add(str(target.parent / target.stem.rpartition("-")[0]))
@@ -162,9 +163,9 @@ def _waste(path: Path, why: str) -> Waste:
 
 
 def remove(waste: list[Waste], work_dir: Path) -> None:
-    """Remove files, and the folders of H.264 files that are empty then."""
-    for one in waste:
-        one.path.unlink(missing_ok=True)
+    """Remove files, and the folders of H.264 files that become empty."""
+    for file in waste:
+        file.path.unlink(missing_ok=True)
     for folder in sorted((work_dir / H264).rglob("*"), reverse=True):
         if folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir()):
             folder.rmdir()

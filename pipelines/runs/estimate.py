@@ -1,4 +1,4 @@
-"""What a run would do, cost and need, found without touching the store: a few clips are done for real elsewhere."""
+"""Estimate of a run's work, time and space, from a few sample clips that are processed in a temporary folder."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from pipelines.store.creation import is_made, refusal
 from pipelines.store.records import Progress
 
 OPENED = 100  # clips whose files are opened
-SAMPLE = 3  # clips that are done for real
+SAMPLE = 3  # clips that are processed
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one clip costs on this machine: CPU seconds on one core, bytes in the store and in the work folder."""
+    """Average cost of a clip on this machine: seconds on one core, bytes in the store and in the work folder."""
 
     seconds: float
     store_bytes: float
@@ -44,9 +44,9 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Clips that were done for real: all their ids, the reasons of those that failed, the mean cost of the others.
+    """Result of the sample clips: all ids, the reasons of those that failed, and the average cost of the others.
 
-    ``cost`` is None where all of them failed.
+    ``cost`` is None if all of them failed.
     """
 
     ids: tuple[str, ...]
@@ -56,12 +56,12 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A dry run: what there is, what is left to do, and what that is expected to take.
+    """Result of a dry run: the data set, the remaining work, and the time and space it is expected to take.
 
-    ``splits`` has the train, test and validation clips of each split; ``seconds`` is wall time with ``workers``
-    processes, of which no more have work than there are shards left; ``sample`` are the clips that the expectation was
-    measured on, without which ``seconds``, ``store_bytes`` and ``work_bytes`` are None; ``free`` the bytes free where
-    the store and the work folder are to be (None for an object store).
+    ``splits`` has the numbers of train, test and validation clips of each split. ``sample`` are the clips on which the
+    estimate is based. ``seconds`` is wall time with ``workers`` processes, of which at most one per remaining shard is
+    busy; it, ``store_bytes`` and ``work_bytes`` are None if no sample clip could be processed. ``free`` has the free
+    bytes at the store and the work folder (None for an object store).
     """
 
     dataset: str
@@ -88,7 +88,7 @@ class Plan:
         return asdict(self)
 
     def lines(self) -> Iterator[str]:
-        """The plan as lines for a person."""
+        """Format the plan as lines of text."""
         yield f"data set     {self.dataset}: {self.clips} clips, {self.classes} classes, in {self.source}"
         for split, (train, test, validation) in self.splits.items():
             yield f"split {split}      {train} train, {test} test{f', {validation} validation' if validation else ''}"
@@ -108,7 +108,7 @@ class Plan:
 
 
 def plan(options: Options) -> Plan:
-    """Look at what is asked for and say what it would take; ``RunError`` for what could not even begin."""
+    """Check the options and estimate the run; ``RunError`` if the run could not even start."""
     dataset, recipe = read_request(options)
     folders = options.folders(dataset)
     sample = measured(options, dataset)
@@ -153,7 +153,7 @@ def plan(options: Options) -> Plan:
 
 
 def split_counts(dataset: Dataset) -> dict[int, tuple[int, int, int]]:
-    """Train, test and validation clips of each split."""
+    """The numbers of train, test and validation clips of each split."""
     counts = {}
     for index in range(NUM_SPLITS):
         parts = Counter(clip.split[index] for clip in dataset.clips)
@@ -162,7 +162,7 @@ def split_counts(dataset: Dataset) -> dict[int, tuple[int, int, int]]:
 
 
 def unreadable_clips(dataset: Dataset, folders: Folders) -> dict[str, str]:
-    """Those of at most `OPENED` clips, spread over the data set, whose files cannot be opened as videos, and why."""
+    """Try to open up to `OPENED` clips, spread over the data set; return the reason for each that fails, by id."""
     unreadable = {}
     for clip in dataset.limited(OPENED).clips:
         try:
@@ -175,7 +175,7 @@ def unreadable_clips(dataset: Dataset, folders: Folders) -> dict[str, str]:
 
 
 def measured(options: Options, dataset: Dataset) -> Sample:
-    """Do a few clips, spread over the data set, in a temporary folder that is removed again."""
+    """Process up to `SAMPLE` clips, spread over the data set, in a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="mocrop-plan-") as folder:
         limit = min(SAMPLE, len(dataset.clips))
         store = str(Path(folder, "sample.zarr"))
@@ -195,7 +195,7 @@ def measured(options: Options, dataset: Dataset) -> Sample:
 
 
 def _failing_clips(allowed: float, *tried: tuple[dict[str, str], int, str]) -> tuple[list[str], list[str]]:
-    """Lines on clips that fail: those on a share that a run allows, and those on a larger one."""
+    """Lines about failing clips, separately for fractions that a run allows (``few``) and larger ones (``many``)."""
     few: list[str] = []
     many: list[str] = []
     for reasons, count, what in tried:
@@ -207,9 +207,9 @@ def _failing_clips(allowed: float, *tried: tuple[dict[str, str], int, str]) -> t
 
 
 def _shards_left(location: str | None, dataset: Dataset, recipe: Recipe, folders: Folders) -> list[int]:
-    """The clips of each shard that is not complete in the store at ``location``, or whose source files have changed.
+    """The number of clips of each shard that is incomplete in the store or whose source files have changed.
 
-    All shards where there is no store.
+    All shards if there is no store at ``location``, or it is None.
     """
     clips, step = len(dataset.clips), recipe.shard_clips
     shards: Sequence[int] = range(schema.num_shards(clips, step))
@@ -231,9 +231,9 @@ def _space_problems(
     same_disk = not is_url(options.store) and disk_of(options.location()) == disk_of(work_dir)
     needs = {"store": store_bytes + (work_bytes if same_disk else 0), "work_dir": work_bytes}
     for name, need in needs.items():
-        there = free[name]
-        if there is not None and there < need + SPARE:
-            yield f"{name}: {mebibytes(need)} are expected to be needed, {mebibytes(there)} are free"
+        available = free[name]
+        if available is not None and available < need + SPARE:
+            yield f"{name}: about {mebibytes(need)} are needed, {mebibytes(available)} are free"
 
 
 def _tree_bytes(folder: str) -> int:

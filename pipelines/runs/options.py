@@ -1,4 +1,4 @@
-"""What a run is asked for: the options of ``mocrop preprocess``, checked."""
+"""The options of a run, as given to ``mocrop preprocess``, and their validation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipelines.stages.h264_cache import Folders, default_work_dir
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What ``mocrop preprocess`` was asked for; the names are those of its flags. ``~`` in paths is expanded."""
+    """The options of ``mocrop preprocess``, named like its flags. ``~`` in paths is expanded."""
 
     source: str
     store: str
@@ -44,7 +44,7 @@ class Options:
                     raise RunError(f"{name} {error}") from None
 
     def folders(self, dataset: Dataset) -> Folders:
-        """The source and work folders, as absolute paths: other processes may start elsewhere."""
+        """The source and work folders as absolute paths, as other processes may have another current folder."""
         work_dir = self.work_dir
         if work_dir is None:
             if is_url(self.store):
@@ -53,24 +53,24 @@ class Options:
         return Folders(str(dataset.source.resolve()), str(Path(work_dir).resolve()))
 
     def log_folder(self) -> Path | None:
-        """Where log files go: below the work folder; None if it is not known."""
+        """The folder for log files, below the work folder; None if that is unknown."""
         if self.work_dir is None and is_url(self.store):
             return None
         return Path(self.work_dir or f"{self.store.rstrip('/')}.work", LOGS).resolve()
 
     def location(self) -> str:
-        """The store's place, absolute if it is a folder."""
+        """The store's URL, or its folder as an absolute path."""
         return self.store if is_url(self.store) else str(Path(self.store).resolve())
 
 
 def read_request(options: Options) -> tuple[Dataset, Recipe]:
-    """The data set and the recipe that are asked for; ``RunError`` in one line for what does not fit."""
+    """Read the data set and the recipe that the options name; ``RunError`` for an invalid option."""
     if options.workers is not None and options.workers < 1:
-        raise RunError(f"workers {options.workers}: give a number from 1 on")
+        raise RunError(f"workers {options.workers}: give at least 1")
     if not 0 <= options.max_quarantined <= 1:
-        raise RunError(f"max_quarantined {options.max_quarantined}: give a share from 0 to 1")
+        raise RunError(f"max_quarantined {options.max_quarantined}: give a fraction from 0 to 1")
     if options.max_missing is not None and not 0 <= options.max_missing <= 1:
-        raise RunError(f"max_missing {options.max_missing}: give a share from 0 to 1")
+        raise RunError(f"max_missing {options.max_missing}: give a fraction from 0 to 1")
     try:
         check_location(options.store)
         _check_places(options)
@@ -86,16 +86,16 @@ def read_request(options: Options) -> tuple[Dataset, Recipe]:
 
 
 def _check_places(options: Options) -> None:
-    """``RunError`` for a folder that is an address, and for a secret in an address: Prefect's server keeps them."""
+    """Raise ``RunError`` for a URL instead of a local path, and for secrets in a URL, which Prefect would store."""
     for name in ("source", "splits", "work_dir", "clips", "class_names"):
         place = getattr(options, name)
         if place is not None and is_url(place):
-            what = "file" if name in ("clips", "class_names") else "folder"
-            raise RunError(f"{name} {shown(place)!r}: give a local {what}; only stores lie on object stores")
+            kind = "file" if name in ("clips", "class_names") else "folder"
+            raise RunError(f"{name} {shown(place)!r}: give a local {kind}; only the store may be on an object store")
     for name in ("source", "store", "splits", "work_dir", "recipe", "dask_address", "clips", "class_names"):
         place = getattr(options, name)
         if isinstance(place, str) and not re.fullmatch(SAFE, place):
             raise RunError(
-                f"{name} {shown(place)!r}: an address with a password or a query in it is refused, as Prefect's server "
-                "would keep it"
+                f"{name} {shown(place)!r}: an address with a password or a query is refused, because Prefect's server "
+                "would store it"
             )

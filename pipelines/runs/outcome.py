@@ -1,4 +1,4 @@
-"""What a run came to, in one line and as the table that Prefect's page shows."""
+"""The result of a run, in one line and as the table on Prefect's page."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pipelines.errors import RunError
 from pipelines.store.records import Summary
 from pipelines.store.software import mixed
 
-LISTED = 1000  # quarantined clips in the table
-EXAMPLES = 3  # of clips with a note of one kind
+LISTED = 1000  # quarantined clips in the table, at most
+EXAMPLES = 3  # clips shown for each kind of note
 
 
 def in_one_line(summary: Summary) -> str:
@@ -24,13 +24,13 @@ def in_one_line(summary: Summary) -> str:
 
 
 def notes(summary: Summary) -> Iterator[tuple[str, str, int, list[tuple[str, str]]]]:
-    """The notes by kind: the kind, what it means, how many clips have one, and the first few with their text."""
+    """For each kind of note: the kind, its meaning, the number of clips, and the first few clips with their text."""
     for kind, texts in summary.notes.items():
         yield kind, NOTES.get(kind, kind), len(texts), sorted(texts.items())[:EXAMPLES]
 
 
 def too_many_quarantined(summary: Summary, max_quarantined: float) -> str | None:
-    """Why a run counts as failed: a larger share of its clips is quarantined than may be; None if not."""
+    """Why a run counts as failed, if more than the fraction ``max_quarantined`` of its clips is quarantined."""
     quarantined = len(summary.quarantined)
     if quarantined <= max_quarantined * summary.clips:
         return None
@@ -42,7 +42,7 @@ def too_many_quarantined(summary: Summary, max_quarantined: float) -> str | None
 
 
 def table(summary: Summary, passed_over: Sequence[PassedOver] = ()) -> list[dict[str, Any]]:
-    """Counts, shards by stage, notes by kind, what was passed over, and quarantined clips: one row each."""
+    """Rows for the counts, shards by stage, notes by kind, skipped files, mixed versions and quarantined clips."""
     counts = {
         "clips": summary.clips,
         "done": summary.done,
@@ -55,8 +55,8 @@ def table(summary: Summary, passed_over: Sequence[PassedOver] = ()) -> list[dict
     for kind, about, count, examples in notes(summary):
         detail = "; ".join(f"{id}: {text}" for id, text in examples)
         rows.append({"what": f"note {kind}", "count": count, "detail": f"{about} ({detail})"})
-    for one in passed_over:
-        rows.append({"what": "passed over", "count": one.count, "detail": one.detail})
+    for group in passed_over:
+        rows.append({"what": "passed over", "count": group.count, "detail": group.detail})
     rows += [{"what": "software", "count": 1, "detail": line} for line in mixed(summary.software)]
     listed = sorted(summary.quarantined.items())[:LISTED]
     rows += [{"what": id, "count": 1, "detail": reason} for id, reason in listed]
@@ -66,14 +66,14 @@ def table(summary: Summary, passed_over: Sequence[PassedOver] = ()) -> list[dict
 
 
 def failed_shards(stage: str, failed: dict[int, str], attempts: int) -> str:
-    """Why a stage stopped, in one line: the shards that failed each time they were tried, the first with its reason."""
+    """Why a stage stopped, in one line: the number of shards that failed in all attempts, and the first one's error."""
     shard, error = min(failed.items())
     shards = f"shard {shard}" if len(failed) == 1 else f"{len(failed)} shards, the first {shard},"
-    return f"{stage}: {shards} failed {attempts} times: {error}; the rest is kept, start the same command again"
+    return f"{stage}: {shards} failed {attempts} times: {error}; completed work is kept, run the same command again"
 
 
 class TooManyQuarantined(RunError):
-    """A run that went to its end with too many clips quarantined; ``summary`` says which."""
+    """A run finished, but quarantined too many clips; ``summary`` lists them."""
 
     def __init__(self, problem: str, summary: Summary) -> None:
         super().__init__(problem)

@@ -1,4 +1,4 @@
-"""A run: what is asked for, what is already done, what is left, and the tables that say so."""
+"""A run: opening its store, finding the pending tasks, and publishing the tables."""
 
 from __future__ import annotations
 
@@ -46,34 +46,34 @@ class Run:
         self.location = options.location()
         self.folders = options.folders(dataset)
         self.sources = SourceIndex(self.folders.source, self.folders.work_dir)
-        self._stamps: dict[str, Stamp | None] = {}  # by clip id, of source files before they were first transcoded
+        self._stamps: dict[str, Stamp | None] = {}  # by clip id: source files' stamps before their first transcoding
         self.zarr = zarr_store(self.location, read_only=False)
         self.num_shards = schema.num_shards(len(dataset.clips), recipe.shard_clips)
 
     @cached_property
     def build(self) -> str:
-        """The ffmpeg build that the store was begun with."""
+        """The ffmpeg build that the store was created with."""
         (root,) = attributes(self.zarr, [""])
         assert root is not None
         return str(root["software"]["ffmpeg"])
 
     @cached_property
     def ids(self) -> list[str]:
-        """The ids of all clips, in the order of the rows."""
+        """The ids of all clips in row order."""
         return [clip.id for clip in self.dataset.clips]
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Lines to show: what of the data set is missing, unclear or passed over."""
+        """Lines about missing, ambiguous or skipped files of the data set."""
         return self.dataset.notices
 
     def clips_of(self, shard: int) -> tuple[Clip, ...]:
-        """The clips of a shard, in the order of its rows."""
+        """The clips of a shard in row order."""
         rows = schema.shard_rows(shard, len(self.dataset.clips), self.recipe.shard_clips)
         return self.dataset.clips[rows.start : rows.stop]
 
     def pending(self, stage: str) -> list[ShardPlan]:
-        """The tasks of a stage that are not done: no record, or one that was made from something else."""
+        """The pending tasks of a stage: those without a record, or with one made from other inputs."""
         self.lease.check()
         shards = Progress(self.zarr, self.recipe, self.num_shards, self.ids)
         if stage == "transcode":
@@ -83,7 +83,7 @@ class Run:
         return [self._plan(stage, shard, views) for shard, views in missing.items() if views is not None]
 
     def _changed(self, shards: Progress) -> list[int]:
-        """The shards whose H.264 is not made from the source files as they are now."""
+        """The shards whose H.264 files were not made from the current source files."""
         changed = shards.to_transcode(self.build, self.clips_of, self.sources.fingerprints)
         self.sources.save()
         for shard in set(changed) - set(shards.transcode):
@@ -92,7 +92,7 @@ class Run:
         return changed
 
     def _remember_sources(self, shards: Progress) -> None:
-        """Enter source files into the index whose shards had no record before: the new ones have their fingerprints."""
+        """Add the source files of newly transcoded shards to the index, with the fingerprints in their records."""
         for shard, record in shards.transcode.items():
             for clip in self.clips_of(shard):
                 source, stamp = record.clips[clip.id].get("source"), self._stamps.pop(clip.id, None)
@@ -105,55 +105,55 @@ class Run:
         return ShardPlan(stage, shard, self.location, self.folders, self.build, first, clips, tuple(views))
 
     def summary(self) -> Summary:
-        """Where the store stands now."""
+        """The store's current progress."""
         return summarise(self.location)
 
     def publish(self) -> Summary:
-        """Write the tables from the records, and say where the store stands."""
+        """Write the tables from the records and return the store's progress."""
         self.lease.check()
         publish(self.location)
         return self.summary()
 
     def add_seconds(self, reports: Sequence[ShardReport]) -> None:
-        """Add the time that tasks took to what the group ``progress`` says of each stage, if it can be written."""
-        with suppress(OSError, StoreError):  # whoever cannot write this is told so where it matters
+        """Add the run times of tasks to the totals in the group ``progress``; failures to write are ignored."""
+        with suppress(OSError, StoreError):  # a store that cannot be written is reported by the next task
             self._add_seconds(reports)
 
     def _add_seconds(self, reports: Sequence[ShardReport]) -> None:
-        (found,) = attributes(self.zarr, ["progress"])
-        seconds: dict[str, float] = defaultdict(float, stage_seconds(found))
+        (progress,) = attributes(self.zarr, ["progress"])
+        seconds: dict[str, float] = defaultdict(float, stage_seconds(progress))
         for report in reports:
             seconds[report.stage] += report.seconds
         writing.put_attributes(self.zarr, "progress", {"seconds": {key: round(seconds[key], 3) for key in seconds}})
 
 
 def about_store(options: Options, recipe: Recipe) -> list[str]:
-    """What a run will do to a store that already exists: on new views, texture that is missing, new versions."""
+    """Lines about changes that a run will make to an existing store: new views, missing texture, new versions."""
     try:
         store = open_store(options.location())
     except StoreError:
         return []
-    if other_revision(store):  # it is going to be refused
+    if other_revision(store):  # the store will be refused
         return []
     new = ", ".join(view.name for view in recipe.views if view.name not in store.views)
-    gone = "" if recipe.transcode == "keep" else "; H.264 files that are gone are made again"
-    views = f"new in the store: {new}, from the stored vectors{gone}" if new else ""
-    texture = "motion that was stored without key frames' texture is extracted again, with all that follows from it"
+    files = "" if recipe.transcode == "keep" else "; missing H.264 files are made again"
+    views = f"adding to the store: {new}, from the stored vectors{files}" if new else ""
+    texture = "motion that was stored without key-frame texture is extracted again, with all results made from it"
     lines = (views, texture if _lacks_texture(store) else "", news(store.attrs["software"]))
     return [line for line in lines if line]
 
 
 def _lacks_texture(store: Store) -> bool:
-    """Whether the first shard's motion was stored by a version that kept no texture."""
-    made, before = (read_records(store.zarr, stage, None, [0]).get(0) for stage in ("motion", "transcode"))
-    return made is not None and before is not None and made.inputs == motion_inputs_without_texture(before)
+    """Return whether the first shard's motion was stored by a version that kept no texture."""
+    motion, transcode = (read_records(store.zarr, stage, None, [0]).get(0) for stage in ("motion", "transcode"))
+    return motion is not None and transcode is not None and motion.inputs == motion_inputs_without_texture(transcode)
 
 
 @contextmanager
 def open_run(options: Options) -> Iterator[Run]:
-    """Check what is asked for, make or open the store, hold its lock; ``RunError`` in one line if that cannot be.
+    """Check the options, create or open the store and hold its lock; ``RunError`` if that fails.
 
-    On the way out, however the run ended, the tables are written from what was done and the lock is given back.
+    On exit, also after an error, the tables are written from the completed work and the lock is released.
     """
     dataset, recipe = read_request(options)
     try:
@@ -166,7 +166,7 @@ def open_run(options: Options) -> Iterator[Run]:
             notices = about_store(options, recipe)
             make_or_reopen(location, dataset, recipe)
             _sweep(location)
-            sweep(Path(folders.work_dir, H264))  # never a folder that others use too
+            sweep(Path(folders.work_dir, H264))  # only subfolders of our own, as other programs may use the work folder
             run = Run(options, dataset, recipe, lease, notices)
             if isinstance(recipe.transcode, Encode):
                 register(folders.work_dir, location)
@@ -177,7 +177,7 @@ def open_run(options: Options) -> Iterator[Run]:
             try:
                 yield run
             except BaseException:
-                with suppress(OSError, StoreError):  # what stopped the run may stop this too, and is told already
+                with suppress(OSError, StoreError):  # may fail for the same reason, which is raised below
                     run.publish()
                 raise
             run.publish()
@@ -188,7 +188,7 @@ def open_run(options: Options) -> Iterator[Run]:
 
 
 def _refuse_links(location: str, folders: Folders) -> None:
-    """``Linked`` if a folder that a run writes into is a symbolic link; the store and the work folder may be."""
+    """Raise ``Linked`` if a subfolder that a run writes into is a symbolic link; store and work folder may be links."""
     for name in (H264, STORES, LOGS, SOURCES):
         refuse_links(Path(folders.work_dir), Path(folders.work_dir, name))
     if not is_url(location):
@@ -200,27 +200,27 @@ def _check_space(location: str, recipe: Recipe, clips: int) -> None:
     free, least = free_bytes(location), least_bytes(recipe, clips) + SPARE
     if free is not None and free < least:
         raise RunError(
-            f"store {shown(location)!r}: {mebibytes(free)} are free, and at least {mebibytes(least)} needed; free some "
-            "space, or ask for fewer clips, views or slots (mocrop plan measures more exactly)"
+            f"store {shown(location)!r}: {mebibytes(free)} are free, but at least {mebibytes(least)} needed; free some "
+            "space, or process fewer clips, views or slots (mocrop plan gives a better estimate)"
         )
 
 
 def _sweep(location: str) -> None:
-    """Remove the unfinished files that a killed run left in a local store; on an object store there are none."""
+    """Remove the temporary files that a killed run left in a local store; an object store has none."""
     if not is_url(location):
         for path in unfinished(Path(location)):
             path.unlink(missing_ok=True)
 
 
 def _forget_damaged(run: Run) -> None:
-    """Remove the records that ``mocrop verify`` found wrong, so that what they stand for is done again."""
+    """Remove the records that ``mocrop verify`` found wrong, so that their shards are processed again."""
     for record in damaged_records(run.zarr):
         writing.remove_attributes(run.zarr, record)
     writing.remove_attributes(run.zarr, DAMAGED)
 
 
 def _forget_cut_short(run: Run) -> None:
-    """Remove the records of what a loss of power left missing or of another size in a local store."""
+    """Remove the records of objects that are missing or have a wrong size after a power failure; local stores only."""
     if is_url(run.location):
         return
     progress = Progress(run.zarr, run.recipe, run.num_shards, run.ids)
@@ -238,7 +238,7 @@ def _size(path: Path) -> int:
 
 
 def _forget_quarantined(run: Run) -> None:
-    """Remove the records of the stages that quarantined clips, so that those stages are done again."""
+    """Remove the records of the stages that quarantined clips, so that those stages are run again."""
     progress = Progress(run.zarr, run.recipe, run.num_shards, run.ids)
     for shard in range(run.num_shards):
         for record in progress.records_of(shard):

@@ -1,7 +1,7 @@
-"""Fingerprints of source files, remembered in the work folder, so that a resumed run reads no unchanged file again.
+"""Index of source-file fingerprints in the work folder, so that a resumed run does not read unchanged files again.
 
-As in git's index, a file is taken to be unchanged while its size, its dates and its inode are. Nothing of this is in
-the store, whose bytes do not depend on when its sources were copied.
+As in git's index, a file counts as unchanged while its size, times and inode are unchanged. The index is not part of
+the store, whose bytes therefore do not depend on when its sources were copied.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from data_specs.local_files import read_part, refuse_links
 from data_specs.resources import usable_cores
 from pipelines.atomic_files import atomic_write
 
-SOURCES = "sources"  # folder in the work folder with one index for each source folder
+SOURCES = "sources"  # subfolder of the work folder with one index for each source folder
 _MOST_BYTES = 1 << 30
 SETTLED_SECONDS = 2.0
-"""A file that was changed less than this before it was read may change again within one tick of its dates: it is not
-remembered. 2 s is the coarsest tick in use, that of FAT."""
+"""A file that was modified less than this before it was read could change again within the resolution of its times, so
+it is not remembered. 2 s is the coarsest resolution in use, that of FAT."""
 
 Stamp = tuple[int, int, int, int]
-"""What tells a version of a file without reading it: bytes, times of the last write and change (ns), inode."""
+"""Identifies a version of a file without reading it: size in bytes, mtime and ctime in ns, inode."""
 
 
 class SourceIndex:
-    """What is known of the files in a source folder: each with its stamp and its fingerprint."""
+    """The stamps and fingerprints of the files in a source folder."""
 
     def __init__(self, source: str, work_dir: str) -> None:
         refuse_links(Path(work_dir), Path(work_dir, SOURCES))
@@ -44,19 +44,19 @@ class SourceIndex:
         self._changed = False
 
     def fingerprints(self, paths: Iterable[str]) -> dict[str, str]:
-        """The fingerprints of the files at ``paths``, relative to the source folder, of those that can be read.
+        """The fingerprints of the files at ``paths``, relative to the source folder, without unreadable ones.
 
-        Files that are new or whose stamp has changed are read, several at a time.
+        New files and those whose stamp has changed are read, several at a time.
         """
         stamps = {path: stamp for path in paths if (stamp := self.stamp(path))}
-        found = {path: known[1] for path in stamps if (known := self._known.get(path)) and known[0] == stamps[path]}
-        unknown = [path for path in stamps if path not in found]
+        current = {path: entry[1] for path in stamps if (entry := self._known.get(path)) and entry[0] == stamps[path]}
+        unknown = [path for path in stamps if path not in current]
         with ThreadPoolExecutor(usable_cores()) as pool:
             for path, fingerprint in zip(unknown, pool.map(self._read, unknown), strict=True):
                 if fingerprint is not None:
-                    found[path] = fingerprint
+                    current[path] = fingerprint
                     self.remember(path, stamps[path], fingerprint)
-        return found
+        return current
 
     def _read(self, path: str) -> str | None:
         try:
@@ -65,23 +65,23 @@ class SourceIndex:
             return None
 
     def stamp(self, path: str) -> Stamp | None:
-        """The stamp of a file now; None if it is not there, or is no regular file."""
+        """The current stamp of a file; None if it is missing or not a regular file."""
         try:
             status = os.stat(os.path.join(self._source, path))
         except OSError:
             return None
-        if not stat.S_ISREG(status.st_mode):  # to open a FIFO would wait
+        if not stat.S_ISREG(status.st_mode):  # opening a FIFO would block
             return None
         return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
     def remember(self, path: str, stamp: Stamp, fingerprint: str) -> None:
-        """Remember the fingerprint of a file that was read after it had ``stamp``, if it still has."""
+        """Remember the fingerprint of a file, unless it has changed since ``stamp`` was taken."""
         if self.stamp(path) == stamp and max(stamp[1:3]) < time.time_ns() - SETTLED_SECONDS * 1e9:
             self._known[path] = (stamp, fingerprint)
             self._changed = True
 
     def save(self) -> None:
-        """Write the index where it changed. One that cannot be written costs reading the files again, no more."""
+        """Write the index if it changed. If that fails, the files are merely read again next time."""
         if not self._changed:
             return
         values = {path: [*stamp, fingerprint] for path, (stamp, fingerprint) in sorted(self._known.items())}

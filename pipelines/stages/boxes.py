@@ -19,7 +19,7 @@ from pipelines.store.writer import HashingStore, write_rows
 
 
 def box_records(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: EachClip) -> list[Record]:
-    """Choose the box of each clip in each of the plan's views, and write the densities; one record a view."""
+    """Choose the box of each clip in each of the plan's views and write the densities; return one record per view."""
     before = upstream(store, "motion", plan.shard)
     views = [recipe.view(name) for name in plan.views]
     vectors = VectorReader(store, plan.shard)
@@ -28,7 +28,7 @@ def box_records(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: Each
         for view in views
         if isinstance(view, MotionView)
     }
-    found: dict[str, dict[str, Attributes]] = {view.name: {} for view in views}
+    chosen: dict[str, dict[str, Attributes]] = {view.name: {} for view in views}
 
     def blank(index: int) -> None:
         for maps in density.values():
@@ -40,11 +40,11 @@ def box_records(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: Each
                 if isinstance(view, MotionView):
                     choice = motion_choice(view, recipe, clip.id, before.clips[clip.id], vectors, index)
                     density[view.name][index] = choice.density
-                    found[view.name][clip.id] = _choice_row(choice)
+                    chosen[view.name][clip.id] = _choice_row(choice)
                 else:
                     height, width = before.clips[clip.id]["size"]
                     box = fixed_box(view, recipe, clip.id, (height, width))
-                    found[view.name][clip.id] = {"box": list(box.corners), "score": None, "source": SOURCE_FIXED}
+                    chosen[view.name][clip.id] = {"box": list(box.corners), "score": None, "source": SOURCE_FIXED}
         return {}
 
     failed = {id: row for id, row in each(before, work).items() if "reason" in row}
@@ -52,7 +52,7 @@ def box_records(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: Each
     for view in views:
         if view.name in density:
             write_rows(store, f"views/{view.name}/density", plan.rows, density[view.name])
-        rows = {clip.id: failed.get(clip.id) or found[view.name][clip.id] for clip in plan.clips}
+        rows = {clip.id: failed.get(clip.id) or chosen[view.name][clip.id] for clip in plan.clips}
         inputs = boxes_inputs(before, recipe, view)
         records.append(Record("boxes", view.name, plan.shard, inputs, rows, *store.taken()))
     return records
@@ -61,16 +61,16 @@ def box_records(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: Each
 def motion_choice(
     view: MotionView, recipe: Recipe, id: str, motion: Attributes, vectors: VectorReader, index: int
 ) -> BoxSelection:
-    """The box of a clip in a motion view, from its row in the record of the stage motion and what the store holds.
+    """Choose the box of a clip in a motion view, from its row in the motion record and the stored vectors.
 
-    ``ClipError`` where the method's aspect and area do not fit the frame.
+    Raises ``ClipError`` if no box of the method's aspect and area fits the frame.
     """
     (height, width), method = motion["size"], view.method()
     if isinstance(method, ActorMethod):
         x0, y0, x1, y1 = motion["picture"]
         try:
             box_shapes(method.crop_ratio, method.aspect, (y1 - y0, x1 - x0))
-        except ValueError as error:  # an aspect that does not fit this frame
+        except ValueError as error:  # the aspect does not fit this frame
             raise ClipError(str(error)) from None
         keys, grid = motion["key_frames"], cell_grid((height, width))
         textures = vectors.textures(index, (len(keys), *grid.shape))
@@ -81,7 +81,7 @@ def motion_choice(
 
 
 def fixed_box(view: FullView | FixedView, recipe: Recipe, id: str, frame_size: tuple[int, int]) -> Box:
-    """The box of a clip in a view that does not look at motion."""
+    """The box of a clip in a view that does not depend on motion."""
     if isinstance(view, FullView):
         return core_boxes.full_box(frame_size)
     if view.kind == "centre":
@@ -90,7 +90,7 @@ def fixed_box(view: FullView | FixedView, recipe: Recipe, id: str, frame_size: t
 
 
 def _choice_row(choice: BoxSelection) -> Attributes:
-    """What a record says of a choice."""
+    """The row of a record for a choice."""
     score = None if np.isnan(choice.score) else float(np.float32(choice.score))
     row: Attributes = {"box": list(choice.box.corners), "score": score, "source": choice.source}
     if choice.path is not None:

@@ -21,7 +21,7 @@ from pipelines.store.writer import HashingStore
 
 
 def crop_records(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: EachClip) -> list[Record]:
-    """Write the crops of each clip in each of the plan's views, from one decoding; one record a view."""
+    """Decode each clip once and write its crops in each of the plan's views; return one record per view."""
     transcoded, motion = upstream(store, "transcode", plan.shard), upstream(store, "motion", plan.shard)
     boxes = {name: upstream(store, "boxes", plan.shard, name) for name in plan.views}
     size = recipe.frames.size
@@ -36,7 +36,7 @@ def crop_records(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: Eac
         check_unchanged(clip, known, transcoded, store)
         chosen = frame_choice(motion.clips[clip.id], recipe)
         if not chosen:
-            raise ClipError('it has no key frame to keep; frames.choose = "uniform" takes others')
+            raise ClipError('it has no key frame to keep; frames.choose = "uniform" keeps other frames')
         keys = motion.clips[clip.id]["key_frames"]
         slot = 0
         with undone_if_failed(drop, index):
@@ -62,6 +62,6 @@ def crop_records(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: Eac
 
 
 def frame_choice(motion: Attributes, recipe: Recipe) -> list[int]:
-    """The frames of a clip that the store keeps: indices in its video, rising, at most the recipe's slots."""
+    """Increasing indices of the frames of a clip that the store keeps, at most the recipe's number of slots."""
     candidates = motion["key_frames"] if recipe.frames.choose == "key" else range(motion["frames"])
     return [int(candidates[i]) for i in spread(len(candidates), recipe.frames.slots)]

@@ -1,4 +1,4 @@
-"""The stage ``motion``: the motion vectors of each H.264 file and its key frames' texture, decoded once."""
+"""The stage ``motion``: the motion vectors and the key-frame texture of each H.264 file, from one decoding."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipelines.store.writer import HashingStore
 
 
 def motion_records(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: EachClip) -> list[Record]:
-    """Write the motion vectors and the key frames' texture of the shard's clips; the record of the stage."""
+    """Write the motion vectors and the key-frame texture of the shard's clips; return the record of the stage."""
     before = upstream(store, "transcode", plan.shard)
     writer = VectorWriter(store, plan.shard)
     scales = [0] * len(plan.clips)

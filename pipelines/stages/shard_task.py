@@ -1,13 +1,13 @@
-"""One task: a stage done for a shard of clips, anywhere, with or without Prefect and Dask.
+"""One task: running a stage for a shard of clips, with or without Prefect and Dask.
 
     transcode   source file                     → H.264 file in the work folder
     motion      H.264 file                      → motion/<shard>: its motion vectors
-    boxes       motion/<shard>                  → one box a clip and view, and the density it was chosen on
+    boxes       motion/<shard>                  → one box per clip and view, and the density it was chosen on
     clips       H.264 file, boxes               → views/<view>/frames: the crops
 
-A stage reads the record of the stage before it, leaves out the clips that were quarantined there, writes whole Zarr
-shards, and writes its own record last. A clip that fails is quarantined; what no clip is to blame for stops the run: a
-full disk, a damaged store, an error in our own code.
+A stage reads the record of the previous stage, skips the clips that were quarantined there, writes whole Zarr shards,
+and writes its own record last. A clip that fails is quarantined. Problems that no clip caused stop the run: a full
+disk, a damaged store, a bug in our own code.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ _NOT_THE_CLIPS_FAULT = {
 
 
 def process_shard(plan: ShardPlan, recipe: Recipe, around: Around = nullcontext) -> ShardReport:
-    """Do one stage of one shard and record it. ``RunStopped`` if the disk is full, a right is missing, or the source
-    folder or a usable ffmpeg is not there.
+    """Run one stage for one shard and record it.
 
-    ``StoreError`` if the store is damaged or does not answer.
+    ``around`` wraps the work on each clip. Raises ``RunStopped`` if the disk is full, a permission is missing, or there
+    is no source folder or usable ffmpeg, and ``StoreError`` if the store is damaged or does not answer.
     """
-    began = time.perf_counter()
+    start = time.perf_counter()
     store = HashingStore(zarr_store(plan.store, read_only=False))
     try:
         records = _STAGE[plan.stage](plan, recipe, store, partial(_each_clip, plan, around))
@@ -66,18 +66,18 @@ def process_shard(plan: ShardPlan, recipe: Recipe, around: Around = nullcontext)
         raise
     failed = {id: reason for record in records for id, reason in record.reasons.items()}
     own = {id: reason for id, reason in failed.items() if reason.startswith(f"{plan.stage}: ")}
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - start
     return ShardReport(plan.stage, plan.shard, len(plan.clips), len(plan.clips) - len(failed), seconds, own)
 
 
 def _stop_if_not_the_clips_fault(error: OSError) -> None:
     if error.errno in _NOT_THE_CLIPS_FAULT:
         place = f" ({error.filename})" if error.filename else ""
-        raise RunStopped(f"{error.strerror}{place}; mend it and start the same command again") from error
+        raise RunStopped(f"{error.strerror}{place}; fix this and run the same command again") from error
 
 
 def _each_clip(plan: ShardPlan, around: Around, before: Record | None, work: Work) -> dict[str, Attributes]:
-    """What ``work`` says of each clip of the shard; the reason for each that fails or failed in a stage before."""
+    """Call ``work`` for each clip of the shard; clips that fail, or failed in an earlier stage, get a ``reason``."""
     earlier = {id: f"{plan.stage}: {why}" for id, why in plan.dead} | (before.reasons if before else {})
     rows: dict[str, Attributes] = {}
     for index, clip in enumerate(plan.clips):
@@ -87,31 +87,31 @@ def _each_clip(plan: ShardPlan, around: Around, before: Record | None, work: Wor
         try:
             with around(clip):
                 rows[clip.id] = work(index, clip)
-        except MemoryError:  # a worker's memory is bounded, and what a clip needs depends on its frame's size
+        except MemoryError:  # a worker's memory is limited, and a clip's need depends on its frame size
             rows[clip.id] = {"reason": f"{plan.stage}: it needs more memory than a worker may have"}
-        except (ClipError, FfmpegError, VideoError) as error:  # what the decoder and the encoder say of a file
+        except (ClipError, FfmpegError, VideoError) as error:  # errors of this clip's file
             check_source(plan.folders)
             rows[clip.id] = {"reason": f"{plan.stage}: {_one_line(error, plan)}"}
-        except OSError as error:  # of the clip's own source file, or else of the store or the work folder
+        except OSError as error:  # concerns the clip's source file, or else the store or the work folder
             _stop_if_not_the_clips_fault(error)
             check_source(plan.folders)
             if not _is_of_source(error, plan):
                 raise
             rows[clip.id] = {"reason": f"{plan.stage}: {type(error).__name__}: {_one_line(error, plan)}"}
-        except Exception as error:  # an error in our own code, or a store that is damaged: no clip is to blame
+        except Exception as error:  # a bug in our own code or a damaged store, not a fault of the clip
             mark_clip(error, clip.id)
             raise
     return rows
 
 
 def _is_of_source(error: OSError, plan: ShardPlan) -> bool:
-    """Whether an error names a file in the source folder."""
+    """Return whether an error names a file in the source folder."""
     name = error.filename
     return isinstance(name, (str, bytes, os.PathLike)) and Path(os.fsdecode(name)).is_relative_to(plan.folders.source)
 
 
 def _one_line(error: Exception, plan: ShardPlan) -> str:
-    """What an error says, without the folders of this run: the same clip has the same reason wherever they are."""
+    """An error's message without the paths of this run, so that a clip has the same reason wherever they are."""
     text = str((isinstance(error, OSError) and error.strerror) or error)
     for folder in (plan.folders.source, plan.folders.work_dir, plan.store):
         text = text.replace(folder, "…")

@@ -1,4 +1,4 @@
-"""A task: one stage of one shard, and what is reported of it."""
+"""Tasks, each one stage of one shard, and their reports."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from pipelines.stages.h264_cache import Folders
 
 STAGES = schema.STAGES
 DOES = {
-    "transcode": "Each video to H.264, its motion vectors in it",
-    "motion": "The motion vectors of each H.264 file, decoded once",
-    "boxes": "The box of each clip in each view, and the motion density that it was chosen on",
-    "clips": "The crops of each clip in each view, from frames of its H.264 file",
+    "transcode": "Transcode each video to H.264, which contains motion vectors",
+    "motion": "Extract the motion vectors of each H.264 file",
+    "boxes": "Choose the box of each clip in each view, and store the motion density behind the choice",
+    "clips": "Crop frames of each H.264 file to the clip's box in each view",
 }
-"""What each stage makes, for people who watch a run."""
+"""Description of each stage for Prefect's page."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShardPlan:
-    """One task: a stage, a shard, and where to find and put things. Small, so that it travels.
+    """One task: a stage, a shard, its clips and the locations of its inputs and outputs. Small enough to send around.
 
-    ``apart`` asks for a process of its own, once a worker has died on the shard; ``dead`` are the ids of clips that
-    such processes were found to end with, and why.
+    ``apart`` requests a separate process, after a worker died on the shard; ``dead`` are (id, reason) of the clips on
+    which such processes died.
     """
 
     stage: str
@@ -47,7 +47,7 @@ class ShardPlan:
 
 @dataclass(frozen=True, slots=True)
 class ShardReport:
-    """What a task did: clips in the shard, those that are still good after it, those it quarantined, and why."""
+    """Result of a task: its clips, those not quarantined (``done``), and the reasons for newly quarantined ones."""
 
     stage: str
     shard: int
@@ -58,6 +58,6 @@ class ShardReport:
 
 
 Around = Callable[[Clip], AbstractContextManager[object]]
-"""Entered before the work on a clip and left after it: where a caller sets an alarm, or notes the clip in hand."""
+"""Context manager around the work on a clip, with which a caller sets an alarm or records the current clip."""
 Work = Callable[[int, Clip], Attributes]
 EachClip = Callable[[Record | None, Work], dict[str, Attributes]]

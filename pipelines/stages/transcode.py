@@ -1,4 +1,4 @@
-"""The stage ``transcode``: each source file to H.264, its motion vectors in it."""
+"""The stage ``transcode``: each source file as H.264, which contains motion vectors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipelines.store.writer import HashingStore
 
 
 def transcode_records(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: EachClip) -> list[Record]:
-    """Make the H.264 file of each clip in the shard; the record of the stage."""
+    """Make the H.264 file of each clip in the shard; return the record of the stage."""
 
     def work(_: int, clip: Clip) -> Attributes:
         row = video_of(clip, recipe, plan.build, plan.folders)[1]

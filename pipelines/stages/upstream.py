@@ -1,4 +1,4 @@
-"""What a stage takes from the stages before it."""
+"""Access to the records of previous stages."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from pipelines.store.writer import remove_attributes
 
 
 def upstream(store: ZarrStore, stage: str, shard: int, view: str | None = None) -> Record:
-    found = read_records(store, stage, view, [shard])
-    if shard not in found:
-        raise RunStopped(f"shard {shard} has no record of its stage {stage}; start mocrop preprocess again")
-    return found[shard]
+    """The record of a previous stage of a shard; ``RunStopped`` if it is missing."""
+    records = read_records(store, stage, view, [shard])
+    if shard not in records:
+        raise RunStopped(f"shard {shard} has no record of its stage {stage}; run mocrop preprocess again")
+    return records[shard]
 
 
 @contextmanager
 def undone_if_failed(undo: Callable[[int], None], index: int) -> Iterator[None]:
-    """Let a clip that fails leave nothing in its rows."""
+    """Call ``undo`` with the clip's index if the block raises, so that a failed clip leaves no data."""
     try:
         yield
     except BaseException:
@@ -31,12 +32,12 @@ def undone_if_failed(undo: Callable[[int], None], index: int) -> Iterator[None]:
 
 
 def check_unchanged(clip: Clip, known: Attributes, transcoded: Record, store: ZarrStore) -> None:
-    """``RunStopped`` if the source or its H.264 file is not that of the transcode record, which is then removed."""
+    """Raise ``RunStopped`` if the source or the H.264 file differs from the transcode record, and remove the record."""
     recorded = transcoded.clips[clip.id]
     if known["source"] != recorded["source"]:
-        problem = f"the source file of {clip.id} was changed; start the same command again"
+        problem = f"the source file of {clip.id} was changed; run the same command again"
     elif known.get("h264") != recorded.get("h264"):
-        problem = f"the H.264 file of {clip.id} was changed; start the same command again"
+        problem = f"the H.264 file of {clip.id} was changed; run the same command again"
     else:
         return
     remove_attributes(store, transcoded.path)

@@ -1,4 +1,4 @@
-"""Whether what lies at a place is the store that is asked for: made if there is none, mended where it is damaged."""
+"""Creating a store, or checking, extending and repairing an existing one."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from pipelines.store.software import versions_here
 
 
 def is_made(location: str) -> bool:
-    """Whether a store is there; not if there is nothing, or its making was cut short, or its attributes are damaged.
+    """Return whether there is a completely created store with readable attributes at ``location``.
 
-    ``StoreError`` if something else is there.
+    Raises ``StoreError`` if the location holds something else.
     """
     zarr = zarr_store(location, read_only=True)
     try:
@@ -42,22 +42,22 @@ def is_made(location: str) -> bool:
     except Damaged:
         root = {}
     try:
-        begun = attributes(zarr, ["progress"]) != [None]
+        has_progress = attributes(zarr, ["progress"]) != [None]
     except Damaged:
-        begun = True
-    strange = root is not None and not begun
-    if not is_url(location) and root is None and not begun:
-        strange = os.path.isdir(location) and bool(set(os.listdir(location)) - {"progress"})
-    if strange:
-        raise StoreError(f"store {shown(location)!r}: something else is there; give a new place")
+        has_progress = True
+    foreign = root is not None and not has_progress
+    if not is_url(location) and root is None and not has_progress:
+        foreign = os.path.isdir(location) and bool(set(os.listdir(location)) - {"progress"})
+    if foreign:
+        raise StoreError(f"store {shown(location)!r}: the location holds something else; choose a new one")
     return False
 
 
 def make_or_reopen(location: str, dataset: Dataset, recipe: Recipe) -> None:
-    """Make the store, or check that it is of this data set and recipe, add views that are new, and mend it.
+    """Create the store, or check that an existing one matches data set and recipe, add new views and repair it.
 
-    Mended are the attributes and tables that follow from data set and recipe. ``StoreError`` in one line, with the
-    settings that differ, for a store that was made otherwise.
+    The attributes and tables that follow from data set and recipe are repaired. Raises ``StoreError``, which lists the
+    differences, for a store that was created with other settings.
     """
     zarr = zarr_store(location, read_only=False)
     if not is_made(location):
@@ -67,15 +67,15 @@ def make_or_reopen(location: str, dataset: Dataset, recipe: Recipe) -> None:
         return
     store = open_store(location)
     software = _software(store, dataset, recipe) or _checked(store, dataset, recipe)
-    writing.mend_documents(zarr, recipe, len(dataset.clips))
-    writing.mend_tables(zarr, dataset)
+    writing.repair_documents(zarr, recipe, len(dataset.clips))
+    writing.repair_tables(zarr, dataset)
     root = writing.root_attributes(dataset, recipe, software)
     if root != store.attrs:
         writing.put_attributes(zarr, "", root)
 
 
 def refusal(location: str, dataset: Dataset, recipe: Recipe) -> str:
-    """Why `make_or_reopen` would refuse, "" if it would not; writes nothing. ``StoreError`` if none answers."""
+    """Why `make_or_reopen` would refuse, "" if it would not. Writes nothing; ``StoreError`` if no server answers."""
     with suppress(Damaged):
         attributes(zarr_store(location, read_only=True), [""])
     try:
@@ -94,9 +94,9 @@ def _build(recipe: Recipe) -> str:
 
 
 def _software(store: Store, dataset: Dataset, recipe: Recipe) -> dict[str, str] | None:
-    """The versions that a store was made with, if its fingerprint says that it is just the one asked for.
+    """The versions that a store was made with if its fingerprint is exactly the requested one, else None.
 
-    Then whatever else its attributes and tables say is damage. None if the fingerprint says otherwise.
+    With the right fingerprint, any other difference in its attributes and tables is damage.
     """
     stored: dict[str, str] = store.attrs["software"]
     if store.fingerprint == writing.store_fingerprint(dataset, recipe, stored):
@@ -106,7 +106,7 @@ def _software(store: Store, dataset: Dataset, recipe: Recipe) -> dict[str, str] 
 
 
 def _checked(store: Store, dataset: Dataset, recipe: Recipe) -> dict[str, str]:
-    """The versions that a store was made with, if it differs from what is asked for in nothing but views it lacks."""
+    """The versions that a store was made with; ``StoreError`` if it differs in more than views it lacks."""
     if problem := other_revision(store):
         raise StoreError(problem)
     software: dict[str, str] = store.attrs["software"]
@@ -115,12 +115,13 @@ def _checked(store: Store, dataset: Dataset, recipe: Recipe) -> dict[str, str]:
         differences += _dataset_differences(store, dataset)
     if differences:
         where = shown(store.location)
-        raise StoreError(f"store {where!r} was made otherwise: {'; '.join(differences)}; give another --store")
+        differing = "; ".join(differences)
+        raise StoreError(f"store {where!r} was created with other settings: {differing}; choose another --store")
     return software
 
 
 def _check_remains(location: str, dataset: Dataset, recipe: Recipe, build: str) -> None:
-    """``StoreError`` if work lies there, below attributes that are lost, and it was made otherwise."""
+    """Raise ``StoreError`` if a store that lost its attributes holds work that was made with other settings."""
     zarr = zarr_store(location, read_only=True)
     clips, step = dataset.clips, recipe.shard_clips
     records = read_records(zarr, "transcode", None, range(schema.num_shards(len(clips), step)))
@@ -137,9 +138,8 @@ def _check_remains(location: str, dataset: Dataset, recipe: Recipe, build: str) 
         same &= group is None or group.get("fingerprint") == writing.view_fingerprint(recipe, view_params(view))
     if not same:
         raise StoreError(
-            f"store {shown(location)!r}: its zarr.json is lost or damaged, and what lies there was made from another "
-            "recipe, data set or ffmpeg than these, or by another version of mocrop; give those it was made from, or "
-            "another --store"
+            f"store {shown(location)!r}: its zarr.json is missing or damaged, and its contents were made with another "
+            "recipe, data set, ffmpeg or version of mocrop; give those it was made with, or another --store"
         )
 
 
@@ -158,16 +158,16 @@ def _differences(where: str, old: Any, new: Any) -> Iterator[str]:
         for key in sorted(old.keys() | new.keys()):
             yield from _differences(f"{where}{key}.", old.get(key), new.get(key))
     elif old != new:
-        yield f"{where.rstrip('.')} is {old!r} in the store, {new!r} asked for"
+        yield f"{where.rstrip('.')} is {old!r} in the store, {new!r} requested"
 
 
 def _dataset_differences(store: Store, dataset: Dataset) -> Iterator[str]:
     ids = [clip.id for clip in dataset.clips]
     if ids != store.ids:
-        gone, new = sorted(set(store.ids) - set(ids)), sorted(set(ids) - set(store.ids))
-        examples = [f"{clips[0]!r} {what}" for clips, what in ((gone, "is gone"), (new, "is new")) if clips]
+        missing, new = sorted(set(store.ids) - set(ids)), sorted(set(ids) - set(store.ids))
+        examples = [f"{clips[0]!r} {what}" for clips, what in ((missing, "is missing"), (new, "is new")) if clips]
         yield f"it holds {len(store.ids)} clips, the source {len(ids)} ({', '.join(examples)})"
     elif list(dataset.class_names) != store.class_names:
-        yield f"it has {len(store.class_names)} class names, these lists other ones ({len(dataset.class_names)})"
+        yield f"its {len(store.class_names)} class names differ from the {len(dataset.class_names)} of the lists"
     elif any(store.table(name).tolist() != values.tolist() for name, values in writing.dataset_tables(dataset).items()):
-        yield "its labels or splits are not those of these lists"
+        yield "its labels or splits differ from the lists"

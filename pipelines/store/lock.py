@@ -1,4 +1,4 @@
-"""One process a store, be it a run or verify: a lock that says who holds it, which a dead process does not keep."""
+"""The lock of a store: one process at a time may write or verify it; the lock of a dead process is taken over."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ from pipelines.store.writer import exchange, group_document
 
 LOCK = "progress/lock"
 BEAT = timedelta(seconds=15)
-_HELD: set[str] = set()  # by this process, which may have lost sight of the store when it was to give a lock back
-STALE = timedelta(seconds=90)  # without a beat, after which the lock of another machine is looked at more closely
+_HELD: set[str] = set()  # tokens held by this process; a lock left by a failed release is not in it
+STALE = timedelta(seconds=90)  # age of the last heartbeat after which another machine's lock is checked
 
 
 class StoreLocked(StoreError):
-    """Another process writes or verifies the store: one line that says who and since when."""
+    """Another process writes or verifies the store; the message says which and since when."""
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who holds a lock: a process, when it took the lock and when it last said that it lives (UTC, ISO 8601).
+    """The process that holds a lock.
 
-    ``place`` tells machines, boots and containers apart: a process number means nothing elsewhere. ``doing`` is what
-    becomes of the store: "written" or "verified".
+    ``since`` is when it took the lock and ``seen`` its last heartbeat (UTC, ISO 8601). ``place`` identifies machine,
+    boot and container, within which a process id is unique; ``started`` is the start time of the process. ``doing``
+    is "written" or "verified".
     """
 
     token: str
@@ -47,11 +48,11 @@ class Holder:
 
     @property
     def here(self) -> bool:
-        """Whether the holder's process, if it lives, can be seen from this one."""
+        """Whether the holder's process would be visible from this one."""
         return self.place == _place()
 
     def alive(self) -> bool:
-        """Whether the holder seems to run: here by its process, elsewhere by its last sign of life."""
+        """Return whether the holder seems to run: judged by its process if local, else by its last heartbeat."""
         if self.here and self.pid == os.getpid():
             return self.token in _HELD
         if self.here:
@@ -64,26 +65,27 @@ class Holder:
 
 @dataclass(slots=True)
 class StoreLock:
-    """A lock that is held; ``check`` before relying on it."""
+    """A lock held by this process; call ``check`` before relying on it."""
 
     location: str
     holder: Holder
     lost: Event = field(default_factory=Event)
 
     def check(self) -> None:
-        """``StoreLocked`` if another run has taken the lock over, because this one gave no sign of life."""
+        """Raise ``StoreLocked`` if another run has taken over the lock because this one missed its heartbeats."""
         if self.lost.is_set():
             raise StoreLocked(
-                f"store {shown(self.location)!r} was taken over by another run while this one gave no sign of life; "
-                "this one ends, what is done is kept"
+                f"store {shown(self.location)!r} was taken over by another run because this one stopped responding; "
+                "this run ends, completed work is kept"
             )
 
 
 @contextmanager
 def locked(location: str, doing: str = "written") -> Iterator[StoreLock]:
-    """Hold the lock of a store; ``StoreLocked`` if a live process has it. A dead one's lock is taken over.
+    """Hold the lock of a store during the block, taking over that of a dead process.
 
-    ``doing`` is what others are told becomes of the store. ``StoreError`` or ``OSError`` if it cannot be written.
+    ``doing`` is shown to others: "written" or "verified". Raises ``StoreLocked`` if a live process holds the lock,
+    ``StoreError`` or ``OSError`` if it cannot be written.
     """
     store = zarr_store(location, read_only=False)
     lease = StoreLock(location, _me(doing))
@@ -95,67 +97,67 @@ def locked(location: str, doing: str = "written") -> Iterator[StoreLock]:
                 yield lease
         finally:
             if not lease.lost.is_set():
-                with suppress(OSError, StoreError):  # what is left is seen to be nobody's
+                with suppress(OSError, StoreError):  # a lock that stays behind is recognised as abandoned
                     exchange(store, LOCK, group_document(asdict(lease.holder)), None)
     finally:
         _HELD.discard(lease.holder.token)
 
 
 def _take(store: ZarrStore, lease: StoreLock) -> None:
-    """Take the lock: of several processes that find it free, or left by a dead one, one gets it."""
+    """Acquire the lock; if several processes find it free or abandoned, exactly one succeeds."""
     problem: StoreError | None = None
     for _ in range(10):
-        found = _text(store)
-        holder = _holder(found)
+        document = _text(store)
+        holder = _holder(document)
         if holder is not None and holder.token == lease.holder.token:
             return
-        if holder is not None and (holder.alive() or not _silent(store, holder, found)):
+        if holder is not None and (holder.alive() or not _silent(store, holder, document)):
             who = f"{holder}" if holder.here else f"{holder} (last seen {holder.seen})"
             raise StoreLocked(
                 f"store {shown(lease.location)!r} is being {holder.doing} by {who}; wait for it, or stop it first"
             )
         try:
-            exchange(store, LOCK, found, asdict(lease.holder))
+            exchange(store, LOCK, document, asdict(lease.holder))
             problem = None
-        except StoreError as error:  # a request that failed may have been carried out: look again
+        except StoreError as error:  # a failed request may have been carried out: read the lock again
             problem = error
     raise problem or StoreLocked(
         f"store {shown(lease.location)!r} is being written by another run; wait for it, or stop it first"
     )
 
 
-def _silent(store: ZarrStore, holder: Holder, found: bytes | None) -> bool:
-    """Whether a holder is dead. One on another machine is watched for a while: its clock may be wrong."""
+def _silent(store: ZarrStore, holder: Holder, document: bytes | None) -> bool:
+    """Return whether a holder is dead; one on another machine, whose clock may be wrong, is watched for a while."""
     if holder.here:
         return True
     until = time.monotonic() + 2.5 * BEAT.total_seconds()
     while time.monotonic() < until:
         time.sleep(BEAT.total_seconds() / 10)
-        if _text(store) != found:
+        if _text(store) != document:
             return False
     return True
 
 
 def read_holder(store: ZarrStore) -> Holder | None:
-    """Who holds the lock of a store now, alive or not; None if nobody, or if the lock is damaged."""
+    """The holder of a store's lock, alive or not; None if the lock is free or damaged."""
     return _holder(_text(store))
 
 
 def check_unlocked(location: str, doing: str) -> None:
-    """``StoreLocked`` if a live run is writing the store, with what it would be in the way of."""
+    """Raise ``StoreLocked`` if a live process holds the lock; ``doing`` names what has to wait for it."""
     holder = read_holder(zarr_store(location, read_only=True))
     if holder is not None and holder.alive():
         raise StoreLocked(f"store {shown(location)!r} is being {holder.doing} by {holder}; {doing} when it is done")
 
 
 def _text(store: ZarrStore) -> bytes | None:
-    (found,) = read_objects(store, [f"{LOCK}/zarr.json"])
-    return found
+    (document,) = read_objects(store, [f"{LOCK}/zarr.json"])
+    return document
 
 
 def _holder(text: bytes | None) -> Holder | None:
     values = parse_attributes(LOCK, text)
-    if values is None or isinstance(values, Damaged):  # cut short by a loss of power: nobody lives who wrote it
+    if values is None or isinstance(values, Damaged):  # truncated by a power failure, so its writer is dead
         return None
     try:
         holder = Holder(**values)
@@ -189,23 +191,23 @@ def _beating(store: ZarrStore, lease: StoreLock) -> Iterator[None]:
 
 
 def _beat(store: ZarrStore, lease: StoreLock, stop: Event) -> None:
-    """Say now and then that the holder lives, and notice when someone took the lock over."""
+    """Refresh the heartbeat periodically, and notice when another process takes over the lock."""
     while not stop.wait(BEAT.total_seconds()):
         newer = replace(lease.holder, seen=_now())
-        with suppress(OSError, StoreError):  # the run itself says so, the next beat may work
+        with suppress(OSError, StoreError):  # the run reports a broken store itself; the next heartbeat may succeed
             if exchange(store, LOCK, group_document(asdict(lease.holder)), asdict(newer)):
                 lease.holder = newer
                 continue
-            found = read_holder(store)
-            if found is not None and found.token == lease.holder.token:
-                lease.holder = found  # a request that failed but was carried out
+            current = read_holder(store)
+            if current is not None and current.token == lease.holder.token:
+                lease.holder = current  # an earlier request failed but was carried out
             else:
                 lease.lost.set()
                 return
 
 
 def _place() -> str:
-    """This machine since it was started, and this container on it."""
+    """Identifier of this boot of this machine and of this container (PID namespace)."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -214,7 +216,7 @@ def _place() -> str:
 
 
 def _process_start(pid: int) -> str:
-    """When a process of this machine started, in the kernel's ticks, so that a reused number is not mistaken."""
+    """Start time of a local process in kernel ticks, which tells it from a later process with the same id."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -224,7 +226,7 @@ def _process_start(pid: int) -> str:
 
 
 def _exists(pid: int) -> bool:
-    """Whether a process of that number runs, where there is no /proc to ask."""
+    """Return whether a process with this id runs, on systems without /proc."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""What the records of a store say is done, and the tables made from them."""
+"""Progress of a store according to its records, and the tables derived from them."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from pipelines.store.writer import put_attributes, write_table
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Where a store stands: clips by state, why clips were quarantined, and shards done of all for each stage.
+    """Progress of a store: clips by state, reasons of quarantined clips, and (done, all) shards of each stage.
 
-    ``notes`` has, for each kind of `schema.NOTES` that occurs, the clips by id and one line on each; ``software``, by
-    stage and package, how many records each version made.
+    ``notes`` maps each kind of `schema.NOTES` that occurs to the clip ids and one line on each; ``software`` counts,
+    by stage and package, the records that each version made.
     """
 
     store: str
@@ -51,19 +51,19 @@ def other_revision(store: Store) -> str:
     return (
         f"store {shown(store.location)!r} was made by another version of mocrop ({maker}): it has revision "
         f"{store.revision}, this version reads and writes revision {REVISION}; use that version, or remove the store "
-        "and make it again"
+        "and create it again"
     )
 
 
 Fingerprints = Callable[[Iterable[str]], Mapping[str, str]]
-"""Fingerprints of source files, by path; those that cannot be read are missing."""
+"""Returns the fingerprints of source files by path, without those that cannot be read."""
 
 
 class Progress:
-    """What the records of a store say is done; ``damaged`` are the paths of those that say nothing any more.
+    """The records of a store, and what is done according to them; ``damaged`` are the paths of unusable records.
 
-    With ``ids``, those of the store, a record counts as damaged too if its clips are not those of its shard, a box
-    leads out of its frame, or it has more frames than the recipe's slots.
+    With ``ids``, the store's clip ids, a record also counts as damaged if its clips are not those of its shard, a box
+    exceeds its frame, or it has more frames than the recipe's slots.
     """
 
     def __init__(self, store: ZarrStore, recipe: Recipe, num_shards: int, ids: Sequence[str] | None = None) -> None:
@@ -92,28 +92,31 @@ class Progress:
     def _fits(self, record: Record) -> bool:
         motion = self.motion.get(record.shard)
         for id, row in record.clips.items():
-            known = motion.clips.get(id, {}) if motion else {}
-            if "box" in row and "size" in known:
-                height, width = known["size"]
+            video = motion.clips.get(id, {}) if motion else {}
+            if "box" in row and "size" in video:
+                height, width = video["size"]
                 boxes = [row["box"], *row.get("path", {}).get("boxes", [])]
                 if any(x1 > width or y1 > height for _, _, x1, y1 in boxes):
                     return False
             if "frame_index" in row and (
                 len(row["frame_index"]) > self.recipe.frames.slots
-                or ("frames" in known and row["frame_index"][-1] >= known["frames"])
+                or ("frames" in video and row["frame_index"][-1] >= video["frames"])
             ):
                 return False
         return True
 
     @classmethod
     def of(cls, store: Store, *, foreign: bool = False) -> Progress:
-        """The records of a store, ``foreign`` ones too if asked for; ``StoreError`` if they are of another revision."""
+        """Read the records of a store, with ``foreign`` also those that do not fit it.
+
+        Raises ``StoreError`` if the store has another revision.
+        """
         if problem := other_revision(store):
             raise StoreError(problem)
         return cls(store.zarr, store.recipe, store.num_shards, None if foreign else store.ids)
 
     def records_of(self, shard: int) -> list[Record]:
-        """The records that there are of a shard, in the order of the stages."""
+        """The existing records of a shard, in the order of the stages."""
         by_stage = [self.transcode, self.motion, *self.boxes.values(), *self.clips.values()]
         return [records[shard] for records in by_stage if shard in records]
 
@@ -125,16 +128,16 @@ class Progress:
     def to_transcode(
         self, build: str, clips_of: Callable[[int], Sequence[Clip]], fingerprints: Fingerprints
     ) -> list[int]:
-        """The shards whose H.264 was not made by this recipe and build from the source files as they are now."""
+        """The shards whose H.264 files were not made by this recipe and build from the current source files."""
         sources = fingerprints(clip.path for shard in self.transcode for clip in clips_of(shard))
         shards = range(self.num_shards)
         return [shard for shard in shards if not self.transcoded(shard, build, clips_of(shard), sources)]
 
     def transcoded(self, shard: int, build: str, clips: Sequence[Clip], sources: Mapping[str, str]) -> bool:
-        """Whether a shard's H.264 was made by this recipe and build from the source files as they are now.
+        """Return whether a shard's H.264 files were made by this recipe and build from the current source files.
 
-        ``sources`` has the fingerprint of each source file, by its path; what was made from one that is gone stays
-        good, and clips that were quarantined are left alone.
+        ``sources`` maps the path of each source file to its fingerprint. H.264 files of missing source files stay
+        valid; quarantined clips are ignored.
         """
         record = self.transcode.get(shard)
         if record is None or record.inputs != transcode_inputs(self.recipe, build, [clip.id for clip in clips]):
@@ -143,17 +146,17 @@ class Progress:
         return all("reason" in row or source in (None, row["source"]) for row, source in rows)
 
     def vectors(self, shard: int) -> bool:
-        """Whether a shard's motion vectors follow from its H.264."""
+        """Return whether a shard's motion vectors were made from its current H.264 files."""
         record, before = self.motion.get(shard), self.transcode.get(shard)
         return record is not None and before is not None and record.inputs == motion_inputs(before)
 
     def chosen(self, shard: int, view: View) -> bool:
-        """Whether a shard's boxes in a view follow from its vectors."""
+        """Return whether a shard's boxes in a view were made from its current vectors."""
         record, before = self.boxes[view.name].get(shard), self.motion.get(shard)
         return record is not None and before is not None and record.inputs == boxes_inputs(before, self.recipe, view)
 
     def cached(self, shard: int, view: View) -> bool:
-        """Whether a shard's crops in a view follow from its boxes."""
+        """Return whether a shard's crops in a view were made from its current boxes."""
         record, transcode = self.clips[view.name].get(shard), self.transcode.get(shard)
         motion, boxes = self.motion.get(shard), self.boxes[view.name].get(shard)
         if record is None or transcode is None or motion is None or boxes is None:
@@ -161,11 +164,14 @@ class Progress:
         return record.inputs == clips_inputs(transcode, motion, boxes, self.recipe)
 
     def complete(self, shard: int, view: View) -> bool:
-        """Whether all stages of a shard are done in a view, as far as the records say."""
+        """Return whether all stages of a shard are done in a view, according to the records."""
         return self.vectors(shard) and self.chosen(shard, view) and self.cached(shard, view)
 
     def missing(self, stage: str, shard: int) -> list[str] | None:
-        """The views that a stage after the first has to be done for in a shard; None if nothing is left to do there."""
+        """The views for which a stage after ``transcode`` is pending in a shard; None if none is pending.
+
+        The list is empty for the stage ``motion``, which has no views.
+        """
         if stage == "motion":
             return None if self.vectors(shard) else []
         done = self.chosen if stage == "boxes" else self.cached
@@ -173,20 +179,20 @@ class Progress:
 
 
 def clip_rows(store: Store, progress: Progress) -> tuple[list[State], list[str]]:
-    """The state and the reason of every clip, in the order of the rows."""
+    """The state and the quarantine reason ("" if none) of every clip, in row order."""
     states, reasons = [], []
     for shard in range(store.num_shards):
         failed = [record.reasons for record in progress.records_of(shard)]
         complete = all(progress.complete(shard, view) for view in store.recipe.views)
         for row in schema.shard_rows(shard, len(store.ids), store.recipe.shard_clips):
-            reason = next(filter(None, (found.get(store.ids[row]) for found in failed)), "")
+            reason = next(filter(None, (of_stage.get(store.ids[row]) for of_stage in failed)), "")
             states.append(State.QUARANTINED if reason else State.DONE if complete else State.PENDING)
             reasons.append(reason)
     return states, reasons
 
 
 def summarise(location: str) -> Summary:
-    """Where the store at ``location`` stands, by its records. ``StoreError`` if there is none."""
+    """Summarise the progress of the store at ``location`` from its records; ``StoreError`` if there is no store."""
     store = open_store(location)
     progress = Progress.of(store)
     states, reasons = clip_rows(store, progress)
@@ -210,28 +216,28 @@ def summarise(location: str) -> Summary:
 
 
 def _notes(progress: Progress, shards: range) -> dict[str, dict[str, str]]:
-    """The notes of all records by kind and clip, sorted; of two on one clip the later stage's."""
-    found: dict[str, dict[str, str]] = {}
+    """The notes of all records by kind and clip, sorted; a later stage's note replaces an earlier one."""
+    notes: dict[str, dict[str, str]] = {}
     for shard in shards:
         for record in progress.records_of(shard):
             for kind, texts in record.notes.items():
-                found.setdefault(kind, {}).update(texts)
-    return {kind: dict(sorted(found[kind].items())) for kind in sorted(found)}
+                notes.setdefault(kind, {}).update(texts)
+    return {kind: dict(sorted(notes[kind].items())) for kind in sorted(notes)}
 
 
 def stage_seconds(attributes: Attributes | None) -> dict[str, float]:
-    """How long the stages took, by the group ``progress``; those of which it says nothing sensible are left out."""
-    found = (attributes or {}).get("seconds")
-    known = found if isinstance(found, dict) else {}
+    """Seconds per stage from the attributes of the group ``progress``, without invalid entries."""
+    stored = (attributes or {}).get("seconds")
+    seconds = stored if isinstance(stored, dict) else {}
     return {
         stage: float(value)
-        for stage, value in known.items()
+        for stage, value in seconds.items()
         if stage in schema.STAGES and type(value) in (int, float) and 0 <= value < 1e12
     }
 
 
 def publish(location: str) -> None:
-    """Write the tables of a store from its records, one writer, one chunk each, and the versions that made it."""
+    """Write the tables and the software versions of a store from its records; run by one process only."""
     store, writable = open_store(location), zarr_store(location, read_only=False)
     progress = Progress.of(store)
     software = as_attribute(store.attrs["software"], progress.software)
@@ -242,10 +248,10 @@ def publish(location: str) -> None:
 
 
 def expected_tables(store: Store, progress: Progress) -> dict[str, npt.NDArray[Any]]:
-    """What the tables have to say, by the records."""
+    """The contents of the tables, by path, according to the records."""
     states, reasons = clip_rows(store, progress)
-    known = _by_id(progress.motion)
-    rows = [known.get(id, {}) for id in store.ids]
+    motion = _by_id(progress.motion)
+    rows = [motion.get(id, {}) for id in store.ids]
     tables = {
         "state": np.array(states, dtype=np.uint8),
         "reason": np.array(reasons, dtype=object),
@@ -254,8 +260,8 @@ def expected_tables(store: Store, progress: Progress) -> dict[str, npt.NDArray[A
     }
     for view in store.recipe.views:
         boxes, clips = _by_id(progress.boxes[view.name]), _by_id(progress.clips[view.name])
-        found = _view_tables(store, boxes, clips, moves(view))
-        tables |= {f"views/{view.name}/{name}": values for name, values in found.items()}
+        of_view = _view_tables(store, boxes, clips, moves(view))
+        tables |= {f"views/{view.name}/{name}": values for name, values in of_view.items()}
     return tables
 
 

@@ -1,7 +1,4 @@
-"""The two kinds of shard that are too large to be held raw: a view's frames, and motion vectors.
-
-Both are encoded piece by piece as they come.
-"""
+"""Incremental writers for shards that are too large to hold uncompressed: a view's frames, and motion vectors."""
 
 from __future__ import annotations
 
@@ -22,9 +19,9 @@ from pipelines.store.writer import array_of_shard, create_column, put_attributes
 
 
 class FrameWriter:
-    """The whole shard of a view's frames that holds ``rows``; each frame is encoded as it comes.
+    """Collects the frames of one shard of a view, each encoded when it is added.
 
-    ``ValueError`` if the rows are a part of a shard.
+    ``rows`` must be exactly one shard, else ``ValueError``.
     """
 
     def __init__(self, store: ZarrStore, path: str, rows: range) -> None:
@@ -39,21 +36,21 @@ class FrameWriter:
         self._chunk = array.chunks
         self._counts = tuple(length // chunk for length, chunk in zip(array.shards, array.chunks, strict=True))
         self._frames: dict[tuple[int, ...], bytes] = {}
-        self._rows: set[int] = set()  # that have frames, be they black
+        self._rows: set[int] = set()  # rows with frames, including black ones
 
     def put(self, row: int, slot: int, picture: npt.NDArray[np.uint8]) -> None:
-        """Keep a frame of the shard's clip ``row``. One that is black throughout is what reads where none is kept."""
+        """Add a frame of the shard's clip ``row``. All-black frames are not stored: a missing one reads as black."""
         self._rows.add(row)
         if picture.any():
             self._frames[(row, slot, 0, 0, 0)] = self._encode(picture.reshape(self._chunk))
 
     def drop(self, row: int) -> None:
-        """Forget the frames of a clip."""
+        """Discard the frames of a clip."""
         self._rows.discard(row)
         self._frames = {place: frame for place, frame in self._frames.items() if place[0] != row}
 
     def write(self) -> None:
-        """Write the shard; one without clips is not there."""
+        """Write the shard, or delete it if it has no clips."""
         if self._rows:
             put_object(self._store, self._key, shard(self._frames, self._counts))
         else:
@@ -61,14 +58,14 @@ class FrameWriter:
 
 
 def _column_codec(name: str) -> BloscCodec:
-    """The smallest of those measured: 29 % of the H.264 file for all columns together, 33 % with plain zstd."""
+    """The codec with the smallest output measured: 29 % of the H.264 file for all columns, 33 % with plain zstd."""
     shuffle: Literal["bitshuffle", "shuffle"] = "bitshuffle" if name in ("dx", "dy") else "shuffle"
     bytes_each = np.dtype(schema.MOTION_COLUMNS[name][0]).itemsize
     return BloscCodec(cname="zstd", clevel=3, shuffle=shuffle, typesize=bytes_each)
 
 
 class _TextureWriter:
-    """Appends the texture of key frames to one array, a whole chunk at a time; marks as `VectorWriter`'s."""
+    """Appends the texture of key frames to one array in whole chunks; marks work as in `VectorWriter`."""
 
     def __init__(self, store: ZarrStore, shard: int) -> None:
         self._store, self._shard = store, shard
@@ -115,10 +112,9 @@ class _TextureWriter:
 
 
 class VectorWriter:
-    """Appends a shard's motion to ``motion/<shard>``, a whole chunk at a time, in bounded memory.
+    """Appends a shard's packed vectors, as columns, and key-frame texture to ``motion/<shard>``.
 
-    That is packed vectors, in columns, and the texture of key frames. ``mark`` and ``rollback`` take back what a clip
-    wrote that failed in its middle.
+    Data is written in whole chunks, so memory is bounded. ``mark`` and ``rollback`` discard what a failed clip wrote.
     """
 
     def __init__(self, store: ZarrStore, shard: int) -> None:
@@ -136,7 +132,7 @@ class VectorWriter:
 
     @property
     def num_cells(self) -> int:
-        """Cells of texture appended so far."""
+        """Texture cells appended so far."""
         return self._texture.count
 
     @property
@@ -145,11 +141,11 @@ class VectorWriter:
         return self._flushed + self._num_waiting
 
     def mark(self) -> tuple[Any, ...]:
-        """The place where the writer stands."""
+        """The current position, for ``rollback``."""
         return self._flushed, list(self._waiting), self._num_waiting, self._texture.mark()
 
     def rollback(self, mark: tuple[Any, ...]) -> None:
-        """Go back to a place: what was appended since is forgotten; what was written of it, `close` removes."""
+        """Discard everything appended since ``mark``; `close` deletes surplus chunks that were already written."""
         self._flushed, self._waiting, self._num_waiting = mark[0], list(mark[1]), mark[2]
         self._texture.rollback(mark[3])
 
@@ -165,7 +161,7 @@ class VectorWriter:
             self._flush(VECTOR_CHUNK)
 
     def close(self, offsets: list[int], texture_offsets: list[int], scales: list[int]) -> None:
-        """Write what is left, the bounds of the clips (one more than clips) and the units of their displacements."""
+        """Write the rest, the clips' offsets (one more than clips) and the scales of their displacements."""
         self._texture.close()
         length = self.count
         self._flush(self._num_waiting)

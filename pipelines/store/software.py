@@ -1,7 +1,7 @@
-"""The versions that made a store: each record names those of its own stage, the root's attributes all that occur.
+"""Software versions that made a store: each record has those of its stage, the root's attributes all that occur.
 
-The same inputs give the same bytes with the same versions only. An upgrade in mid-store is not refused, as another
-ffmpeg build is: every clip is still whole, and a store that took days is not lost to a patch release. It is shown.
+Equal inputs give equal bytes only with equal versions. Unlike a change of the ffmpeg build, an upgrade during the
+work on a store is not refused, so that a store that took days is not lost to a patch release. It is reported.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ _USED = {
     "boxes": _WRITING,
     "clips": (*_WRITING, "av", "pillow"),
 }
-"""The packages whose versions may show in what a stage makes; the encoder's build is in its fingerprint."""
+"""The packages that may affect the output of each stage; the encoder's build is part of its fingerprint."""
 
 Versions = dict[str, dict[str, dict[str, int]]]
-"""By stage and package: each version, and how many records it made."""
+"""Number of records by stage, package and version."""
 
 
 @cache
 def versions_here(stage: str | None = None) -> Mapping[str, str]:
-    """The installed versions of the packages that a stage uses, or that any stage does."""
+    """The installed versions of the packages used by a stage, by default by any stage."""
     names = _USED[stage] if stage else {name for names in _USED.values() for name in names}
     return {name: version(name) for name in sorted(names)}
 
@@ -38,31 +38,31 @@ def versions_of(records: Iterable[Record]) -> Versions:
     """The versions that made a store's records."""
     counts: dict[tuple[str, str], Counter[str]] = {}
     for record in records:
-        for name, one in record.software.items():
-            counts.setdefault((record.stage, name), Counter())[one] += 1
-    found: Versions = {}
+        for name, number in record.software.items():
+            counts.setdefault((record.stage, name), Counter())[number] += 1
+    versions: Versions = {}
     for stage, name in sorted(counts, key=lambda key: (STAGES.index(key[0]), key[1])):
-        found.setdefault(stage, {})[name] = dict(sorted(counts[stage, name].items()))
-    return found
+        versions.setdefault(stage, {})[name] = dict(sorted(counts[stage, name].items()))
+    return versions
 
 
-def as_attribute(begun_with: Mapping[str, str], versions: Versions) -> dict[str, str]:
-    """The root's attribute ``software``: a package's version, or all that occur, with commas between them.
+def as_attribute(initial: Mapping[str, str], versions: Versions) -> dict[str, str]:
+    """The root's attribute ``software``: the versions of each package that occur, separated by commas.
 
-    A package that no record names keeps the version that the store was begun with.
+    A package that no record names keeps its ``initial`` version, with which the store was created.
     """
     by_name: dict[str, set[str]] = {}
     for packages in versions.values():
         for name, counts in packages.items():
             by_name.setdefault(name, set()).update(counts)
-    return {**begun_with, **{name: ", ".join(sorted(found)) for name, found in by_name.items()}}
+    return {**initial, **{name: ", ".join(sorted(numbers)) for name, numbers in by_name.items()}}
 
 
 def mixed(versions: Versions) -> list[str]:
-    """One line for each stage and package of which several versions made records."""
+    """One line for each stage and package with records of several versions."""
     return [
         f"{stage}: made by several versions of {name}: "
-        + ", ".join(f"{one} ({count} records)" if count > 1 else f"{one} (1 record)" for one, count in counts.items())
+        + ", ".join(f"{number} ({count} record{'s' * (count > 1)})" for number, count in counts.items())
         for stage, packages in versions.items()
         for name, counts in packages.items()
         if len(counts) > 1
@@ -70,11 +70,11 @@ def mixed(versions: Versions) -> list[str]:
 
 
 def news(software: Mapping[str, str]) -> str:
-    """Which of the installed versions have no part in a store with this root attribute, in one line; "" if none."""
+    """The installed versions that are not in a store's root attribute ``software``, in one line; "" if none."""
     new = [
-        f"{name} {one} (before: {software[name]})"
-        for name, one in versions_here().items()
-        if name in software and one not in software[name].split(", ")
+        f"{name} {number} (before: {software[name]})"
+        for name, number in versions_here().items()
+        if name in software and number not in software[name].split(", ")
     ]
-    what = "what is made now may differ in some bits from what they would make; mocrop status shows a mixture"
-    return f"installed are other versions than made the store: {', '.join(new)}; {what}" if new else ""
+    effect = "new results may differ in some bits; mocrop status lists mixed versions"
+    return f"the store was made with other versions than those installed: {', '.join(new)}; {effect}" if new else ""

@@ -1,4 +1,4 @@
-"""Re-reading a store: every object by its hash, every record by its chain, every table by the records."""
+"""Verification of a store: objects against their hashes, records against their inputs, tables against the records."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ from pipelines.store.software import as_attribute
 from pipelines.store.writer import put_attributes, stored_fingerprint, wrong_documents
 
 ROOT = "zarr.json"
-TOGETHER = 16  # objects that are read at the same time
+TOGETHER = 16  # objects read concurrently
 _RECORD = re.compile(r"progress/(transcode|motion|(boxes|clips)/[A-Za-z0-9][A-Za-z0-9_.-]*)/\d+")
 DAMAGED = "progress/damaged"
-"""Group whose attribute ``records`` names what ``mocrop preprocess`` has to do again."""
+"""Group whose attribute ``records`` lists the records that ``mocrop preprocess`` must recreate."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Something in a store that is not as it should be: where, what, and the record to do again.
+    """A fault in a store: where, what, and the path of the record to recreate.
 
-    ``record`` is None where the next run sees for itself what to do: it reads the chain of the records, and writes
-    tables and descriptions of arrays anyway.
+    ``record`` is None if the next run repairs the fault anyway: it checks the inputs of all records, and writes tables
+    and array metadata.
     """
 
     where: str
@@ -51,14 +51,14 @@ class Fault:
 
 
 def verify(location: str, on_record: Callable[[int, int], None] | None = None) -> list[Fault]:
-    """Read all of a store again and list what is wrong; what is found is noted there for the next run to repair.
+    """Read a whole store, return its faults, and record in it which shards must be reprocessed.
 
-    No run can begin meanwhile: this holds the store's lock. Where the lock cannot be written, as in a store that is
-    for reading only, what was found is looked at once more, so that nothing is told of a run elsewhere that wrote
-    meanwhile. ``on_record`` is told how many records are checked, and of how many. ``StoreError`` if there is no store,
-    if its own attributes are damaged or it is of another revision, or while a run is writing it.
+    The store is locked meanwhile, so that no run can start. If the lock cannot be written, as in a read-only store,
+    faults are checked a second time, to exclude those caused by a run that wrote meanwhile. ``on_record`` is called
+    with the number of checked records and of all records. Raises ``StoreError`` if there is no store, its root
+    attributes are damaged, it has another revision, or a run is writing it.
     """
-    open_store(location)  # the lock would make a folder where there is none
+    open_store(location)  # raises before the lock creates a folder
     with _held(location) as lease:
         faults = _faults(open_store(location), on_record)
         if lease:
@@ -73,22 +73,22 @@ def verify(location: str, on_record: Callable[[int, int], None] | None = None) -
 
 @contextmanager
 def _held(location: str) -> Iterator[StoreLock | None]:
-    """Hold the lock of a store; None where it cannot be written. ``StoreLocked`` if a live process has it."""
+    """Hold the lock of a store; yield None if it cannot be written. ``StoreLocked`` if a live process holds it."""
     with ExitStack() as stack:
         lease = None
         try:
             lease = stack.enter_context(locked(location, "verified"))
         except StoreLocked:
             raise
-        except (OSError, StoreError):  # of the lock: whatever else it may mean is seen when the store is read
+        except (OSError, StoreError):  # the lock cannot be written; other problems show up when the store is read
             pass
         yield lease
 
 
 def _faults(store: Store, on_record: Callable[[int, int], None] | None = None) -> list[Fault]:
     faults = _root_faults(store)
-    doubtful = any(fault.where == ROOT for fault in faults)  # then what follows from the recipe cannot be told yet
-    if not any(fault.where == "id" for fault in faults):  # without the ids nothing below can be told
+    doubtful = any(fault.where == ROOT for fault in faults)  # the recipe cannot be trusted
+    if not any(fault.where == "id" for fault in faults):  # the checks below need the ids
         progress = Progress.of(store, foreign=True)
         faults += [Fault(path, "the record is damaged", path) for path in progress.damaged]
         records = [record for shard in range(store.num_shards) for record in progress.records_of(shard)]
@@ -98,18 +98,18 @@ def _faults(store: Store, on_record: Callable[[int, int], None] | None = None) -
                     faults += _chain_faults(store, progress, record)
                 faults += _row_faults(store, progress, record)
             except (LookupError, TypeError, ValueError) as error:
-                faults.append(Fault(record.path, f"its content makes no sense: {error!r}", record.path))
+                faults.append(Fault(record.path, f"its content is invalid: {error!r}", record.path))
             faults += _object_faults(store, record)
             if on_record:
                 on_record(number, len(records))
         faults += [fault for fault in _table_faults(store, progress) if not (doubtful and fault.where == "state")]
         if not doubtful and store.attrs["software"] != as_attribute(store.attrs["software"], progress.software):
-            faults.append(Fault(ROOT, "its software is not what the records say"))
+            faults.append(Fault(ROOT, "its software versions do not match the records"))
     return faults
 
 
 def _note(location: str, faults: list[Fault]) -> None:
-    """Leave word in the store of the records to do again; if that cannot be, it is one more fault."""
+    """Record in the store which records must be recreated; if that fails, add a fault."""
     records = sorted({fault.record for fault in faults if fault.record})
     if not records:
         return
@@ -117,21 +117,21 @@ def _note(location: str, faults: list[Fault]) -> None:
     try:
         put_attributes(store, DAMAGED, {"records": sorted({*records, *damaged_records(store)})})
     except (OSError, StoreError) as error:
-        faults.append(Fault(DAMAGED, f"mocrop preprocess will not know what to mend: this cannot be written ({error})"))
+        faults.append(Fault(DAMAGED, f"cannot be written, so mocrop preprocess will not repair the faults ({error})"))
 
 
 def damaged_records(store: ZarrStore) -> list[str]:
-    """The paths of the records that have been found wrong and not been done again yet."""
+    """The paths of the records that were found wrong and not recreated yet."""
     try:
-        (found,) = attributes(store, [DAMAGED])
+        (noted,) = attributes(store, [DAMAGED])
     except Damaged:
         return []
-    named = (found or {}).get("records", [])
-    return [path for path in named if isinstance(path, str) and _RECORD.fullmatch(path)]  # they are to be removed
+    paths = (noted or {}).get("records", [])
+    return [path for path in paths if isinstance(path, str) and _RECORD.fullmatch(path)]  # callers remove these paths
 
 
 def _root_faults(store: Store) -> list[Fault]:
-    """What is wrong with the tables that name the clips, the store's fingerprint and the arrays' descriptions."""
+    """Faults of the tables that name the clips, of the store's fingerprint and of the array metadata."""
     faults = []
     lengths = {}
     for name in ("id", "label", "split"):
@@ -150,16 +150,16 @@ def _root_faults(store: Store) -> list[Fault]:
 
 def _chain_faults(store: Store, progress: Progress, record: Record) -> Iterator[Fault]:
     for path in _sources(progress, record):
-        if path in progress.damaged:  # whether this follows from it can be told when it is done again
+        if path in progress.damaged:  # already a fault; the inputs can be checked when it has been recreated
             return
         yield Fault(path, f"the record is missing, but {record.path} was made from it", path)
         return
     if record.inputs != _expected_inputs(store, progress, record):
-        yield Fault(record.path, "it was made from something else than what is in the store now")
+        yield Fault(record.path, "its inputs differ from what is in the store now")
 
 
 def _sources(progress: Progress, record: Record) -> Iterator[str]:
-    """The paths of the records that this one was made from and that are not there or damaged."""
+    """The paths of the records that this one was made from and that are missing or damaged."""
     shard = record.shard
     before: list[tuple[str, str | None, dict[int, Record]]] = []
     if record.stage == "motion":
@@ -191,38 +191,39 @@ def _shard_ids(store: Store, shard: int) -> list[str]:
 
 
 def _object_faults(store: Store, record: Record) -> Iterator[Fault]:
-    """Every object that the record's task wrote, by its hash."""
+    """Compare every object that the record's task wrote with its hash."""
     keys, frames = list(record.objects), store.recipe.frames
     most = schema.largest_object(frames.slots, frames.size, store.recipe.shard_clips)
     for first in range(0, len(keys), TOGETHER):
         some = keys[first : first + TOGETHER]
-        for key, found in zip(some, hash_objects(store.zarr, some, most), strict=True):
-            if found is None:
+        for key, digest in zip(some, hash_objects(store.zarr, some, most), strict=True):
+            if digest is None:
                 yield Fault(key, "the object is missing", record.path)
-            elif found != record.objects[key]:
-                yield Fault(key, "the object's bytes are not those that were written", record.path)
+            elif digest != record.objects[key]:
+                yield Fault(key, "the object's bytes differ from those that were written", record.path)
 
 
 def _row_faults(store: Store, progress: Progress, record: Record) -> Iterator[Fault]:
-    """Whether a record's clips are those of its shard, its boxes lie inside their frames, and its counts agree."""
+    """Check that a record's clips are those of its shard, its boxes lie in their frames, and its counts agree."""
     if set(record.clips) != set(_shard_ids(store, record.shard)):
         yield Fault(record.path, "its clips are not those of the shard", record.path)
         return
     motion = progress.motion.get(record.shard)
     slots = store.recipe.frames.slots
     for id, row in record.clips.items():
-        known: Attributes = dict(motion.clips.get(id, {})) if motion else {}
-        if "box" in row and "size" in known:
-            height, width = known["size"]
+        video: Attributes = dict(motion.clips.get(id, {})) if motion else {}
+        if "box" in row and "size" in video:
+            height, width = video["size"]
             x0, y0, x1, y1 = row["box"]
             if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
                 yield Fault(record.path, f"{id}: box {row['box']} is not inside {width} × {height} px", record.path)
         if (
             "frame_index" in row
-            and "frames" in known
-            and not _rising_inside(row["frame_index"], known["frames"], slots)
+            and "frames" in video
+            and not _rising_inside(row["frame_index"], video["frames"], slots)
         ):
-            yield Fault(record.path, f"{id}: frame indices {row['frame_index']} of {known['frames']}", record.path)
+            problem = f"{id}: invalid frame indices {row['frame_index']} for {video['frames']} frames"
+            yield Fault(record.path, problem, record.path)
     if record.stage == "motion":
         yield from _frame_count_faults(progress, record)
         yield from _vector_count_faults(store, record)
@@ -234,7 +235,7 @@ def _rising_inside(indices: list[int], frames: int, slots: int) -> bool:
 
 
 def _frame_count_faults(progress: Progress, record: Record) -> Iterator[Fault]:
-    """Whether the clips have as many frames as were encoded, and their key frames are among these."""
+    """Check that the clips have as many frames as were encoded, and that their key frames are among these."""
     transcode = progress.transcode.get(record.shard)
     for id, row in record.clips.items():
         if "frames" not in row:
@@ -243,32 +244,32 @@ def _frame_count_faults(progress: Progress, record: Record) -> Iterator[Fault]:
         if encoded not in (None, row["frames"]):
             yield Fault(record.path, f"{id}: {row['frames']} frames, {encoded} were encoded", record.path)
         if row["key_frames"] and not _rising_inside(row["key_frames"], row["frames"], row["frames"]):
-            yield Fault(record.path, f"{id}: key frames {row['key_frames']} of {row['frames']}", record.path)
+            problem = f"{id}: invalid key frames {row['key_frames']} for {row['frames']} frames"
+            yield Fault(record.path, problem, record.path)
 
 
 def _vector_count_faults(store: Store, record: Record) -> Iterator[Fault]:
     path = schema.motion_path(record.shard)
     try:
-        counts_there = VectorReader(store.zarr, record.shard).counts()
+        stored_counts = VectorReader(store.zarr, record.shard).counts()
     except Damaged as error:
         yield Fault(path, f"it cannot be read: {error.__cause__}", record.path)
         return
     counts = [record.clips[id].get("vectors", 0) for id in _shard_ids(store, record.shard)]
-    if counts_there != counts:
-        yield Fault(path, "the number of vectors is not that of the record", record.path)
+    if stored_counts != counts:
+        yield Fault(path, "the number of vectors differs from the record", record.path)
 
 
 def _table_faults(store: Store, progress: Progress) -> Iterator[Fault]:
     try:
         tables = expected_tables(store, progress)
-    except (LookupError, TypeError, ValueError):  # records that make no sense, and are told
+    except (LookupError, TypeError, ValueError):  # invalid records, which are faults already
         return
     for path, expected in tables.items():
         try:
-            found = store.read(path)
-            same = np.array_equal(found, expected, equal_nan=expected.dtype.kind == "f")
+            same = np.array_equal(store.read(path), expected, equal_nan=expected.dtype.kind == "f")
         except Damaged as error:
             yield Fault(path, f"the table cannot be read: {' '.join(str(error.__cause__).split())}")
             continue
         if not same:
-            yield Fault(path, "the table does not say what the records say")
+            yield Fault(path, "the table does not match the records")

@@ -1,4 +1,4 @@
-"""Writing a store: the only module that does. Whole shards, one writer each, every object hashed as it is written."""
+"""Writing to a store: whole shards, one writer each, every object hashed as it is written."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ALONE_SECONDS = 10.0
 
 
 class HashingStore(WrapperStore[ZarrStore]):
-    """A store that remembers the SHA-256 and the size of every object written through it, but for records."""
+    """A store that collects the SHA-256 and the size of every object written through it, except records."""
 
     def __init__(self, store: ZarrStore) -> None:
         super().__init__(store)
@@ -59,53 +59,53 @@ class HashingStore(WrapperStore[ZarrStore]):
         self._sizes.pop(key, None)
 
     def taken(self) -> tuple[dict[str, str], dict[str, int]]:
-        """The hashes and sizes of what was written since they were last taken, by key."""
+        """The hashes and sizes, by key, of the objects written since the last call."""
         objects, sizes = self._objects, self._sizes
         self._objects, self._sizes = {}, {}
         return objects, sizes
 
     def settle(self) -> None:
-        """Have all that was written reach the disk, so that no loss of power leaves a record without its objects."""
+        """Flush everything written to disk, so that a power failure leaves no record without its objects."""
         if isinstance(self._store, LocalStore):
             files = {self._store.root / key for key in self._unsettled}
             for path in sorted(path for path in files | {file.parent for file in files} if path.exists()):
-                place = os.open(path, os.O_RDONLY)
+                descriptor = os.open(path, os.O_RDONLY)
                 try:
-                    os.fsync(place)
+                    os.fsync(descriptor)
                 finally:
-                    os.close(place)
+                    os.close(descriptor)
         self._unsettled.clear()
 
 
 def put_attributes(store: ZarrStore, path: str, values: Mapping[str, Any]) -> None:
-    """Write a group without arrays whose attributes are ``values``, whole or not at all."""
+    """Atomically write a group whose attributes are ``values``."""
     put_object(store, f"{path}/zarr.json" if path else "zarr.json", group_document(values))
 
 
 def group_document(attributes: Mapping[str, Any]) -> bytes:
-    """A group's ``zarr.json``."""
+    """The ``zarr.json`` of a group with these attributes."""
     document = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
     return json.dumps(document, indent=1, sort_keys=True, ensure_ascii=True).encode()
 
 
 def put_object(store: ZarrStore, key: str, value: bytes) -> None:
-    """Write an object of the store, whole or not at all."""
+    """Atomically write an object of the store."""
     run(store.set(key, default_buffer_prototype().buffer.from_bytes(value)))
 
 
 def exchange(store: ZarrStore, path: str, expected: bytes | None, values: Mapping[str, Any] | None) -> bool:
-    """Put a group with the attributes ``values`` where ``expected`` stands, as the bytes of its ``zarr.json``.
+    """Atomically replace the ``zarr.json`` of a group if its bytes are ``expected`` (compare and swap).
 
-    None means nothing there, before or after. Of several processes at once one succeeds; False for the others, and
-    where something else than ``expected`` was found.
+    ``values`` are the new attributes. None means that the group does not exist, before or after. Returns False if the
+    current bytes differ from ``expected``; of several concurrent calls exactly one succeeds.
     """
     key, value = f"{path}/zarr.json", None if values is None else group_document(values)
     if not isinstance(store, LocalStore):
         return bool(run(cast(Any, store).exchange(key, expected, value)))
     refuse_links(store.root, store.root / path)
     with alone(store.root / path.partition("/")[0]):
-        (found,) = read_objects(store, [key])
-        if found != expected:
+        (current,) = read_objects(store, [key])
+        if current != expected:
             return False
         if value is None:
             remove_attributes(store, path)
@@ -116,17 +116,18 @@ def exchange(store: ZarrStore, path: str, expected: bytes | None, values: Mappin
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Be the only process in this block for a folder, which is made if it is not there. The kernel sees to it.
+    """Hold an exclusive ``flock`` on a folder during the block; create the folder if it is missing.
 
-    ``StoreError`` if another one stays in it. Where the file system has no locks, nobody is kept out.
+    Raises ``StoreError`` if another process holds the lock for ``ALONE_SECONDS``. On file systems without locks, the
+    block is not exclusive.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    place = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
         until = time.monotonic() + ALONE_SECONDS
         while True:
             try:
-                fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
                 if time.monotonic() > until:
@@ -136,68 +137,68 @@ def alone(folder: Path) -> Iterator[None]:
                 break
         yield
     finally:
-        os.close(place)
+        os.close(descriptor)
 
 
 def remove_attributes(store: ZarrStore, path: str) -> None:
-    """Remove a group without arrays; nothing happens where there is none."""
+    """Remove a group without arrays, if it exists."""
     run(store.delete_dir(path))
 
 
 def write_record(store: ZarrStore, record: Record) -> None:
-    """Say that a shard is done. The last thing that a task does."""
+    """Write the completion record of a shard, as the last step of a task."""
     put_attributes(store, record.path, record.as_attributes())
 
 
 def create(location: str, dataset: Dataset, recipe: Recipe, software: Mapping[str, str]) -> None:
-    """Make an empty store for a data set. Its attributes come last.
+    """Create an empty store for a data set; its root attributes are written last.
 
-    Safe to call again after it was cut short, and on a store that lost its attributes: chunks and records are kept.
+    Safe to repeat after an interruption, and on a store that lost its attributes: chunks and records are kept.
     """
     store = zarr_store(location, read_only=False)
-    mend_documents(store, recipe, len(dataset.clips))
-    mend_tables(store, dataset)
+    repair_documents(store, recipe, len(dataset.clips))
+    repair_tables(store, dataset)
     put_attributes(store, "", root_attributes(dataset, recipe, software))
 
 
-def mend_documents(store: ZarrStore, recipe: Recipe, rows: int) -> None:
-    """Write the ``zarr.json`` of each group and array that is missing or damaged; chunks stay as they are."""
+def repair_documents(store: ZarrStore, recipe: Recipe, rows: int) -> None:
+    """Rewrite each group's and array's ``zarr.json`` that is missing or damaged; chunks are not touched."""
     for key, document in wrong_documents(store, recipe, rows).items():
         put_object(store, key, document)
 
 
 def wrong_documents(store: ZarrStore, recipe: Recipe, rows: int) -> dict[str, bytes]:
-    """What should stand under the keys of those ``zarr.json`` that are missing, damaged or of something else.
+    """The correct contents, by key, of each ``zarr.json`` that is missing or wrong.
 
-    The root's and those of the motion vectors are not among them: their content does not follow from the recipe.
+    The root's and those of the motion vectors are not checked: their content does not follow from the recipe.
     """
-    wanted = _documents(recipe, rows)
-    found = read_objects(store, wanted)
+    expected = _documents(recipe, rows)
+    stored = read_objects(store, expected)
     return {
         key: document
-        for (key, document), there in zip(wanted.items(), found, strict=True)
-        if not (there is not None and _same(key, there, document))
+        for (key, document), current in zip(expected.items(), stored, strict=True)
+        if not (current is not None and _equivalent(key, current, document))
     }
 
 
-def _same(key: str, found: bytes, wanted: bytes) -> bool:
-    """Whether two documents mean the same; another version of zarr may write them in another form."""
-    if found == wanted:
+def _equivalent(key: str, stored: bytes, expected: bytes) -> bool:
+    """Return whether two documents mean the same; other versions of zarr may format them differently."""
+    if stored == expected:
         return True
     try:
-        there, should = parse_json(found, schema.MAX_DOCUMENT), json.loads(wanted)
-        if key == "progress/zarr.json":  # its attributes say how long stages took
-            return bool(there["node_type"] == "group" and isinstance(there["attributes"], dict))
-        if should["node_type"] == "group":
-            return bool(there == should)
-        old, new = (ArrayV3Metadata.from_dict(document).to_dict() for document in (there, should))
+        current, correct = parse_json(stored, schema.MAX_DOCUMENT), json.loads(expected)
+        if key == "progress/zarr.json":  # its attributes hold the run times of the stages
+            return bool(current["node_type"] == "group" and isinstance(current["attributes"], dict))
+        if correct["node_type"] == "group":
+            return bool(current == correct)
+        old, new = (ArrayV3Metadata.from_dict(document).to_dict() for document in (current, correct))
         return json.dumps(old, sort_keys=True, default=str) == json.dumps(new, sort_keys=True, default=str)
-    except Exception:  # whatever is wrong with it, it is not what should be there: it is reported or written again
+    except Exception:  # anything that cannot be parsed is wrong, and is reported or rewritten
         return False
 
 
 def _documents(recipe: Recipe, rows: int) -> dict[str, bytes]:
-    """The ``zarr.json`` of every group and array that follows from the recipe, by its key."""
+    """The ``zarr.json`` of every group and array that follows from the recipe, by key."""
     made: dict[str, Buffer] = {}
     memory = MemoryStore(made)
     for group in ("progress", "motion", "views", *(f"progress/{stage}" for stage in schema.STAGES)):
@@ -220,7 +221,7 @@ def _documents(recipe: Recipe, rows: int) -> dict[str, bytes]:
 
 
 def dataset_tables(dataset: Dataset) -> dict[str, npt.NDArray[Any]]:
-    """The tables that say which clips a store is of."""
+    """The tables of clip ids, labels and splits, by name."""
     clips = dataset.clips
     return {
         "id": np.array([clip.id for clip in clips], dtype=object),
@@ -229,8 +230,8 @@ def dataset_tables(dataset: Dataset) -> dict[str, npt.NDArray[Any]]:
     }
 
 
-def mend_tables(store: ZarrStore, dataset: Dataset) -> None:
-    """Write those of a data set's tables that do not say what they should, or cannot be read."""
+def repair_tables(store: ZarrStore, dataset: Dataset) -> None:
+    """Rewrite the data set's tables that are wrong or cannot be read."""
     specs = {spec.path: spec for spec in schema.tables(len(dataset.clips))}
     for name, values in dataset_tables(dataset).items():
         array = open_array(store, specs[name])
@@ -244,7 +245,7 @@ def mend_tables(store: ZarrStore, dataset: Dataset) -> None:
 
 
 def root_attributes(dataset: Dataset, recipe: Recipe, software: Mapping[str, str]) -> Attributes:
-    """What the store says of itself: nothing of where it was made, so that the same inputs give the same bytes."""
+    """The store's root attributes; they do not name the machine, so that equal inputs give equal bytes."""
     return {
         "mocrop_format": schema.FORMAT,
         "dataset": dataset.name,
@@ -257,13 +258,13 @@ def root_attributes(dataset: Dataset, recipe: Recipe, software: Mapping[str, str
 
 
 def store_fingerprint(dataset: Dataset, recipe: Recipe, software: Mapping[str, str]) -> str:
-    """The fingerprint of what a store is to hold: clips, classes, splits, recipe, ffmpeg build, the revision."""
+    """The fingerprint of a store's specification: clips, classes, splits, recipe, ffmpeg build and revision."""
     rows = [[clip.id, clip.label, list(clip.split)] for clip in dataset.clips]
     return _store_fingerprint(REVISION, rows, dataset.class_names, recipe, software["ffmpeg"])
 
 
 def stored_fingerprint(store: Store) -> str:
-    """The same from what a store holds."""
+    """`store_fingerprint` computed from the contents of a store."""
     columns = (store.ids, store.table("label").tolist(), store.table("split").tolist())
     rows = [list(row) for row in zip(*columns, strict=True)]
     return _store_fingerprint(store.revision, rows, store.class_names, store.recipe, store.build)
@@ -277,7 +278,7 @@ def _store_fingerprint(
 
 
 def view_fingerprint(recipe: Recipe, params: Attributes) -> str:
-    """The fingerprint of how a view's boxes and crops are made."""
+    """The fingerprint of the settings of a view's boxes and crops."""
     return fingerprint("view", recipe.settings(), params)
 
 
@@ -316,14 +317,14 @@ def write_table(store: ZarrStore, spec: ArraySpec, values: npt.NDArray[Any]) -> 
 
 
 def write_rows(store: ZarrStore, path: str, rows: range, values: npt.NDArray[Any]) -> None:
-    """Write the whole shard that holds ``rows`` of a shard array; ``ValueError`` for a part of one."""
+    """Write ``rows`` of an array, which must be exactly one shard, else ``ValueError``."""
     array_of_shard(store, path, rows)[rows.start : rows.stop] = values
 
 
 def array_of_shard(store: ZarrStore, path: str, rows: range) -> zarr.Array[Any]:
-    """A shard array, of which ``rows`` are one whole shard; ``ValueError`` if they are a part of one.
+    """Open an array of which ``rows`` are exactly one shard, else ``ValueError``.
 
-    The ``zarr.json`` is as the recipe has it: `mend_documents` sees to it before a run writes.
+    Its ``zarr.json`` matches the recipe, because `repair_documents` runs before anything is written.
     """
     array = zarr.open_array(store, path=path, mode="r+", zarr_format=3)
     step = (array.shards or array.chunks)[0]
@@ -333,7 +334,7 @@ def array_of_shard(store: ZarrStore, path: str, rows: range) -> zarr.Array[Any]:
 
 
 def create_column(store: ZarrStore, spec: ArraySpec, codec: Codec) -> None:
-    """Make an array of one axis without its chunks; those that are there already stay."""
+    """Write the metadata of a one-dimensional array; existing chunks stay."""
     zarr.create_array(
         store,
         name=spec.path,

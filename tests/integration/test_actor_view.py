@@ -96,7 +96,7 @@ def test_motion_without_texture_is_extracted_again_and_the_run_says_so(actor_run
     before, made = (read_records(store, stage, None, [0])[0] for stage in ("transcode", "motion"))
     write_record(store, replace(made, inputs=motion_inputs_without_texture(before)))
     shutil.rmtree(Path(options.store, "motion", "00000", "texture"))
-    assert "without key frames' texture is extracted again" in " ".join(about_store(options, recipe()))
+    assert "without key-frame texture is extracted again" in " ".join(about_store(options, recipe()))
     assert run_stages(options)[1] == ["motion"], "the boxes follow from the same motion as before"
     assert about_store(options, recipe()) == []
     assert verify(options.store) == []

@@ -186,7 +186,7 @@ def test_an_h264_file_that_is_not_the_recorded_one_makes_no_crops(options: Optio
         shutil.copy(blue.with_suffix(suffix), red.with_suffix(suffix))
     values = ENCODE.model_dump(mode="json")
     wider = replace(options, recipe=parse_recipe({**values, "views": [*values["views"], {"kind": "centre"}]}, "wider"))
-    with pytest.raises(RunStopped, match=r"^the H.264 file of Still/s0 was changed; start the same command again$"):
+    with pytest.raises(RunStopped, match=r"^the H.264 file of Still/s0 was changed; run the same command again$"):
         run_stages(wider)
     _, done = run_stages(wider)
     assert done.count("transcode") == done.count("motion") == 1
@@ -206,7 +206,7 @@ def test_verify_finds_crops_that_were_left_from_another_source(options: Options,
         shutil.copytree(old / part, Path(options.store, part), dirs_exist_ok=True)
     assert np.abs(colour_of(options, "full", 0) - RED).max() < 12
     stale = {f"progress/{stage}/{view}/00000" for stage in ("boxes", "clips") for view in ("full", "mocrop")}
-    what = "it was made from something else than what is in the store now"
+    what = "its inputs differ from what is in the store now"
     assert {fault.where for fault in verify(options.store) if fault.what == what} == stale
     assert sorted(run_stages(options)[1]) == ["boxes", "clips"]
     assert contents(Path(options.store)) == expected
@@ -233,7 +233,7 @@ def test_what_was_not_changed_is_not_done_again(options: Options) -> None:
 
 OLD = (
     r"store '.*store\.zarr' was made by another version of mocrop \(0\.0\.9\): it has revision 1, this version reads "
-    r"and writes revision 2; use that version, or remove the store and make it again"
+    r"and writes revision 2; use that version, or remove the store and create it again"
 )
 
 

@@ -62,7 +62,7 @@ def dies_once(folder: Path, plan: ShardPlan, recipe: Recipe) -> ShardReport:
 
 
 def disk_is_full(plan: ShardPlan, recipe: Recipe) -> ShardReport:
-    raise RunStopped("No space left on device (/data); mend it and start the same command again")
+    raise RunStopped("No space left on device (/data); fix this and run the same command again")
 
 
 @pytest.fixture(scope="module")

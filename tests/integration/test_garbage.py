@@ -107,7 +107,7 @@ def test_what_another_store_in_the_work_folder_needs_is_kept_as_long_as_that_sto
     shutil.rmtree(other.store)
     assert found(options) == h264(options) - own
     (why,) = {one.why for one in find_waste(options.store, options.work_dir)}
-    assert why == f"no store needs it (no store is left at {other.store})"
+    assert why == f"no store needs it (there is no store at {other.store} any more)"
 
 
 def test_files_of_clips_that_are_not_done_yet_are_kept(options: Options) -> None:

@@ -57,7 +57,8 @@ def test_an_error_in_a_worker_stops_the_run_with_its_traceback_and_quarantines_n
     (log,) = logs(options)
     assert re.fullmatch(
         rf"internal error at clip {CLIPS[1]}, stage motion, shard 1: KeyError: 'a name that our code has wrong' "
-        rf"\(sitecustomize\.py:\d+\); no clip is to blame: please report it with {log}; completed work is kept",
+        rf"\(sitecustomize\.py:\d+\); this is a bug in mocrop, not in a clip: please report it with {log}; "
+        "completed work is kept",
         line,
     )
     text = log.read_text()
@@ -138,7 +139,7 @@ def test_a_process_that_cannot_start_is_told_by_its_own_words(
         found = attempt(replace(plan, apart=True), run.recipe)
     assert found.died
     last = "ImportError: libblas.so.3: cannot open shared object file"
-    assert found.error == f"the shard's own process died between clips: {last}"
+    assert found.error == f"the shard's separate process died between clips: {last}"
     assert found.stderr.count("ended between clips, with status 1") == 3
     assert "Traceback" in found.stderr
 

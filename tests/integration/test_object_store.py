@@ -505,7 +505,7 @@ def test_objects_of_any_size_are_refused_or_hashed_without_being_read_into_memor
     found: list[Any] = []
     assert megabytes_more(lambda: found.extend(verify(options.store))) < LARGE / 2e6
     assert [(fault.where, fault.what) for fault in found] == [
-        (FRAMES, "the object's bytes are not those that were written")
+        (FRAMES, "the object's bytes differ from those that were written")
     ]
     enlarge(f"{LOCK}/zarr.json")
     assert megabytes_more(take_lock) < LARGE / 2e6
@@ -560,5 +560,5 @@ def test_a_recipe_may_not_differ_on_s3_either(s3: str, options: Options) -> None
     assert isinstance(options.recipe, Recipe)
     run_stages(replace(options, limit=1))
     other = options.recipe.model_copy(update={"seed": 3})
-    with pytest.raises(RunError, match=r"was made otherwise: seed is 0 in the store, 3 asked for"):
+    with pytest.raises(RunError, match=r"was created with other settings: seed is 0 in the store, 3 requested"):
         run_stages(replace(options, limit=1, recipe=other))

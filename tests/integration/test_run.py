@@ -77,7 +77,7 @@ def test_a_new_view_runs_neither_transcode_nor_motion_again(options: Options) ->
     before = contents(Path(options.store))
     wider = with_views(SMALL, {"kind": "centre"}, {"kind": "motion", "name": "v2", "preset": "paper-v2"})
     with open_run(replace(options, recipe=wider)) as run:
-        notice = "new in the store: centre, v2, from the stored vectors; H.264 files that are gone are made again"
+        notice = "adding to the store: centre, v2, from the stored vectors; missing H.264 files are made again"
         assert run.notices == [notice]
     summary, done = run_stages(replace(options, recipe=wider))
     assert sorted(set(done)) == ["boxes", "clips"]
@@ -276,7 +276,7 @@ def test_a_clip_without_key_frames_is_quarantined_where_key_frames_are_kept(opti
     summary, _ = run_stages(replace(options, recipe=kept))
     assert summary.done == 3
     assert summary.quarantined == {
-        "Biking/cut": 'clips: it has no key frame to keep; frames.choose = "uniform" takes others'
+        "Biking/cut": 'clips: it has no key frame to keep; frames.choose = "uniform" keeps other frames'
     }
 
 
@@ -301,11 +301,11 @@ def test_what_was_made_otherwise_is_refused_with_the_difference(options: Options
     run_stages(options)
     other = SMALL.model_dump(mode="json")
     other["frames"] = {"slots": 5, "size": 32}
-    with pytest.raises(RunError, match=r"frames.slots is 4 in the store, 5 asked for.*give another --store"):
+    with pytest.raises(RunError, match=r"frames.slots is 4 in the store, 5 requested.*choose another --store"):
         run_stages(replace(options, recipe=parse_recipe(other, "x")))
     changed = SMALL.model_dump(mode="json")
     changed["views"] = [{"kind": "full"}, {"kind": "motion", "crop_ratio": 0.5}]
-    with pytest.raises(RunError, match=r"view 'mocrop' crop_ratio is 0.75 in the store, 0.5 asked for"):
+    with pytest.raises(RunError, match=r"view 'mocrop' crop_ratio is 0.75 in the store, 0.5 requested"):
         run_stages(replace(options, recipe=parse_recipe(changed, "x")))
     fewer = SMALL.model_dump(mode="json")
     fewer["views"] = [{"kind": "full"}]
@@ -319,7 +319,7 @@ def test_what_was_made_otherwise_is_refused_with_the_difference(options: Options
 def test_a_place_with_something_else_is_refused(options: Options) -> None:
     Path(options.store).mkdir()
     (Path(options.store) / "notes.txt").write_text("mine")
-    with pytest.raises(RunError, match="something else is there"):
+    with pytest.raises(RunError, match="the location holds something else"):
         run_stages(options)
     assert (Path(options.store) / "notes.txt").read_text() == "mine"
 
@@ -346,7 +346,7 @@ def test_a_disk_without_space_is_refused_before_any_work(options: Options) -> No
     clip = source / "v_Biking_g05_c02.avi"
     for number in range(1500):
         os.link(clip, source / f"copy{number}.avi")
-    with pytest.raises(RunError, match=r"are free, and at least .* needed"):
+    with pytest.raises(RunError, match=r"are free, but at least .* needed"):
         run_stages(replace(options, recipe=huge))
     assert not Path(options.store).exists()
 

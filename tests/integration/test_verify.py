@@ -173,9 +173,7 @@ def test_a_fingerprint_that_does_not_follow_from_its_inputs_is_found(options: Op
     before = contents(Path(options.store))
     (record,) = read_records(zarr_store(options.store, read_only=True), "boxes", "mocrop", [1]).values()
     forge(options, replace(record, inputs="0" * 32))
-    assert "it was made from something else than what is in the store now" in {
-        fault.what for fault in verify(options.store)
-    }
+    assert "its inputs differ from what is in the store now" in {fault.what for fault in verify(options.store)}
     mended(options, before, "boxes")
 
 
@@ -278,7 +276,7 @@ def test_what_lies_below_lost_attributes_is_not_mixed_with_another_recipe(
         smoke.model_copy(update={"seed": 5}),
     )
     for other in others:
-        with pytest.raises(RunError, match="what lies there was made from another recipe"):
+        with pytest.raises(RunError, match="its contents were made with another recipe"):
             run_stages(replace(options, recipe=other))
     assert contents(Path(options.store)) == before
 
@@ -419,7 +417,7 @@ def test_the_command_lists_what_is_wrong_and_says_what_to_do(options: Options) -
     assert ended.returncode == 1
     assert ended.stdout.splitlines() == [
         "motion/00001/dx/c/0: the object is missing",
-        "views/mocrop/box: the table does not say what the records say",
+        "views/mocrop/box: the table does not match the records",
         "2 faults",
         "the same mocrop preprocess command does just these parts again",
     ]

@@ -146,7 +146,7 @@ def test_a_new_view_is_announced_with_what_it_takes(data: Path, tmp_path: Path, 
     found = mocrop("preprocess", "--source", tmp_path / "source", "--store", store, "--recipe", tmp_path / "wider.toml",
                    "--verbose", env=prefect_server)  # fmt: skip
     assert found.returncode == 0, found.stderr
-    notice = "new in the store: half, from the stored vectors; H.264 files that are gone are made again"
+    notice = "adding to the store: half, from the stored vectors; missing H.264 files are made again"
     lines = [line for line in found.stderr.splitlines() if line.endswith(notice)]
     assert lines[0] == notice
     assert len(lines) == 2, "once by the command, once in the flow's log"

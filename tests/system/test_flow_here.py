@@ -162,7 +162,7 @@ def test_a_run_whose_server_is_killed_goes_on_or_ends_at_once_and_nothing_is_los
     end = time.monotonic()
     out, err = child.communicate(timeout=600)
     lines = [line for line in err.splitlines() if "resource_tracker" not in line and "warnings.warn(" not in line]
-    again = "the run's own Prefect server ended (status -9); it is started again, and the run goes on"
+    again = "the run's own Prefect server ended (status -9); restarting it, the run continues"
     if times == 1:
         assert (child.returncode, lines) == (0, [again]), err
         assert out.splitlines()[-1] == "12 done"
@@ -170,8 +170,7 @@ def test_a_run_whose_server_is_killed_goes_on_or_ends_at_once_and_nothing_is_los
         assert time.monotonic() - end < 60, "it stood still"
         assert child.returncode == 1
         assert lines == [again] * prefect_server.RESTARTS + [
-            "the run's own Prefect server ended (status -9) once too often; what is done is kept, "
-            "start the same command again"
+            "the run's own Prefect server ended (status -9) 4 times; completed work is kept, run the same command again"
         ]
         found = run(environment, tmp_path, synth_data / "UCF-101", "a.zarr")
         assert found.returncode == 0, found.stderr
@@ -206,11 +205,11 @@ def test_a_server_elsewhere_that_does_not_answer_is_one_line(
 def test_a_port_that_another_program_uses_is_one_line_with_the_variable_that_names_another(tmp_path: Path) -> None:
     with socket.create_server((server_address.LOOPBACK, 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(prefect_server.ServerError) as error, prefect_server.lasting(port, tmp_path):
+        with pytest.raises(prefect_server.ServerError) as error, prefect_server.persistent(port, tmp_path):
             pass
     assert re.fullmatch(
         rf"the Prefect server ended while starting: another program uses port {port}; "
-        r"give the server another one with PREFECT_API_URL=http://127.0.0.1:\d+/api",
+        r"choose another port with PREFECT_API_URL=http://127.0.0.1:\d+/api",
         str(error.value),
     )
 
@@ -218,7 +217,7 @@ def test_a_port_that_another_program_uses_is_one_line_with_the_variable_that_nam
 def test_a_home_that_cannot_be_written_is_named(silent_port: int, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     home = tmp_path / "file" / "home"
-    with pytest.raises(prefect_server.ServerError) as error, prefect_server.lasting(silent_port, home):
+    with pytest.raises(prefect_server.ServerError) as error, prefect_server.persistent(silent_port, home):
         pass
     assert str(error.value) == (
         f"the Prefect server's folder {home} cannot be written (Not a directory); name another in PREFECT_HOME"
@@ -237,9 +236,9 @@ def test_a_database_that_cannot_be_used_is_one_line_with_what_to_do(
         with contextlib.closing(sqlite3.connect(database)) as made, made:
             made.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
             made.execute("INSERT INTO alembic_version VALUES ('fedcba987654')")
-    with pytest.raises(prefect_server.ServerError) as error, prefect_server.lasting(silent_port, tmp_path):
+    with pytest.raises(prefect_server.ServerError) as error, prefect_server.persistent(silent_port, tmp_path):
         pass
-    expected = {"damaged": "is damaged; move the file away", "newer": "is of a newer Prefect; install that one, or"}
+    expected = {"damaged": "is damaged; move the file away", "newer": "is of a newer Prefect; install that version, or"}
     assert f"its database {database} {expected[state]}" in str(error.value)
 
 

@@ -331,7 +331,7 @@ def test_a_caller_cannot_have_the_server_open_an_address_of_its_choice(
         assert state()["type"] == "FAILED"
         assert asked == []
     message = state()["message"]
-    assert message.startswith(f"dask_address 'tcp://{address}': this server opens no such address; ")
+    assert message.startswith(f"dask_address 'tcp://{address}': this server does not allow this address; ")
     assert not store.exists()
 
 
@@ -340,7 +340,7 @@ def test_the_page_draws_the_form_from_the_recipe_and_the_docstring(served: Serve
     schema = deployment["parameter_openapi_schema"]
     assert deployment["name"] == "local"
     assert deployment["description"] == preprocess_ucf101.description
-    assert deployment["description"].startswith("Turn a folder of videos into a store of motion-guided boxes")
+    assert deployment["description"].startswith("Preprocess a folder of videos into a store of motion-guided boxes")
     assert schema["required"] == ["source", "store"]
     assert schema["properties"]["source"]["description"].startswith("folder of the videos")
     assert {"views", "transcode", "frames", "seed"} <= schema["definitions"]["Recipe"]["properties"].keys()

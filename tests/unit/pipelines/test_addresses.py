@@ -46,12 +46,12 @@ def test_local_paths_and_allowed_addresses_may_be_opened(monkeypatch: pytest.Mon
 )
 def test_other_addresses_are_refused_in_one_line(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(ALLOWED, "s3://bucket tcp://scheduler:8786")
-    with pytest.raises(RunError, match=rf"^{name} '.*': this server opens no such address; .*--allow ") as error:
+    with pytest.raises(RunError, match=rf"^{name} '.*': this server does not allow this address; .*--allow ") as error:
         check_addresses(Options(**{**OPTIONS, name: value}))
     assert value in str(error.value)
 
 
 def test_nothing_is_allowed_unless_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(ALLOWED, raising=False)
-    with pytest.raises(RunError, match="this server opens no such address"):
+    with pytest.raises(RunError, match="this server does not allow this address"):
         check_addresses(Options(**OPTIONS, dask_address="tcp://127.0.0.1:8786"))

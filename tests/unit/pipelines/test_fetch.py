@@ -28,7 +28,16 @@ from data_specs import ucf101
 from data_specs.datasets import read_dataset
 from data_specs.sources import SOURCES, Archive, Source
 from pipelines.acquire import archives, fetch
-from pipelines.acquire.download import FURTHER, TRIES, DownloadError, Wanted, _Refusal, download, part_of, redirected
+from pipelines.acquire.download import (
+    FURTHER,
+    TRIES,
+    DownloadError,
+    Wanted,
+    _PermanentError,
+    download,
+    part_of,
+    redirected,
+)
 from tests.conftest import Said
 from tests.support.saboteurs import wait_until
 from tests.support.system_packages import needed
@@ -270,7 +279,7 @@ def test_empty_folders_are_filled_and_others_refused(
         (folder / "notes.md").touch()
         other = mocrop("fetch", "ucf101", tmp_path, "--zip", "--yes")
         assert other.status == 1
-        assert f"{folder} holds nothing that UCF101" in other.err
+        assert f"{folder} contains no files of UCF101" in other.err
         assert ".zip has; move it away and fetch again" in other.err
         folder.rename(tmp_path / f"{folder.name}.away")
     assert mirror.requests == requests
@@ -306,7 +315,7 @@ def test_where_one_program_fails_the_next_is_tried_and_all_are_named(
     assert archives.unpack(whole, tmp_path / "out", keep) == 1
     assert (tmp_path / "out/a/b.avi").read_bytes() == BODY
     with pytest.raises(
-        archives.ArchiveError, match=r"\(unrar: unknown option lb; bsdtar: .+\); if it is whole, install"
+        archives.ArchiveError, match=r"\(unrar: unknown option lb; bsdtar: .+\); if it is intact, install"
     ):
         archives.unpack(cut, tmp_path / "none", keep)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bin", "cut.rar", "out", "whole.rar"]
@@ -332,7 +341,7 @@ def test_an_archive_of_ones_own_is_taken_from_a_mirror_with_its_hash_printed(
     mirror.files[name] = body
     said = mocrop("fetch", "ucf101", tmp_path, "--yes", "--json", "--url", mirror.url(name))
     assert said.status == 0, said.err
-    assert f"SHA-256 {sha256(body)}, which cannot be compared" in said.err
+    assert f"SHA-256 {sha256(body)}, which cannot be verified" in said.err
     found = json.loads(said.out)
     assert [archive["compared"] for archive in found["archives"]] == [False, True]
     assert found["warnings"] == [f"1 clips in {tmp_path / 'UCF-101'}, where the whole data set has 15"]
@@ -355,7 +364,7 @@ def test_an_address_that_is_not_http_is_refused(url: str, tmp_path: Path) -> Non
 
 
 def test_an_unknown_data_set_is_refused_with_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(fetch.FetchError, match="'hmdb' is not known; known: ucf101"):
+    with pytest.raises(fetch.FetchError, match="'hmdb' is unknown; known: ucf101"):
         fetch.plan_fetch("hmdb", tmp_path)
 
 
@@ -569,7 +578,7 @@ def test_redirects_are_followed_to_http_only(mirror: Mirror, tmp_path: Path) -> 
 def test_a_redirect_from_https_to_http_needs_a_checksum() -> None:
     assert redirected("https://a/x", "http://b/x", secure=False) == "http://b/x"
     assert redirected("https://a/x", "/y", secure=True) == "https://a/y"
-    with pytest.raises(_Refusal, match="no checksum"):
+    with pytest.raises(_PermanentError, match="no checksum"):
         redirected("https://a/x", "http://b/x", secure=True)
 
 
@@ -632,7 +641,7 @@ def test_an_archive_that_is_there_already_is_used_if_it_is_the_right_one(
     (tmp_path / LISTS).write_bytes(b"something else")
     said = mocrop("fetch", "ucf101", tmp_path, "--zip", "--yes")
     assert said.status == 1
-    assert f"{tmp_path / LISTS} is not the file that it ought to be" in said.err
+    assert f"{tmp_path / LISTS} is not the expected file" in said.err
     assert (tmp_path / LISTS).read_bytes() == b"something else"
     (tmp_path / LISTS).unlink()
     assert mocrop("fetch", "ucf101", tmp_path, "--zip", "--yes").status == 0
@@ -652,10 +661,10 @@ def test_a_disk_that_is_too_small_is_seen_before_the_download(
 def test_a_second_fetch_into_the_same_folder_is_refused(
     small: Source, tmp_path: Path, mocrop: Callable[..., Said]
 ) -> None:
-    with fetch._alone_in(tmp_path):
+    with fetch._locked(tmp_path):
         said = mocrop("fetch", "ucf101", tmp_path, "--zip", "--yes")
     assert said.status == 1
-    assert "another mocrop fetch is at work" in said.err
+    assert "another mocrop fetch is running" in said.err
 
 
 # Unpacking
@@ -689,9 +698,9 @@ def test_a_name_that_leads_outside_is_refused_in_every_kind_of_archive(tmp_path:
     with zipfile.ZipFile(out, "w") as archive:
         archive.writestr("good.avi", b"1")
         archive.writestr(info, b"2")
-    assert "names a place outside its folder" in refused(tmp_path, out.getvalue())
+    assert "contains a path outside its folder" in refused(tmp_path, out.getvalue())
     if "\x00" not in name:
-        assert "names a place outside" in refused(tmp_path, tarred((tarfile.TarInfo(name), b"2")), "a.zip")
+        assert "contains a path outside" in refused(tmp_path, tarred((tarfile.TarInfo(name), b"2")), "a.zip")
 
 
 @pytest.mark.parametrize("name", ["../evil.avi", "a/../../evil.avi", "/evil.avi"])
@@ -699,7 +708,7 @@ def test_a_rar_that_leads_outside_is_refused(tmp_path: Path, name: str, monkeypa
     needed("libarchive-tools", "unar")
     for tool in ("bsdtar", "unar"):
         monkeypatch.setattr(archives, "RAR_TOOLS", [row for row in ALL_TOOLS if row.program == tool])
-        assert "names a place outside its folder" in refused(tmp_path, stored_rar({"good.avi": b"1", name: b"2"}))
+        assert "contains a path outside its folder" in refused(tmp_path, stored_rar({"good.avi": b"1", name: b"2"}))
 
 
 def test_links_and_devices_are_refused(tmp_path: Path) -> None:
@@ -725,7 +734,7 @@ def test_what_is_no_whole_archive_is_refused_in_one_line(tmp_path: Path) -> None
     assert "is damaged" in refused(tmp_path, bytes(damaged))
     assert "neither a zip" in refused(tmp_path, good[:200])
     assert "cannot be unpacked" in refused(tmp_path, stored_rar({"a.avi": b"12345" * 99})[:200])
-    assert "holds nothing that belongs into out" in refused(tmp_path, zipped({}))
+    assert "contains no files for out" in refused(tmp_path, zipped({}))
     encrypted = bytearray(good)
     for mark, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         encrypted[encrypted.index(mark) + at] |= 1

@@ -194,7 +194,7 @@ def test_a_run_whose_lock_was_taken_over_ends_and_leaves_the_others_lock(place: 
             assert run.lease.lost.wait(600)
             run.pending("transcode")
 
-    with pytest.raises(RunError, match=r"was taken over by another run .*; this one ends, what is done is kept"):
+    with pytest.raises(RunError, match=r"was taken over by another run .*; this run ends, completed work is kept"):
         lose()
     assert read_holder(zarr_store(place, read_only=True)) == other
 

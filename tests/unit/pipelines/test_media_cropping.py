@@ -119,7 +119,7 @@ def test_cropping_that_changes_in_mid_stream_is_refused(whole: Path, tmp_path: P
     ]
     both = tmp_path / "both.h264"
     both.write_bytes(b"".join(parts))
-    with pytest.raises(VideoError, match="its cropping changes: frames begin at the pixels 0,0 and 16,0 of what is"):
+    with pytest.raises(VideoError, match="its cropping changes: frames start at the pixels 0,0 and 16,0 of the coded"):
         read(both)
     both.write_bytes(parts[0] * 2)
     assert read(both)[0].num_frames == 2 * FRAMES

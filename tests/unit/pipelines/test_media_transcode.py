@@ -128,7 +128,7 @@ def test_frames_that_turn_in_mid_stream_are_an_error_and_never_stretched(tool: F
     command = [tool.path, "-v", "error", "-i", str(tmp_path / "a"), *turned, str(tmp_path / "b")]
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
     (tmp_path / "ab").write_bytes((tmp_path / "a").read_bytes() + (tmp_path / "b").read_bytes())
-    with pytest.raises(FfmpegError, match=r"^frames change the way they are turned: frame 20 by 90 degrees$"):
+    with pytest.raises(FfmpegError, match=r"^frames change their rotation: frame 20 is rotated by 90 degrees$"):
         transcode(tmp_path / "ab", tmp_path / "out.mp4", FAST, tool, 60)
 
 
@@ -164,7 +164,7 @@ WRONG: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     "header": (lambda path, clip: path.write_bytes(clip.read_bytes()[:3000]), "too damaged to be opened"),
     "sound": (_sound_only, "there is no video stream in it"),
     "frameless": (_without_frames, "no frame could be decoded"),
-    "playlist": (_playlist, "its container format is not among those read here"),
+    "playlist": (_playlist, "its container format is not one of"),
     "hls": (_hls, "m3u8|it is not a video|its container format"),
 }
 
@@ -284,7 +284,7 @@ def _program(path: Path, script: str) -> str:
 def test_a_chosen_ffmpeg_that_will_not_do_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for program, message in (
         (str(tmp_path / "missing"), "No such file or directory"),
-        (_program(tmp_path / "mute", "exit 1"), "does not answer to -version"),
+        (_program(tmp_path / "mute", "exit 1"), "fails with -version"),
         (_program(tmp_path / "old", 'test "$1" = -version || exit 3'), "cannot encode with libx264"),
     ):
         monkeypatch.setenv("MOCROP_FFMPEG", program)

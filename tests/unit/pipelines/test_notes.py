@@ -102,7 +102,7 @@ def test_a_clip_that_lacks_more_than_max_missing_is_quarantined_with_both_number
         "missing": {"Hop/h2": "10 of 12 frames decoded"},
     }
     assert run_stages(options) == (summary, [])
-    with pytest.raises(RunError, match=r"max_missing is 0\.2 in the store, 0\.5 asked for"):
+    with pytest.raises(RunError, match=r"max_missing is 0\.2 in the store, 0\.5 requested"):
         run_stages(replace(options, max_missing=0.5))
 
 

@@ -53,7 +53,7 @@ def test_what_preprocess_would_refuse_is_a_problem(options: Options) -> None:
     otherwise = {
         "frames.slots is": replace(options, recipe=parse_recipe({**smoke, "frames": {"slots": 2}}, "x")),
         "it holds 15 clips, the source 5": replace(options, limit=5),
-        "it has 101 class names, these lists other ones (14)": replace(options, splits=None),
+        "its 101 class names differ from the 14 of the lists": replace(options, splits=None),
     }
     before = contents(Path(options.store))
     for line, other in otherwise.items():
@@ -72,7 +72,7 @@ def test_something_else_in_the_stores_place_is_a_problem(options: Options, tmp_p
     (tmp_path / "mine/notes.txt").write_text("mine")
     found = estimate.plan(replace(options, store=str(tmp_path / "mine"), work_dir=str(tmp_path / "w")))
     assert len(found.problems) == 1
-    assert "something else is there; give a new place" in found.problems[0]
+    assert "the location holds something else; choose a new one" in found.problems[0]
 
 
 def broken(source: Path, count: int) -> Path:

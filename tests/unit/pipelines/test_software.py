@@ -129,7 +129,7 @@ def test_verify_compares_the_roots_versions_with_the_records(begun: Options) -> 
     whole = root.read_bytes()
     root.write_bytes(whole.replace(b'"pillow": "', b'"pillow": "0.'))
     assert [(one.where, one.what) for one in verify(begun.store)] == [
-        ("zarr.json", "its software is not what the records say")
+        ("zarr.json", "its software versions do not match the records")
     ]
     assert run_stages(begun)[1] == []
     assert root.read_bytes() == whole

@@ -49,7 +49,7 @@ WITHOUT_OVERRIDE = "setpriv --bounding-set=-dac_override,-dac_read_search"  # ro
 CASES = {
     "the disk of the H.264 files is full": (
         {"WORK": "disk/w", "STORE": "s.zarr", "SIZE": "200k", "MEND": f"mount -o remount,size=64m {DISK}"},
-        r"^No space left on device (.*); mend it and start the same command again$",
+        r"^No space left on device (.*); fix this and run the same command again$",
     ),
     "the disk of the store is full": (
         {
@@ -59,7 +59,7 @@ CASES = {
             "BEFORE": f"clips:mount -o remount,size=1200k {DISK}",
             "MEND": f"mount -o remount,size=64m {DISK}",
         },
-        r"^No space left on device( \(.*\))?; mend it and start the same command again$",
+        r"^No space left on device( \(.*\))?; fix this and run the same command again$",
     ),
     "the disk turned read-only": (
         {
@@ -69,7 +69,7 @@ CASES = {
             "BEFORE": f"motion:mount -o remount,ro {DISK}",
             "MEND": f"mount -o remount,rw {DISK}",
         },
-        r"^Read-only file system (\(.*\))?; mend it and start the same command again$",
+        r"^Read-only file system (\(.*\))?; fix this and run the same command again$",
     ),
     "the disk of the H.264 files turned read-only": (
         {
@@ -79,7 +79,7 @@ CASES = {
             "BEFORE": f"transcode:mount -o remount,ro {DISK}",
             "MEND": f"mount -o remount,rw {DISK}",
         },
-        r"^Read-only file system (\(.*\))?; mend it and start the same command again$",
+        r"^Read-only file system (\(.*\))?; fix this and run the same command again$",
     ),
     "rights were taken away": (
         {
@@ -90,7 +90,7 @@ CASES = {
             "BEFORE": 'boxes:chmod -R a-w "$FOLDER/s.zarr/views"',
             "MEND": 'chmod -R u+w "$FOLDER/s.zarr"',
         },
-        r"^Permission denied (\(.*\))?; mend it and start the same command again$",
+        r"^Permission denied (\(.*\))?; fix this and run the same command again$",
     ),
 }
 

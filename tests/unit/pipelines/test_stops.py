@@ -80,7 +80,7 @@ def test_an_ffmpeg_that_goes_away_stops_the_run(
         plans = run.pending("transcode")
         assert len(plans) == 2
         for plan in plans:
-            with pytest.raises(RunStopped, match="ffmpeg is gone; mend it and start the same command again"):
+            with pytest.raises(RunStopped, match="ffmpeg no longer exists; fix this and run the same command again"):
                 process_shard(plan, run.recipe)
     assert summarise(options.store).quarantined == {}
     monkeypatch.delenv("MOCROP_FFMPEG")
@@ -106,7 +106,7 @@ def test_a_source_folder_that_goes_away_stops_the_run(
         if emptied:
             Path(options.source).mkdir()
         for plan in plans:
-            with pytest.raises(RunStopped, match=r"source '.*': (No such file or d|the folder is empty now; mend it)"):
+            with pytest.raises(RunStopped, match=r"source '.*': (No such file or d|the folder is empty now; fix this)"):
                 process_shard(plan, run.recipe)
     if emptied:
         Path(options.source).rmdir()
@@ -124,7 +124,7 @@ def test_a_single_file_that_goes_away_is_quarantined(options: Options) -> None:
         os.unlink(Path(options.source, plans[0].clips[0].path))
         for plan in plans:
             process_shard(plan, run.recipe)
-    assert summarise(options.store).quarantined == {plans[0].clips[0].id: "transcode: the source file is gone"}
+    assert summarise(options.store).quarantined == {plans[0].clips[0].id: "transcode: no such source file"}
 
 
 @pytest.mark.parametrize("stage", [pytest.param("motion", marks=pytest.mark.soak), "clips"])
@@ -138,9 +138,7 @@ def test_a_source_file_that_changes_meanwhile_is_done_again_from_its_start(
     changed.write_bytes(other.ljust(changed.stat().st_size, b"\0"))  # of the same size
     with open_run(options) as run:
         first, *_ = run.pending(stage)
-        with pytest.raises(
-            RunStopped, match=f"the source file of {CLIPS[0]} was changed; start the same command again"
-        ):
+        with pytest.raises(RunStopped, match=f"the source file of {CLIPS[0]} was changed; run the same command again"):
             process_shard(first, run.recipe)
     summary, done = run_stages(options)
     assert (summary.done, done.count("transcode"), done.count("motion")) == (3, 1, 3 if stage == "motion" else 1)
