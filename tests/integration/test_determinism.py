@@ -156,7 +156,7 @@ def test_a_run_whose_last_worker_is_gone_ends_in_one_line_and_goes_on_elsewhere(
     with cluster(tmp_path, 1, "--no-nanny") as (address, (worker,)), dask_client(address=address) as client:
         client.wait_for_workers(1, timeout=600)
         monkeypatch.setattr("pipelines.execution.dask_cluster.JOIN_SECONDS", 4.0)
-        with pytest.raises(RunError, match="no Dask worker is left; what is done is kept"):
+        with pytest.raises(RunError, match="no Dask worker is left; completed work is kept"):
             do_on_dask(options, client, lambda report: worker.kill())
     assert run_stages(options)[1], "it was stopped before its end"
     assert contents(Path(options.store)) == expected

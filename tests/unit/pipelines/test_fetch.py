@@ -280,7 +280,7 @@ def test_empty_folders_are_filled_and_others_refused(
         other = mocrop("fetch", "ucf101", tmp_path, "--zip", "--yes")
         assert other.status == 1
         assert f"{folder} contains no files of UCF101" in other.err
-        assert ".zip has; move it away and fetch again" in other.err
+        assert ".zip; move it away and fetch again" in other.err
         folder.rename(tmp_path / f"{folder.name}.away")
     assert mirror.requests == requests
 
@@ -344,7 +344,7 @@ def test_an_archive_of_ones_own_is_taken_from_a_mirror_with_its_hash_printed(
     assert f"SHA-256 {sha256(body)}, which cannot be verified" in said.err
     found = json.loads(said.out)
     assert [archive["compared"] for archive in found["archives"]] == [False, True]
-    assert found["warnings"] == [f"1 clips in {tmp_path / 'UCF-101'}, where the whole data set has 15"]
+    assert found["warnings"] == [f"1 clips in {tmp_path / 'UCF-101'}, but the whole data set has 15"]
     assert (tmp_path / "UCF-101/Archery/a.avi").is_file()
 
 
@@ -440,7 +440,7 @@ def test_hmdb51_with_another_md5_is_refused(
     [
         (["kinetics"], "data set 'kinetics' cannot be fetched: its videos are YouTube's; the Common Visual Data"),
         (["ssv2"], "data set 'ssv2' cannot be fetched: its publisher asks for an account"),
-        (["hmdb51", "--zip"], "--zip: no zip copy of hmdb51 is known; leave --zip out"),
+        (["hmdb51", "--zip"], "--zip: there is no known zip copy of hmdb51; omit --zip"),
     ],
 )
 def test_what_cannot_be_fetched_says_where_to_get_it(
