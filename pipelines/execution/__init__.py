@@ -1,1 +1,1 @@
-"""Where tasks run: the Dask cluster, its worker processes, the Prefect server and the set-up of processes."""
+"""Execution of tasks: the Dask cluster, its worker processes, the Prefect server and process set-up."""

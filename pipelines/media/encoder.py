@@ -94,7 +94,7 @@ class Transcoded:
 
     @property
     def frames(self) -> int:
-        """How many frames were decoded and encoded."""
+        """The number of frames that were decoded and encoded."""
         return self.decoded.frames
 
 

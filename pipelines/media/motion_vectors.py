@@ -75,7 +75,7 @@ class VectorPacker:
 
     def _in_frame(self, packed: np.ndarray, size: tuple[int, int], coded: tuple[int, int]) -> np.ndarray:
         """Vectors of a coded picture in the coordinates of its frame, without those of completely cropped blocks."""
-        offsets = self._offsets.found if self._offsets is not None else {(0, 0)}
+        offsets = self._offsets.offsets if self._offsets is not None else {(0, 0)}
         if len(offsets) > 1:
             places = " and ".join(f"{left},{top}" for left, top in sorted(offsets))
             raise VideoError(f"its cropping changes: frames start at the pixels {places} of the coded picture")

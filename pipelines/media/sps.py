@@ -20,10 +20,10 @@ _START_CODE = re.compile(rb"\x00\x00\x01")
 
 
 class CropOffsets:
-    """Collects the offsets in a stream's parameter sets, from its header and its packets, in ``found``."""
+    """Collects the offsets in a stream's parameter sets, from its header and its packets, in ``offsets``."""
 
     def __init__(self, extradata: bytes | None) -> None:
-        self.found: set[Offset] = set()
+        self.offsets: set[Offset] = set()
         self._length_size = 0  # bytes of the length before each NAL unit; 0 if start codes separate the units
         self.read_header(extradata or b"")
 
@@ -43,7 +43,7 @@ class CropOffsets:
         for unit in units:
             if unit and unit[0] & 31 == _SPS:
                 try:
-                    self.found.add(crop_offset(unit))
+                    self.offsets.add(crop_offset(unit))
                 except ValueError:  # truncated or garbled: no decoder uses it
                     continue
 

@@ -1,1 +1,1 @@
-"""One run over a store: what is asked for, what is left to do, what it costs and what to clean up."""
+"""One run over a store: its options, its pending work, its estimated cost, and the clean-up of unused files."""

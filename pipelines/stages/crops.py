@@ -32,8 +32,8 @@ def crop_records(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: Eac
             writer.drop(index)
 
     def work(index: int, clip: Clip) -> Attributes:
-        path, known = video_of(clip, recipe, plan.build, plan.folders)
-        check_unchanged(clip, known, transcoded, store)
+        path, attrs = video_of(clip, recipe, plan.build, plan.folders)
+        check_unchanged(clip, attrs, transcoded, store)
         chosen = frame_choice(motion.clips[clip.id], recipe)
         if not chosen:
             raise ClipError('it has no key frame to keep; frames.choose = "uniform" keeps other frames')

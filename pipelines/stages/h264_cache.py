@@ -75,14 +75,14 @@ def video_of(clip: Clip, recipe: Recipe, build: str, folders: Folders) -> tuple[
     """
     source = source_path(clip, folders)
     try:
-        known: Attributes = {"source": file_fingerprint(source), "bytes": source.stat().st_size}
+        attrs: Attributes = {"source": file_fingerprint(source), "bytes": source.stat().st_size}
     except OSError as error:  # errors of reading do not name the file
         raise OSError(error.errno, error.strerror, str(source)) from error
     if not isinstance(recipe.transcode, Encode):
-        return source, known
-    target = target_path(clip, known["source"], recipe.transcode, build, folders)
+        return source, attrs
+    target = target_path(clip, attrs["source"], recipe.transcode, build, folders)
     made = _finished(target) or _transcode(source, target, recipe, recipe.transcode, build, Path(folders.work_dir))
-    return target, known | made
+    return target, attrs | made
 
 
 def target_path(clip: Clip, source: str, encode: Encode, build: str, folders: Folders) -> Path:

@@ -28,8 +28,8 @@ def motion_records(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: E
     cells = [0] * len(plan.clips)
 
     def work(index: int, clip: Clip) -> Attributes:
-        path, known = video_of(clip, recipe, plan.build, plan.folders)
-        check_unchanged(clip, known, before, store)
+        path, attrs = video_of(clip, recipe, plan.build, plan.folders)
+        check_unchanged(clip, attrs, before, store)
         mark, first, first_cell = writer.mark(), writer.count, writer.num_cells
         borders: list[Bars | None] = []
 
@@ -40,9 +40,9 @@ def motion_records(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: E
         try:
             survey = decoder.survey(path)
             motion = decoder.extract(path, writer.append, time_limit=recipe.time_limit, on_key_frame=keep)
-            if motion.num_frames != known.get("frames", motion.num_frames):
+            if motion.num_frames != attrs.get("frames", motion.num_frames):
                 raise ClipError(
-                    f"{motion.num_frames} frames decoded from the H.264 file, {known['frames']} from the source"
+                    f"{motion.num_frames} frames decoded from the H.264 file, {attrs['frames']} from the source"
                 )
             decoded = Decoded(motion.num_frames, motion.bad_packets, motion.num_interlaced)
             row = {

@@ -31,12 +31,12 @@ def undone_if_failed(undo: Callable[[int], None], index: int) -> Iterator[None]:
         raise
 
 
-def check_unchanged(clip: Clip, known: Attributes, transcoded: Record, store: ZarrStore) -> None:
+def check_unchanged(clip: Clip, attrs: Attributes, transcoded: Record, store: ZarrStore) -> None:
     """Raise ``RunStopped`` if the source or the H.264 file differs from the transcode record, and remove the record."""
     recorded = transcoded.clips[clip.id]
-    if known["source"] != recorded["source"]:
+    if attrs["source"] != recorded["source"]:
         problem = f"the source file of {clip.id} was changed; run the same command again"
-    elif known.get("h264") != recorded.get("h264"):
+    elif attrs.get("h264") != recorded.get("h264"):
         problem = f"the H.264 file of {clip.id} was changed; run the same command again"
     else:
         return

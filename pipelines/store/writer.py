@@ -44,14 +44,14 @@ class HashingStore(WrapperStore[ZarrStore]):
         super().__init__(store)
         self._objects: dict[str, str] = {}
         self._sizes: dict[str, int] = {}
-        self._unsettled: set[str] = set()
+        self._unsynced: set[str] = set()
 
     async def set(self, key: str, value: Buffer) -> None:
         await self._store.set(key, value)
         if not key.startswith("progress/"):
             self._objects[key] = hashlib.sha256(value.as_buffer_like()).hexdigest()[:LENGTH]
             self._sizes[key] = len(value)
-            self._unsettled.add(key)
+            self._unsynced.add(key)
 
     async def delete(self, key: str) -> None:
         await self._store.delete(key)
@@ -67,14 +67,14 @@ class HashingStore(WrapperStore[ZarrStore]):
     def settle(self) -> None:
         """Flush everything written to disk, so that a power failure leaves no record without its objects."""
         if isinstance(self._store, LocalStore):
-            files = {self._store.root / key for key in self._unsettled}
+            files = {self._store.root / key for key in self._unsynced}
             for path in sorted(path for path in files | {file.parent for file in files} if path.exists()):
                 descriptor = os.open(path, os.O_RDONLY)
                 try:
                     os.fsync(descriptor)
                 finally:
                     os.close(descriptor)
-        self._unsettled.clear()
+        self._unsynced.clear()
 
 
 def put_attributes(store: ZarrStore, path: str, values: Mapping[str, Any]) -> None:

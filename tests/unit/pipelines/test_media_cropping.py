@@ -141,7 +141,7 @@ def test_the_cropping_of_every_kind_of_parameter_set_is_read(options: dict[str, 
     write_video(tmp_path / "plain.mp4", scene()[:4], 25, codec="libx264", **options)
     path = cropped(tmp_path / "plain.mp4", tmp_path / "cropped.mp4", 48, 20, 2, 4)
     with av.open(str(path)) as container:
-        assert CropOffsets(container.streams.video[0].codec_context.extradata).found == {(48, 20)}
+        assert CropOffsets(container.streams.video[0].codec_context.extradata).offsets == {(48, 20)}
     coded = 256 if "interlaced" in options.get("x264-params", "") else 240  # rows in whole pairs of macroblocks
     assert read(path)[0].frame_size == (coded - 20 - 4, WIDTH - 48 - 2)
 
@@ -174,7 +174,7 @@ def test_a_garbled_parameter_set_is_passed_over(place: int, value: int, end: int
     for header in (bytes(garbled[:end]), noise, b"\x01" + noise, b"\x00\x00\x01\x67" + noise):
         offsets = CropOffsets(header)
         offsets.read(noise)
-        assert len(offsets.found) <= 2
+        assert len(offsets.offsets) <= 2
     try:
         left, top = crop_offset(bytes(garbled[:end]))
     except ValueError:
