@@ -158,9 +158,10 @@ def clip_figure(reader: ClipReader, id: str, views: Sequence[str]) -> Image.Imag
 
 
 def frame_picture(reader: ClipReader, row: int, boxes: dict[str, Corners], size: tuple[int, int]) -> Image.Image:
-    """A clip's middle frame at ``size`` (width, height) px, with the density of the first motion view and the boxes.
+    """A clip's middle frame at ``size`` (width, height) px, with a map of motion and the boxes.
 
-    Without cached whole frames they stand on grey; the box of the view of whole frames is left out.
+    The map is the main view's, else that of the first view that has one. Without cached whole frames they stand on
+    grey; the box of the view of whole frames is left out.
     """
     height, width = reader.frame_size(row)
     slot = reader.middle_slot(reader.full, row) if reader.full else None
@@ -178,7 +179,9 @@ def frame_picture(reader: ClipReader, row: int, boxes: dict[str, Corners], size:
 
 
 def _scored(reader: ClipReader, row: int, boxes: dict[str, Corners]) -> str | None:
-    return next((view for view in boxes if reader.score(view, row) is not None), None)
+    """The view whose map is shown: the main view, else the first that has one."""
+    views = [view for view in (reader.main_view, *boxes) if view in boxes]
+    return next((view for view in views if reader.score(view, row) is not None), None)
 
 
 def _frame_panel(reader: ClipReader, row: int, boxes: dict[str, Corners]) -> _Panel:

@@ -17,7 +17,7 @@ from pipelines.media.decoder import rgb_frames
 from pipelines.report.clip_cards import grey_levels, picture_bytes, row_bytes
 from pipelines.report.clip_reader import ClipReader
 from pipelines.report.contact_sheet import about_sheet, contact_sheet
-from pipelines.report.drawing import clip_figure, view_colour, write_clip_video
+from pipelines.report.drawing import clip_figure, frame_picture, view_colour, write_clip_video
 from pipelines.report.page import as_script_data
 from pipelines.runs.options import Options
 from tests.conftest import made_once, run_stages
@@ -163,3 +163,14 @@ def test_two_views_of_one_colour_are_both_drawn(
         assert boxes is not None
         _, y0, x1, y1 = 2 * boxes[0]
         assert near[y0 + 8 : y1 - 8, x1 - 6 : x1].any(axis=1).mean() > 0.9, view
+
+
+def test_a_picture_of_several_views_shows_the_map_of_the_main_one(reader: ClipReader) -> None:
+    box, size = (0, 0, 320, 240), (320, 240)
+    assert reader.main_view == "actor"
+    own, first, both = (
+        np.asarray(frame_picture(reader, 0, dict.fromkeys(views, box), size))[10:-10, 10:-10]
+        for views in (["actor"], ["mocrop"], ["mocrop", "actor"])
+    )
+    assert (both == own).all()
+    assert (both != first).any()
