@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from data_specs.stored import StoreError, open_store
+from data_specs.stored import StoreError, open_store, shown
 from data_specs.text import csv_cell
 from pipelines.cli.flags import JsonFlag, StoreArgument, WorkDir, expanded_path
 from pipelines.cli.output import print_json, print_summary, say
@@ -77,6 +77,9 @@ def boxes(
     store: StoreArgument,
     view: Annotated[str | None, typer.Option(help="Only this view.")] = None,
     clip: Annotated[str | None, typer.Option(help="Only this clip, by its id.")] = None,
+    by_frame: Annotated[
+        bool, typer.Option("--frames", help="One row for each cached frame, with the box there.")
+    ] = False,
     as_json: JsonFlag = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     png: Annotated[
@@ -98,7 +101,9 @@ def boxes(
     if png or video:
         _draw(store, view, clip, png, video, work_dir)
         return
-    rows = box_rows(open_store(store), view, clip)
+    rows = box_rows(open_store(store), view, clip, by_frame)
+    if by_frame and not rows:
+        raise StoreError(f"--frames: no frame is cached yet in {shown(store)!r}; mocrop preprocess caches them")
     if as_json:
         print_json(rows)
     elif as_csv:

@@ -12,6 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from data_specs.recipes import moves
 from data_specs.schema import State
 from data_specs.stored import Store, StoreError
 from data_specs.text import printable
@@ -21,38 +22,43 @@ SOURCES = {SOURCE_NONE: "none", SOURCE_MOTION: "motion", SOURCE_FIXED: "fixed", 
 Row = dict[str, Any]
 
 
-def box_rows(store: Store, view: str | None = None, clip: str | None = None) -> list[Row]:
-    """One row a clip and view: the box in px, its share of the frame's area, the score (None where there is none).
+def box_rows(store: Store, view: str | None = None, clip: str | None = None, by_frame: bool = False) -> list[Row]:
+    """One row per clip and view: the box in px, its share of the frame's area, the score (None where there is none).
 
-    All views and clips, or the one asked for; ``StoreError`` for a view or a clip that is not there.
+    All views and clips, or only the given ones. ``by_frame`` gives one row for each cached frame, with its number and
+    the box there, which differs between frames where a view's box moves. Raises ``StoreError`` for an unknown view or
+    clip.
     """
     rows = range(len(store.ids)) if clip is None else [store.row(clip)]
     states, sizes = store.table("state"), store.table("frame_size")
     found = []
     for name in store.views if view is None else [view]:
         one = store.view(name)
-        boxes, scores, sources = one.table("box"), one.table("score"), one.table("source")
+        scores, sources, numbers = (one.table(table) for table in ("score", "source", "frame_index"))
+        boxes = one.table("frame_box" if by_frame and moves(store.recipe.view(name)) else "box")
         for row in rows:
-            x0, y0, x1, y1 = (int(edge) for edge in boxes[row])
             height, width = (int(side) for side in sizes[row])
-            area = (x1 - x0) * (y1 - y0) / (height * width) if height and width else 0.0
             score = float(scores[row])
-            found.append(
-                {
-                    "id": store.ids[row],
-                    "view": name,
-                    "state": State(int(states[row])).name.lower(),
-                    "x0": x0,
-                    "y0": y0,
-                    "x1": x1,
-                    "y1": y1,
-                    "frame_height": height,
-                    "frame_width": width,
-                    "area": round(area, 6),
-                    "score": None if math.isnan(score) else score,
-                    "source": SOURCES[int(sources[row])],
-                }
-            )
+            for slot in np.flatnonzero(numbers[row] >= 0) if by_frame else [0]:
+                x0, y0, x1, y1 = (int(edge) for edge in (boxes[row, slot] if boxes.ndim == 3 else boxes[row]))
+                area = (x1 - x0) * (y1 - y0) / (height * width) if height and width else 0.0
+                found.append(
+                    {
+                        "id": store.ids[row],
+                        "view": name,
+                        "state": State(int(states[row])).name.lower(),
+                        **({"frame": int(numbers[row, slot])} if by_frame else {}),
+                        "x0": x0,
+                        "y0": y0,
+                        "x1": x1,
+                        "y1": y1,
+                        "frame_height": height,
+                        "frame_width": width,
+                        "area": round(area, 6),
+                        "score": None if math.isnan(score) else score,
+                        "source": SOURCES[int(sources[row])],
+                    }
+                )
     return found
 
 

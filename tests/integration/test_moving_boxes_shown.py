@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from pipelines.report.contact_sheet import about_sheet, contact_sheet
 from pipelines.report.drawing import clip_figure, frame_picture, view_colour, write_clip_video
 from pipelines.report.page import as_script_data
 from pipelines.runs.options import Options
-from tests.conftest import made_once, run_stages
+from tests.conftest import Said, made_once, run_stages
 from tests.integration.test_actor_view import DISC, VIEWS, recipe
 from tests.integration.test_report_file import report_of
 
@@ -174,3 +175,19 @@ def test_a_picture_of_several_views_shows_the_map_of_the_main_one(reader: ClipRe
     )
     assert (both == own).all()
     assert (both != first).any()
+
+
+def test_boxes_are_listed_by_cached_frame(moving_run: Options, mocrop_here: Callable[..., Said]) -> None:
+    store = open_store(moving_run.store)
+    said = mocrop_here("boxes", moving_run.store, "--clip", CLIP, "--frames", "--json")
+    assert said.status == 0
+    rows = [row for row in json.loads(said.out) if row["view"] == "moving"]
+    boxes, frames = (store.table(f"views/moving/{name}")[0].tolist() for name in ("frame_box", "frame_index"))
+    assert [row["frame"] for row in rows] == frames
+    assert [[row[edge] for edge in ("x0", "y0", "x1", "y1")] for row in rows] == boxes
+    static = [row for row in json.loads(said.out) if row["view"] == "actor"]
+    assert len(static) == len(frames)
+    assert len({row["x0"] for row in static}) == 1
+    clips = json.loads(mocrop_here("boxes", moving_run.store, "--view", "moving", "--json").out)
+    assert [row["id"] for row in clips] == ["a/a", "b/b"]
+    assert "frame" not in clips[0]
