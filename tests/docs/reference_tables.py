@@ -11,7 +11,7 @@ import dataclasses
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -22,14 +22,10 @@ from data_specs import recipes, schema
 from mocrop_core.actor import ACTOR, ActorMethod
 from mocrop_core.method import PRESETS, Method
 from pipelines.cli.app import app
-from pipelines.evaluation.formats import signed
 from tests.benchmarks.__main__ import NAMES, RESULTS
-from tests.benchmarks.box_coverage import AREAS
-from tests.benchmarks.box_coverage import PRESETS as BOX_PRESETS
-from tests.benchmarks.box_coverage import RESULT as COVERAGE
-from tests.benchmarks.box_coverage import SETS as BOX_SETS
-from tests.benchmarks.box_steps import STEPS
+from tests.docs.box_tables import BOX_TABLES
 from tests.docs.library_reference import library_reference
+from tests.docs.markdown import plain, table
 from tests.places import ROOT
 from tests.support import soak
 
@@ -70,17 +66,6 @@ _ACTOR_NUMBERS = {
     "centre": "standard deviations of the centre weights, as shares of the picture's height and width",
     "max_speed": "largest movement of a moving box from one frame to the next, as a share of the picture's side",
 }
-
-
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [heads, ["---"] * len(heads), *([plain(cell).replace("|", r"\|") for cell in row] for row in rows)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def plain(text: str) -> str:
-    """Text with ``<`` escaped outside backticks, so that Markdown shows ``<words>``."""
-    return re.sub(r"`[^`]*`|<", lambda found: "&lt;" if found[0] == "<" else found[0], text)
 
 
 def recipe_keys(model: type[BaseModel]) -> str:
@@ -369,61 +354,6 @@ def figure(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-_RULES = {"centre": "centre crop, same area", "paper-v1": "`paper-v1`", "paper-v2": "`paper-v2`", "actor": "`actor`"}
-"""The rules whose coverage was measured."""
-
-
-def boxes_kept() -> str:
-    """The mean share of the actor that each rule keeps, on each set, at each area."""
-    sets = _coverage()["sets"]
-    whole = {name: {row["view"]: row for row in kept["rows"]} for name, kept in sets.items()}
-
-    def cells(view: str, measure: str) -> list[str]:
-        return [" / ".join(f"{rows[f'{view}-{area}'][measure]:.3f}" for area in AREAS) for rows in whole.values()]
-
-    rows = [(_RULES[rule], *cells(rule, "kept")) for rule in ("centre", *BOX_PRESETS)]
-    rows.insert(1, ("random place, same area", *cells("centre", "kept_random")))
-    rows.append(("best static box (sees the answer)", *cells("centre", "kept_best")))
-    heads = [f"{name} ({kept['clips']} clips, {kept['groups']} groups)" for name, kept in sets.items()]
-    return table(("box", *heads), rows)
-
-
-def boxes_steps() -> str:
-    """The mean share of the actor that the method ``actor`` keeps with each of its steps left out."""
-    sets = _coverage()["sets"]
-    rows = [
-        (step, *(" / ".join(f"{value:.3f}" for value in kept["steps"][step]) for kept in sets.values()))
-        for step in STEPS
-    ]
-    return table(("left out", *sets), rows)
-
-
-def boxes_of(name: str) -> str:
-    """How much of the actor each view keeps on a set, and boxes of the same area."""
-    heads = ("view", "area", "kept", "centre", "random", "best", "− centre", "90 %", "95 %", "≥ 90 % kept", "centre")
-    numbers = ("area", "kept", "kept_centre", "kept_random", "kept_best")
-    return table(
-        heads,
-        [
-            (f"`{row['view']}`", *(f"{row[key]:.3f}" for key in numbers), signed(row["kept_minus_centre"]),
-             *(f"{signed(row[f'kept_low_{level}'])} to {signed(row[f'kept_high_{level}'])}" for level in (90, 95)),
-             f"{row['mostly']:.3f}", f"{row['mostly_centre']:.3f}")
-            for row in _coverage()["sets"][name]["rows"]
-        ],
-    )  # fmt: skip
-
-
-def boxes_made() -> str:
-    """Command, date and package versions of the box measurements."""
-    kept = _coverage()
-    software = next(iter(kept["sets"].values()))["software"]
-    return f"`{kept['command']}`, {kept['date']}; {', '.join(f'{name} {what}' for name, what in software.items())}.\n"
-
-
-def _coverage() -> dict[str, Any]:
-    return dict(json.loads(COVERAGE.read_text(encoding="utf-8")))
-
-
 TABLES: dict[str, Callable[[], str]] = {
     "Recipe": lambda: recipe_keys(recipes.Recipe),
     "Encode": lambda: recipe_keys(recipes.Encode),
@@ -441,10 +371,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "library": library_reference,
     **{f"training.{name}": _script(name) for name in ("train", "test", "probe", "results", "flops", "demo")},
     **{f"benchmark {name}": partial(benchmark, name) for name in NAMES},
-    "boxes kept": boxes_kept,
-    **{f"boxes {name}": partial(boxes_of, name) for name in BOX_SETS},
-    "boxes steps": boxes_steps,
-    "boxes made": boxes_made,
+    **BOX_TABLES,
     "promised": promised,
     "whole": whole,
     "backbones": backbones,

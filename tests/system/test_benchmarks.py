@@ -10,9 +10,12 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from pipelines.media.encoder import EncodeSettings
 from tests.benchmarks import __main__ as command
+from tests.benchmarks import encoder_presets
 from tests.benchmarks.__main__ import NAMES, RESULTS, main
 from tests.benchmarks.measuring import REPETITIONS, Result, interleaved, least, machine, most, run_command
 from tests.support import soak
@@ -134,3 +137,31 @@ def test_a_long_tests_record_keeps_its_own_machine(tmp_path: Path, monkeypatch: 
     found = json.loads(soak.RESULTS.read_text())["tests"]
     assert {test: entry["cores"] for test, entry in found.items()} == {"a": 2, "b": 64}
     assert found["a"].keys() == {"passed", "cores", "python", "system", "files"}
+
+
+def test_what_is_said_of_the_encoders_settings_was_measured() -> None:
+    """docs/reference/boxes.md: boxes, CPU time, pictures and bytes of a faster preset beside those of the default."""
+    kept = json.loads(encoder_presets.RESULT.read_text())["sets"]
+    assert kept.keys() == set(encoder_presets.NAMES)
+    for found in kept.values():
+        default, fast, closer = (found["settings"][name] for name in encoder_presets.SETTINGS)
+        for other in (fast, closer):
+            difference = np.subtract(other["kept"], default["kept"])
+            assert difference.min() > -0.0095
+            assert difference.max() < 0.002
+        assert 0.47 < fast["cpu_ratio"][0] < 0.58
+        assert -1.8 < fast["psnr_difference"][0] < -1
+        assert abs(closer["psnr_db"] - default["psnr_db"]) < 0.3
+        assert 1.225 < closer["bytes_ratio"][0] < 1.245
+    assert encoder_presets.SETTINGS["medium, CRF 23"] == EncodeSettings()
+
+
+@pytest.mark.soak
+@pytest.mark.usefixtures("data")
+def test_the_encoders_settings_are_measured_in_little(tmp_path: Path) -> None:
+    encoder_presets.main(["--only", "UCF-101", "--limit", "1", "--out", str(tmp_path / "found.json")])
+    found = json.loads((tmp_path / "found.json").read_text())["sets"]["UCF-101"]
+    assert found["clips"] == 1
+    assert found["settings"].keys() == encoder_presets.SETTINGS.keys()
+    psnr = {name: one["psnr_db"] for name, one in found["settings"].items()}
+    assert psnr["veryfast, CRF 23"] < psnr["veryfast, CRF 21"]

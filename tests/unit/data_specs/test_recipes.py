@@ -12,6 +12,7 @@ import pytest
 
 from data_specs.recipes import (
     MAX_RECTANGLES,
+    Encode,
     FixedView,
     MotionView,
     Recipe,
@@ -26,6 +27,7 @@ from data_specs.recipes import (
 from mocrop_core.actor import ACTOR
 from mocrop_core.method import PAPER_V1, PAPER_V2
 from mocrop_core.vectors import clip_rng
+from pipelines.media.encoder import EncodeSettings
 from pipelines.media.limits import MEMORY
 
 
@@ -40,6 +42,13 @@ def test_the_ucf101_recipe_is_the_papers_set_up_and_the_recommended_box() -> Non
     assert view.method() == PAPER_V1
     assert (view.method().grid, view.method().crop_ratio) == ((6, 8), 0.75)
     assert (recipe.frames.choose, recipe.frames.slots, recipe.frames.size) == ("key", 16, 256)
+
+
+def test_what_is_encoded_without_settings_is_encoded_as_by_ucf101() -> None:
+    """So that a box found in a video that had to be transcoded is the one that a store would have."""
+    encode = load_recipe("ucf101").transcode
+    assert encode == Encode()
+    assert EncodeSettings(**Encode().model_dump()) == EncodeSettings()
 
 
 def test_our_recipes_are_named_and_load() -> None:
