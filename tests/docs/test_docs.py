@@ -180,14 +180,34 @@ def _hmdb51(folder: Path, data: Path) -> None:
             (lists / f"{name}_test_split{split}.txt").write_text(text)
 
 
+def _numbered_clips(folder: Path, data: Path, names: list[str]) -> None:
+    for clip, name in zip(sorted((data / "UCF-101").glob("*/*.avi")), names, strict=False):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(clip, folder / name)
+
+
 def _kinetics(folder: Path, data: Path) -> None:
-    """Clips in the form of Kinetics."""
-    clips = sorted((data / "UCF-101").glob("*/*.avi"))[:4]
-    for number, clip in enumerate(clips):
-        part, name = ("train", "val")[number // 2], ("air drumming", "zumba")[number % 2]
-        target = folder / "kinetics" / part / name / f"aBcDeFgHiJ{number}_000010_000020.mp4"
-        target.parent.mkdir(parents=True)
-        shutil.copyfile(clip, target)
+    """Clips and annotations in the form of Kinetics-400; one clip is missing."""
+    rows = [("air drumming", "train"), ("zumba", "train"), ("air drumming", "val"), ("zumba", "val"), ("zumba", "val")]
+    names = [f"{part}/{name}/aBcDeFgHiJ{at}_000010_000020.mp4" for at, (name, part) in enumerate(rows)]
+    _numbered_clips(folder / "kinetics", data, names[:4])
+    (folder / "annotations").mkdir()
+    for wanted in ("train", "val"):
+        lines = [f"{name},aBcDeFgHiJ{at},10,20,{part},0" for at, (name, part) in enumerate(rows) if part == wanted]
+        text = "\n".join(["label,youtube_id,time_start,time_end,split,is_cc", *lines, ""])
+        (folder / "annotations" / f"{wanted}.csv").write_text(text)
+
+
+def _ssv2(folder: Path, data: Path) -> None:
+    """Clips and labels in the form of Something-Something V2."""
+    _numbered_clips(folder / "ssv2", data, [f"20bn-something-something-v2/{number}.webm" for number in range(1, 5)])
+    templates = ("Holding [something]", "Putting [something] into [something]")
+    items = [{"id": str(at + 1), "template": templates[at % 2], "placeholders": ["a cup"]} for at in range(4)]
+    names = {text.replace("[", "").replace("]", ""): str(at) for at, text in enumerate(templates)}
+    files = {"train": items[:2], "validation": items[2:], "test": [{"id": "9"}], "labels": names}
+    (folder / "labels").mkdir()
+    for name, value in files.items():
+        (folder / "labels" / f"{name}.json").write_text(json.dumps(value))
 
 
 CONTENTS: dict[str, Callable[[Path, Path], None]] = {
@@ -198,6 +218,7 @@ CONTENTS: dict[str, Callable[[Path, Path], None]] = {
     "ucf101_24.json": lambda folder, data: _link(folder, data / "annotations" / "ucf101_24.json"),
     "hmdb51": _hmdb51,
     "kinetics": _kinetics,
+    "ssv2": _ssv2,
 }
 """What may be in a folder, but for ``ucf101.zarr``, a store of the real clips with the recipe smoke, and ``s3``, an
 object store with an empty bucket called ``bucket``."""
