@@ -81,7 +81,7 @@ function viewer(row) {
   const what = `${now ? `Frame ${now.frame}` : "A frame"} of ${rows.id[row]}${box ? ` with the box of ${view.name}: ${box.join(", ")} px` : ""}`;
   const still = details[row]?.time ? "nothing moves from here to the next picture" : null;
   const notes = now ? [`Frame ${now.frame}`, now.arrows ? `vectors of frame ${now.arrows_of}, drawn ${ARROW_TIMES} times as long` : still] : [];
-  notes.push(map?.about, details[row]?.places?.[view.name] && `dotted: the box in the middle of each of ${view.params.segments} parts of the clip`);
+  notes.push(map?.about, details[row]?.places?.[view.name] && `dashed: the box in the middle of each of ${view.params.segments} parts of the clip`);
   const note = notes.filter(Boolean).join("; ");
   return h("figure", { class: "viewer" }, scene(size, what, picture, layers.flat().filter(Boolean)), h("figcaption", {}, note && `${note}.`));
 }
