@@ -12,7 +12,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import av
@@ -36,40 +35,12 @@ from pipelines.media.streams import (
     header_duration,
     single,
 )
+from pipelines.media.video_facts import Motion, Probe
 
 VECTOR_CODECS = frozenset(
     ("flv", "h263", "h264", "mpeg1video", "mpeg2video", "mpeg4", "msmpeg4", "msmpeg4v2", "wmv1", "wmv2")
 )
 """PyAV's names of the decoders that export motion vectors."""
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """Properties in a file's header: the decoder's name, the frame's ``width`` and ``height`` in px (0 if unknown),
-    and whether the decoder exports motion vectors."""
-
-    codec: str
-    width: int
-    height: int
-    exports_vectors: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Motion:
-    """The result of `extract` besides the vectors.
-
-    ``frame_size`` is (height, width) in px; ``key_frames`` are the numbers of the key frames; ``motion_scale`` is the
-    number of vector units per px, 1 if there are no vectors; ``bad_packets`` is the number of undecodable packets, and
-    ``num_interlaced`` that of interlaced frames.
-    """
-
-    num_frames: int
-    frame_size: tuple[int, int]
-    key_frames: tuple[int, ...]
-    motion_scale: int
-    num_vectors: int
-    bad_packets: int
-    num_interlaced: int = 0
 
 
 def survey(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Survey:

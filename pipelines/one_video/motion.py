@@ -17,10 +17,10 @@ from mocrop_core.texture import Bars, bars, key_frame_texture, picture_area
 from mocrop_core.vectors import PACKED, Vectors, in_pixels
 from pipelines.media import decoder
 from pipelines.media.containers import NoVectors
-from pipelines.media.decoder import Motion
 from pipelines.media.encoder import EncodeSettings, transcode
 from pipelines.media.ffmpeg_binary import find_ffmpeg
 from pipelines.media.streams import Decoded, Survey
+from pipelines.media.video_facts import Motion
 
 TIME_LIMIT = 7 * 86400.0
 """Seconds that ffmpeg may take for one video that a person waits for."""

@@ -24,6 +24,7 @@ from mocrop_core.density import density_map
 from mocrop_core.frames import sample_segments_test, spread
 from mocrop_core.vectors import filter_by_magnitude, in_pixels
 from pipelines.media import decoder
+from pipelines.media.video_facts import Motion
 from tests.benchmarks.footage import encoded, real_clips
 from tests.benchmarks.measuring import REPETITIONS, Result, interleaved, least, ratios, spent_here
 
@@ -49,7 +50,7 @@ def one_core() -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def ours(path: Path) -> tuple[npt.NDArray[Any], decoder.Motion]:
+def ours(path: Path) -> tuple[npt.NDArray[Any], Motion]:
     """The vectors as the motion stage gets them."""
     blocks: list[npt.NDArray[Any]] = []
     motion = decoder.extract(path, blocks.append)
@@ -92,7 +93,7 @@ def assert_same_vectors(path: Path) -> int:
     return len(own)
 
 
-def ours_whole(path: Path, choose: Callable[[decoder.Motion], list[int]]) -> tuple[npt.NDArray[Any], Pictures]:
+def ours_whole(path: Path, choose: Callable[[Motion], list[int]]) -> tuple[npt.NDArray[Any], Pictures]:
     """Density map and frames by this project."""
     packed, motion = ours(path)
     vectors = in_pixels(packed, motion.motion_scale)
@@ -130,17 +131,17 @@ def opened_once(path: Path, frames: Iterable[int]) -> Pictures:
     return pictures
 
 
-def key_frames(motion: decoder.Motion) -> list[int]:
+def key_frames(motion: Motion) -> list[int]:
     """Up to eight of a clip's key frames, evenly spread: what a store keeps."""
     return [motion.key_frames[i] for i in spread(len(motion.key_frames), FRAMES)]
 
 
-def segment_centres(motion: decoder.Motion) -> list[int]:
+def segment_centres(motion: Motion) -> list[int]:
     """The centres of eight segments: what the public code tests on."""
     return list(sample_segments_test(motion.num_frames, FRAMES).tolist())
 
 
-def assert_same_whole(path: Path, choose: Callable[[decoder.Motion], list[int]]) -> None:
+def assert_same_whole(path: Path, choose: Callable[[Motion], list[int]]) -> None:
     """See that both give the same density and, but for the rounding of colours, the same frames."""
     density, pictures = ours_whole(path, choose)
     frames = choose(ours(path)[1])

@@ -101,6 +101,11 @@ def test_a_room_imports_only_the_rooms_below_it(room: str) -> None:
         assert not above, f"{path} imports {sorted(above)}, but {room} may import only {sorted(allowed)}"
 
 
+def test_a_module_of_pipelines_fits_in_350_lines() -> None:
+    lines = {path: (ROOT / path).read_text(encoding="utf-8").count("\n") for path in MODULES}
+    assert {path: count for path, count in lines.items() if path.parts[0] == "pipelines" and count > 350} == {}
+
+
 def test_every_module_is_in_a_room() -> None:
     assert {room_of(dotted(path)) for path in MODULES} - {"pipelines"} == MAY_IMPORT.keys()
 

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mocrop_core import PACKED
-from pipelines.media.decoder import Motion, VideoError, extract, rgb_frames
+from pipelines.media.decoder import VideoError, extract, rgb_frames
 from pipelines.media.encoder import EncodeSettings, transcode, write_video
 from pipelines.media.ffmpeg_binary import find_ffmpeg
 from pipelines.media.sps import CropOffsets, crop_offset
+from pipelines.media.video_facts import Motion
 
 FRAMES, HEIGHT, WIDTH = 14, 240, 320
 SPS = bytes.fromhex("6764000dacb20283f831831e0220000003002000000641e2854901")  # crops 96 px at the left and top

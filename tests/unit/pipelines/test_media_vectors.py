@@ -19,9 +19,10 @@ from mvextractor.videocap import VideoCap
 from mocrop_core import PACKED
 from pipelines.acquire.synthetic_scenes import actor_boxes, compose
 from pipelines.media import decoder
-from pipelines.media.decoder import Motion, VideoError, extract
+from pipelines.media.decoder import VideoError, extract
 from pipelines.media.encoder import EncodeSettings, transcode, write_video
 from pipelines.media.ffmpeg_binary import find_ffmpeg
+from pipelines.media.video_facts import Motion, Probe
 from tests.places import GOLDEN
 
 COLUMNS = {"x": "dst_x", "y": "dst_y", "w": "w", "h": "h", "motion_x": "motion_x", "motion_y": "motion_y"}
@@ -217,7 +218,7 @@ def test_the_size_of_a_block_changes_nothing_but_the_blocks(encoded: list[Path])
 
 def test_xvid_sources_give_vectors_in_half_pixels(clips: list[Path]) -> None:
     for clip in (clips[0], clips[6]):  # with packed B-frames; with GOP 12 and no B-frames
-        assert decoder.probe(clip) == decoder.Probe("mpeg4", 320, 240, True)
+        assert decoder.probe(clip) == Probe("mpeg4", 320, 240, True)
         motion, vectors = read(clip)
         with av.open(str(clip)) as container:
             kinds = [frame.pict_type for frame in container.decode(video=0)]
