@@ -44,7 +44,7 @@ PUBLISHED: Mapping[str, tuple[Published, ...]] = {
     "jhmdb": (Published("J-HMDB", 928, 21, "the official lists; Jhuang and others, ICCV 2013", {1: (660, 0, 268)}),),
     "kinetics": (
         Published("Kinetics-400", 306_245, 400, "Kay and others, arXiv:1705.06950", {1: (None, 20_000, 40_000)}),
-        Published("Kinetics-600", 495_547, 600, "Carreira and others, arXiv:1808.01340", {1: (None, 30_000, 60_000)}),
+        Published("Kinetics-600", 495_547, 600, "Carreira and others, arXiv:1808.01340"),
         Published("Kinetics-700", 650_317, 700, "Carreira and others, arXiv:1907.06987"),
     ),
     "ssv2": (
