@@ -1,9 +1,9 @@
-"""Pictures for a network from batches of cached frames: colour, crop, flip, size, normalisation, on the batch's device.
+"""Network inputs from batches of cached frames: colour, crop, flip, resize and normalise, on the batch's device.
 
-The public MoCrop code's training transforms, drawn per clip with numpy and done for the whole batch with torch: colour
-for each frame by itself, crop and flip once a clip. Sizes change as there (OpenCV's ``INTER_LINEAR``): bilinear, pixel
-centres at halves, no antialiasing, in training and in tests alike. What differs: its crops are cut from the box in the
-video's own pixels, ours from the cached copy of that box; the sizes and places drawn are the same, in the box's pixels.
+These are the training transforms of the public MoCrop code, drawn per clip with NumPy and applied to the whole batch
+with torch: colour per frame, crop and flip per clip. Resizing matches OpenCV's ``INTER_LINEAR``: bilinear, pixel
+centres at halves, no antialiasing, in training and testing. One difference: the public code crops the box in the
+video's pixels, this module crops the cached copy of the box; sizes and positions are drawn in the box's pixels in both.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ COLOUR = (36.0, 50.0, 50.0)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Draws:
-    """What chance decided about n clips of s frames.
+    """Random augmentation parameters of n clips of s frames.
 
     ``windows`` float32 (n, 4): x, y, width and height of the crop as shares of the box; ``flips`` bool (n,): mirrored
-    left to right; ``colours`` float32 (n, s, 3): added to hue, lightness and saturation, or None for none of it.
+    left to right; ``colours`` float32 (n, s, 3): added to hue, lightness and saturation, or None for no change.
     """
 
     windows: Tensor
@@ -36,15 +36,15 @@ class Draws:
     colours: Tensor | None
 
     def of(self, positions: npt.NDArray[np.int64]) -> Draws:
-        """Those of some of the clips."""
+        """Return the draws of some of the clips."""
         return Draws(*(part if part is None else torch.from_numpy(part.numpy()[positions]) for part in self._parts()))  # type: ignore[arg-type]
 
     def to(self, device: torch.device) -> Draws:
-        """The draws on a device."""
+        """Return the draws on a device."""
         return Draws(*(None if part is None else part.to(device) for part in self._parts()))  # type: ignore[arg-type]
 
     def flips_alone(self) -> Draws:
-        """The same without crop and colour."""
+        """Return the draws without crop and colour."""
         return Draws(torch.tensor([0.0, 0.0, 1.0, 1.0]).repeat(len(self.flips), 1), self.flips, None)
 
     def _parts(self) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -52,11 +52,11 @@ class Draws:
 
 
 def draw(rng: np.random.Generator, box_sizes: npt.NDArray[np.int64], segments: int) -> Draws:
-    """Draw for clips whose boxes have these widths and heights, px ((n, 2)).
+    """Draw augmentations for clips whose boxes have these widths and heights, px ((n, 2)).
 
-    Width and height of a crop are two independent choices among `SCALES` of the box's shorter side; its corner is any
-    whole pixel at which it fits. The reference also takes sides within 2 px of the input size for equal to it, to save
-    resizing; nothing is saved by that here.
+    Width and height of a crop are independent choices among `SCALES` of the box's shorter side; its corner is a random
+    whole pixel where it fits. The reference also rounds sides within 2 px of the input size to it, to save a resize;
+    that would save nothing here.
     """
     count = len(box_sizes)
     sides = (box_sizes.min(axis=1)[:, None] * np.array(SCALES)).astype(np.int64)
@@ -69,10 +69,10 @@ def draw(rng: np.random.Generator, box_sizes: npt.NDArray[np.int64], segments: i
 
 
 def prepared(frames: Tensor, draws: Draws | None, size: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Frames, uint8 (clips, segments, y, x, 3), as a network takes them: float32 (clips, segments, 3, size, size).
+    """Convert frames, uint8 (clips, segments, y, x, 3), to network input: float32 (clips, segments, 3, size, size).
 
-    With ``draws`` they are changed in colour, cropped and flipped; else only resized. ``mean`` and ``std`` are those of
-    pixels from 0 to 1.
+    With ``draws`` they are colour-jittered, cropped and flipped, else only resized. ``mean`` and ``std`` are for pixels
+    from 0 to 1.
     """
     clips, segments = frames.shape[:2]
     images = frames.flatten(0, 1).permute(0, 3, 1, 2).float()
@@ -88,10 +88,10 @@ def prepared(frames: Tensor, draws: Draws | None, size: int, mean: Sequence[floa
 
 
 def changed_colour(images: Tensor, change: Tensor) -> Tensor:
-    """RGB images, float (n, 3, y, x) of whole numbers 0..255, with hue, lightness and saturation changed by (n, 3).
+    """Change hue, lightness and saturation of RGB images, float (n, 3, y, x) of integers 0..255, by (n, 3).
 
-    As the reference does it with OpenCV's 8-bit HLS: hue 0..180 is not wrapped but cut at both ends, as lightness and
-    saturation are at 0 and 255, and the sums are cut to whole numbers. Returns whole numbers 0..255.
+    As the reference does with OpenCV's 8-bit HLS: hue is clipped to 0..180, not wrapped; lightness and saturation are
+    clipped to 0..255; the sums are truncated to integers. Returns integers 0..255.
     """
     hue, light, saturation = _to_hls(images)
     dh, dl, ds = (part.view(-1, 1, 1) for part in change.unbind(1))
@@ -101,8 +101,8 @@ def changed_colour(images: Tensor, change: Tensor) -> Tensor:
 
 
 def _to_hls(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Hue 0..180, lightness and saturation 0..255, each (n, y, x), rounded as OpenCV does."""
-    images = images * (1 / 255)  # not / 255: that rounds otherwise, and half a level decides
+    """Return hue 0..180, lightness and saturation 0..255, each (n, y, x), rounded as in OpenCV."""
+    images = images * (1 / 255)  # not / 255, which rounds differently
     red, green, blue = images.unbind(1)
     most, least = images.amax(1), images.amin(1)
     spread, both = most - least, most + least
@@ -119,7 +119,7 @@ def _to_hls(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _to_rgb(hue: Tensor, light: Tensor, saturation: Tensor) -> Tensor:
-    """RGB 0..255 (n, 3, y, x), rounded, of hue 0..180, lightness and saturation 0..255."""
+    """Return RGB 0..255 (n, 3, y, x), rounded, from hue 0..180, lightness and saturation 0..255."""
     light, saturation, turn = light / 255, saturation / 255, hue / 30
     high = torch.where(light <= 0.5, light * (1 + saturation), light + saturation - light * saturation)
     low = 2 * light - high
@@ -129,10 +129,10 @@ def _to_rgb(hue: Tensor, light: Tensor, saturation: Tensor) -> Tensor:
 
 
 def cropped(images: Tensor, windows: Tensor, flips: Tensor, size: int) -> Tensor:
-    """The windows, (n, 4) x, y, width, height in px, of images (n, c, y, x), resized to ``size``: (n, c, size, size).
+    """Crop windows (n, 4) x, y, width, height in px from images (n, c, y, x), resized to (n, c, size, size).
 
-    Windows may begin and end between pixels. Outside a window nothing is looked at: its border is repeated, as if it
-    were an image of its own. ``flips`` bool (n,) mirrors left to right.
+    Windows may start and end between pixels. Pixels outside a window are not used: its border is repeated, as if it
+    were a separate image. ``flips`` bool (n,) mirrors left to right.
     """
     steps = (torch.arange(size, device=images.device, dtype=images.dtype) + 0.5) / size
     x, y, width, height = (part[:, None] for part in windows.unbind(1))

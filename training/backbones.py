@@ -1,4 +1,4 @@
-"""Backbones: torchvision's under the names of the MoCrop reference, every other name from timm."""
+"""Backbones: torchvision models under the names of the MoCrop reference, all others from timm."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from training.weights import what_is_unsafe
 from training.weights_packages import LITE, MEAN, STD, load_package
 
 TORCHVISION = ("resnet50", "resnet152", "mobilenet_v3_large", "efficientnet_b1", "swin_t", "swin_b")
-"""Names that mean torchvision's models, so that the reference's checkpoints and GFLOPs are met."""
+"""Names of torchvision models, which match the reference's checkpoints and GFLOPs."""
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, slots=True)
 class Backbone:
-    """A 2-D network for images of pixels 0..1 that are normalised with its ``mean`` and ``std``, by channel R, G, B."""
+    """A 2-D network for images with pixels 0..1, normalised with ``mean`` and ``std`` per channel R, G, B."""
 
     model: nn.Module
     mean: tuple[float, ...]
@@ -29,20 +29,19 @@ class Backbone:
 
 
 def check_arch(arch: str) -> None:
-    """`Refused` for a name that neither we nor timm know, with names that are like it."""
+    """Raise `Refused` for an unknown name, with similar names."""
     if arch in TORCHVISION or arch in LITE:
         return
     if not timm.is_model(arch):
         near = timm.list_models(f"*{arch.split('_')[0]}*")[:4]
         hint = f"; timm has {', '.join(near)}" if near else ""
-        raise Refused(f"--arch {arch}: unknown; give {', '.join(TORCHVISION)} or a name of timm's{hint}")
+        raise Refused(f"--arch {arch}: unknown; give {', '.join(TORCHVISION)} or a timm name{hint}")
     try:
         timm.get_pretrained_cfg(arch)
     except RuntimeError as error:
         known = timm.list_pretrained(f"{arch.partition('.')[0]}.*")
         raise Refused(
-            f"--arch {arch}: timm has no such weights of it; leave the part after the point out, or give one of: "
-            f"{', '.join(known)}"
+            f"--arch {arch}: timm has no such weights; omit the part after the dot, or give one of: {', '.join(known)}"
         ) from error
 
 
@@ -54,10 +53,10 @@ def build(
     pretrained: bool,
     otherwise: str = "--init-weights FILE or --no-pretrained",
 ) -> Backbone:
-    """The network with a new last layer for ``num_classes``; ``pretrained`` starts the rest from ImageNet weights.
+    """Build the network with a new last layer for ``num_classes``; ``pretrained`` loads ImageNet weights for the rest.
 
-    `Refused` with the way out where those weights cannot be had (``otherwise`` names the flags), or the network cannot
-    take ``input_size``.
+    `Refused` if those weights are not available (``otherwise`` names the flags to use instead), or if the network does
+    not support ``input_size``.
     """
     check_arch(arch)
     try:
@@ -67,10 +66,10 @@ def build(
             return _lite(arch, num_classes, pretrained=pretrained)
         return _timm(arch, num_classes, input_size, pretrained=pretrained)
     except (AssertionError, TypeError, ValueError) as error:
-        raise Refused(f"--arch {arch} cannot be made for --input-size {input_size}: {_line(error)}") from error
+        raise Refused(f"--arch {arch} cannot be built for --input-size {input_size}: {_line(error)}") from error
     except Refused as error:
         raise Refused(f"{error}; or give {otherwise}") from error
-    except Exception as error:  # what a download can raise is nowhere listed: all of it is shown
+    except Exception as error:  # downloads raise undocumented exceptions: show any
         if not pretrained:
             raise
         raise Refused(f"--arch: no ImageNet weights for {arch} ({_line(error)}); give {otherwise}") from error
@@ -84,7 +83,7 @@ def _line(error: BaseException) -> str:
 
 def _torchvision(arch: str, num_classes: int, *, pretrained: bool) -> Backbone:
     model = torchvision.models.get_model(arch, weights=None)
-    if pretrained:  # not by get_model: that would run whatever code the downloaded file holds
+    if pretrained:  # not by get_model, which would unpickle the downloaded file
         weights = torchvision.models.get_model_weights(arch).DEFAULT
         model.load_state_dict(weights.get_state_dict(progress=True, check_hash=True, weights_only=True))
     name, last = _last_linear(model)
@@ -113,13 +112,13 @@ def _timm(arch: str, num_classes: int, input_size: int, *, pretrained: bool) -> 
 
 
 def clip_logits(model: nn.Module, images: Tensor) -> Tensor:
-    """The mean over its frames of a clip's logits: images (clips, segments, 3, y, x) to (clips, classes)."""
+    """Average a clip's logits over its frames: images (clips, segments, 3, y, x) to (clips, classes)."""
     logits: Tensor = model(images.flatten(0, 1))
     return logits.unflatten(0, images.shape[:2]).mean(dim=1)
 
 
 def without_head(backbone: Backbone) -> Backbone:
-    """The same network without its last layer, in place: images (n, 3, y, x) to what that layer saw, (n, features)."""
+    """Remove the last layer in place: the network then maps images (n, 3, y, x) to features (n, features)."""
     model: Any = backbone.model
     if hasattr(model, "reset_classifier"):  # timm's
         model.reset_classifier(0)

@@ -1,4 +1,4 @@
-"""What a checkpoint says besides its weights, checked before anything is done with it: it may come from anybody."""
+"""Validation of untrusted checkpoints: arguments, optimiser state and random states, before they are used."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from torch.optim import Optimizer
 from training.checkpoints import VERSION, random_states
 from training.options import LARGEST_INPUT, SMALLEST_INPUT, Refused
 
-_MOST_VALUES = 200_000  # in the arguments: class names, and some dozens of others
+_MOST_VALUES = 200_000  # in the arguments: class names and a few dozen others
 
 
 class _Arguments(BaseModel):
-    """What is read of a checkpoint's ``args``; the others are kept as they are."""
+    """The entries of a checkpoint's ``args`` that are read; others are kept unchanged."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -33,7 +33,7 @@ class _Arguments(BaseModel):
 
 
 class _State(BaseModel):
-    """What a training needs to go on; what tensors are in it is compared with a training's own."""
+    """The state needed to resume; its tensors are compared with those of a new training."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -45,10 +45,10 @@ class _State(BaseModel):
 
 
 def arguments_of(checkpoint: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The arguments that a checkpoint of ours was trained with, {} for one of another program.
+    """Return the training arguments of a mocrop checkpoint, {} for one of another program.
 
-    `Refused` in one line, which begins with ``where``, for a later version, arguments that are missing, of another
-    type or out of range, or values that JSON does not have.
+    `Refused`, with a message that begins with ``where``, for another version, for arguments that are missing, of a
+    wrong type or out of range, and for values that JSON does not have.
     """
     if "mocrop_checkpoint" not in checkpoint:
         return {}
@@ -59,7 +59,7 @@ def arguments_of(checkpoint: Mapping[str, Any], where: str) -> dict[str, Any]:
     if not isinstance(args, dict):
         raise Refused(f"{where}: its args are {type(args).__name__}, not the arguments of a training")
     if not _is_json(args, [_MOST_VALUES]):
-        raise Refused(f"{where}: its args hold more than numbers, text and lists of them")
+        raise Refused(f"{where}: its args contain more than numbers, text and lists of them")
     epoch = checkpoint.get("epoch")
     if type(epoch) is not int or not 0 < epoch < 10**9:
         raise Refused(f"{where}: its epoch is {str(epoch)[:40]}")
@@ -78,7 +78,7 @@ def _check(model: type[BaseModel], values: Mapping[str, Any], where: str) -> Non
 
 
 def _is_json(value: object, left: list[int], depth: int = 0) -> bool:
-    """Whether a value is one that JSON has, of at most ``left[0]`` parts: pickled lists may hold each other."""
+    """Return whether a value is valid JSON with at most ``left[0]`` parts: pickled lists may contain each other."""
     left[0] -= 1
     if left[0] < 0 or depth > 8:
         return False
@@ -92,19 +92,19 @@ def _is_json(value: object, left: list[int], depth: int = 0) -> bool:
 
 
 def check_state(found: Mapping[str, Any], optimizer: Optimizer, schedule: Mapping[str, Any], where: str) -> None:
-    """`Refused` unless a checkpoint's state is one that this optimiser, schedule and generators can take."""
+    """Raise `Refused` unless a checkpoint's state fits this optimiser, this schedule and the random generators."""
     _check(_State, found, where)
     if len(found["history"]) != found["epoch"]:
-        raise Refused(f"{where}: it has {found['epoch']} epochs and figures of {len(found['history'])}")
+        raise Refused(f"{where}: it has {found['epoch']} epochs and metrics of {len(found['history'])}")
     own = random_states()
     for states in found["random_states"]:
         states = {**states, "cuda": own["cuda"]} if _are_byte_tensors(states.get("cuda")) else states
         if not _alike(own, states):
-            raise Refused(f"{where}: its random_states are not those of torch, numpy and Python")
+            raise Refused(f"{where}: its random_states are not states of torch, numpy and Python")
     if not _alike(schedule, found["schedule"]):
-        raise Refused(f"{where}: its schedule is not that of these arguments")
+        raise Refused(f"{where}: its schedule does not match the arguments")
     if not _fits(optimizer, found["optimizer"]):
-        raise Refused(f"{where}: its optimizer's state is not that of these arguments")
+        raise Refused(f"{where}: its optimizer's state does not match the arguments")
 
 
 def _are_byte_tensors(value: object) -> bool:
@@ -112,7 +112,7 @@ def _are_byte_tensors(value: object) -> bool:
 
 
 def _fits(optimizer: Optimizer, found: Mapping[str, Any]) -> bool:
-    """Whether an optimiser's state has the groups and options of ``optimizer``, and tensors like its parameters."""
+    """Return whether a state has the groups and options of ``optimizer``, and tensors that fit its parameters."""
     own = optimizer.state_dict()
     if found.keys() != own.keys() or not _alike(own["param_groups"], found["param_groups"]):
         return False
@@ -135,7 +135,7 @@ def _is_state_of(parameter: Tensor, value: object) -> bool:
 
 
 def _alike(own: object, found: object) -> bool:
-    """Whether two values have the same structure: keys, lengths, types, and the shapes and types of tensors."""
+    """Return whether two values have the same structure: keys, lengths, types, and shapes and dtypes of tensors."""
     if isinstance(own, Tensor):
         if not isinstance(found, Tensor) or found.is_meta or found.layout != torch.strided:
             return False

@@ -1,4 +1,4 @@
-"""A training's state on disk: all that it needs to go on as if it had never stopped, written beside and renamed."""
+"""Checkpoints: the complete state of a training, written atomically, to resume it bit for bit."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ UNIMPORTANT = frozenset(
     {"resume", "output_dir", "print_freq", "workers", "store", "store_fingerprint", "init_weights", "cpu"}
     | {"train_mode", "crop_ratio", "mv_h", "mv_w"}
 )
-"""Arguments that do not change the numbers. ``data_fingerprint`` compares what is read of the store: its other views
-may change."""
+"""Arguments that do not change the results. ``data_fingerprint`` covers the part of the store that is read, so other
+views may change."""
 _NAMED = {"seed", "arch", "view", "input_size", "split", "select", "classes", "store_fingerprint", "data_fingerprint"}
 _NO_SETTING = (UNIMPORTANT | _NAMED | {"channels_last", "compile", "device"}) - {"init_weights"}
 
 
 def replaced(path: Path, write: Callable[[Path], object]) -> None:
-    """Have a file written under a name beside it and renamed when it is whole, so that no reader meets half of it."""
+    """Write a file atomically: under a temporary name in the same folder, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -40,24 +40,24 @@ def replaced(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def save(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a checkpoint of tensors, numbers, text, lists and dicts: what ``weights_only`` reads back."""
+    """Write a checkpoint of tensors, numbers, text, lists and dicts, which ``weights_only`` can read back."""
     replaced(path, lambda part: torch.save(dict(content), part))
 
 
 def best_epoch(history: Sequence[dict[str, Any]], part: str) -> int:
-    """The epoch with the highest top-1 on the list ``part``, the first of equal ones; 0 if none was looked at."""
+    """Return the epoch with the highest top-1 on the list ``part``, the first of equal ones; 0 if none was evaluated."""
     name = f"{part}_top1"
-    looked_at = [row for row in history if name in row]
-    return int(max(looked_at, key=lambda row: float(row[name]))["epoch"]) if looked_at else 0
+    evaluated = [row for row in history if name in row]
+    return int(max(evaluated, key=lambda row: float(row[name]))["epoch"]) if evaluated else 0
 
 
 def save_model(output: Path, content: Mapping[str, Any]) -> None:
-    """Write the checkpoint that is to be reported."""
+    """Write model.pt, the checkpoint to report."""
     save(output / "model.pt", {key: content[key] for key in ("mocrop_checkpoint", "model", "epoch", "args")})
 
 
 def write_csv(path: Path, history: Sequence[dict[str, Any]]) -> None:
-    """A row for each epoch, a column for each figure that any of them has."""
+    """Write a row for each epoch and a column for each metric."""
     columns = list(dict.fromkeys(name for row in history for name in row))
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
@@ -66,7 +66,7 @@ def write_csv(path: Path, history: Sequence[dict[str, Any]]) -> None:
 
 
 def random_states() -> dict[str, Any]:
-    """The states of torch's, numpy's and Python's global generators in this process, as plain values."""
+    """Return the states of the global generators of torch, numpy and Python in this process, as plain values."""
     legacy: Any = np.random.get_state(legacy=True)
     kind, keys, position, has_gauss, gauss = legacy
     version, words, next_gauss = random.getstate()
@@ -79,7 +79,7 @@ def random_states() -> dict[str, Any]:
 
 
 def set_random_states(states: Mapping[str, Any]) -> None:
-    """Put the generators where `random_states` found them."""
+    """Restore the generators to states from `random_states`."""
     torch.set_rng_state(states["torch"])
     if states["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(states["cuda"])
@@ -90,26 +90,26 @@ def set_random_states(states: Mapping[str, Any]) -> None:
 
 
 def settings_of(args: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides the figures of a training: its arguments without the seed, the machine, and what a result names.
+    """Return the arguments that determine a training's results, except the seed, the machine and those a result names.
 
-    How often and on how many frames a list was looked at counts only where it chose the epoch.
+    The frequency and the number of frames of evaluations are included only if they selected the epoch.
     """
     looks = set() if args.get("select") in ("val", "test") else {"eval_freq", "val_segments"}
     return {key: args[key] for key in sorted(args) if key not in _NO_SETTING | looks}
 
 
 def check_same(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """`Refused` lists the arguments in which a training that is to go on differs from the one that was begun.
+    """Raise `Refused` with the arguments that differ from those the training was started with.
 
-    More or fewer epochs are no difference with step decay, where they do not change the ones before.
+    With step decay the number of epochs may differ, since it does not change the earlier epochs.
     """
     free = UNIMPORTANT | ({"epochs"} if now.get("schedule") == "step" == saved.get("schedule") else set())
     differences = [
-        "the store has other clips in its lists"
+        "the lists of the store have other clips"
         if key == "data_fingerprint"
         else f"{key} was {saved.get(key)!r}, is {now.get(key)!r}"
         for key in sorted(saved.keys() | now.keys())
         if key not in free and saved.get(key) != now.get(key)
     ]
     if differences:
-        raise Refused(f"--resume: begun with other arguments: {'; '.join(differences)}")
+        raise Refused(f"--resume: started with other arguments: {'; '.join(differences)}")

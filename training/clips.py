@@ -1,4 +1,4 @@
-"""The clips of a split in a view: which rows of the store, their labels, and how many frames of each are cached."""
+"""The clips of a split in a view: their rows in the store, labels, and numbers of cached frames."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ Part = Literal["train", "val", "test", "all"]
 CODES: Mapping[str, int] = {"train": TRAIN, "val": VALIDATION, "test": TEST}
 """How the store's table of splits has a part."""
 UCF_GROUP = re.compile(r"(.+_g\d+)_c\d+$")
-"""The id of a clip of UCF-101, with the group that it was cut from."""
+"""Matches the id of a UCF-101 clip; its group is the video that the clip was cut from."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Clips:
-    """The n clips of one list of a split, in the order of the store's rows; small: it travels between processes.
+    """The n clips of one list of a split, in the order of the store's rows; small enough to send between processes.
 
-    ``rows``, ``labels`` and ``frames`` are int64 (n,): the row in the store, the 0-based label and the number of
-    cached frames, >= 1, that fill the first slots. ``box_sizes`` is int64 (n, 2): width and height of the box, px.
-    ``size`` is the side of a cached frame, px. ``part`` "all" is every clip that is done, of any split (0).
+    ``rows``, ``labels`` and ``frames`` are int64 (n,): the row in the store, the 0-based label, and the number of
+    cached frames, >= 1, which fill the first slots. ``box_sizes`` is int64 (n, 2): width and height of the box, px.
+    ``size`` is the side of a cached frame, px. ``part`` "all" (with split 0) means all finished clips.
     """
 
     location: str
@@ -48,16 +48,16 @@ class Clips:
 
     @property
     def fingerprint(self) -> str:
-        """The fingerprint of which clips these are, with their labels and their numbers of cached frames."""
+        """The fingerprint of ids, labels and numbers of cached frames."""
         return fingerprint("clips", self.ids, self.labels.tolist(), self.frames.tolist(), self.class_names)
 
 
 def read_clips(location: str, view: str, split: int, part: Part) -> Clips:
-    """The clips of one part of split 1, 2 or 3 that are done.
+    """Read the finished clips of one part of split 1, 2 or 3.
 
-    ``StoreError`` in one line for a store that is missing, of another format, unfinished, without the view or the list,
-    whose train list shares a group with the test list (with the validation list for the part ``val``), or whose labels
-    do not fit its class names.
+    ``StoreError`` for a store that is missing, of another format, unfinished, or without the view or the list, whose
+    train list shares a group with the test list (with the validation list for the part ``val``), or whose labels do not
+    match its class names.
     """
     store = open_store(location)
     where = f"store {shown(location)!r}"
@@ -72,7 +72,7 @@ def read_clips(location: str, view: str, split: int, part: Part) -> Clips:
 
 
 def read_all_clips(location: str, view: str) -> Clips:
-    """Every clip that is done, whatever lists it is in. ``StoreError`` as `read_clips`, but for the lists."""
+    """Read all finished clips, in any list or none. ``StoreError`` as in `read_clips`, except for lists."""
     store = open_store(location)
     where = f"store {shown(location)!r}"
     cached = store.view(view)
@@ -122,7 +122,7 @@ def _check_rows(store: Store, where: str, wrong: npt.NDArray[np.int64], what: st
 
 
 def _unfinished(store: Store, where: str) -> StoreError:
-    """What is left to do, by the records: a run that was killed has not written its tables."""
+    """Return the error for an unfinished store, from its records: a killed run has not written its tables."""
     done = set.intersection(*(set(store.records("clips", view)) for view in store.views))
     sizes = [len(shard_rows(shard, len(store.ids), store.recipe.shard_clips)) for shard in range(store.num_shards)]
     pending = sum(size for shard, size in enumerate(sizes) if shard not in done)
@@ -143,7 +143,7 @@ def _other_splits(store: Store, part: Part) -> str:
 
 
 def _check_groups(store: Store, lists: npt.NDArray[np.uint8], split: int, other: Part, where: str) -> None:
-    """Clips of one group (``v_Class_gNN``) are cut from one video: none may be in train and in the other list."""
+    """Check that no group (``v_Class_gNN``), cut from one video, is in both train and the other list."""
     sides: dict[int, set[str]] = {TRAIN: set(), CODES[other]: set()}
     for id, side in zip(store.ids, lists.tolist(), strict=True):
         if side in sides and (group := UCF_GROUP.match(id)):
@@ -151,7 +151,7 @@ def _check_groups(store: Store, lists: npt.NDArray[np.uint8], split: int, other:
     if shared := sorted(sides[TRAIN] & sides[CODES[other]]):
         raise StoreError(
             f"{where}: train and {other} of split {split} share {len(shared)} groups of clips ({shared[0]!r} first); "
-            "use lists that keep a group together"
+            "use lists that keep groups together"
         )
 
 

@@ -1,4 +1,4 @@
-"""The cached crops of a store as a data set of torch, one clip an item."""
+"""The cached crops of a store as a torch data set with one item per clip."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class CropDataset(Dataset[tuple[Any, int]]):
         check_count("seed", seed)
         self.clips = read_clips(os.fspath(location), view, split, part)
         self.frames, self.transform, self.seed = frames, transform, seed
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that stay see the next epoch, too
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # persistent workers see the next epoch
         self._plan: tuple[int, Plan] | None = None
         self._opened: tuple[int, FrameReader] | None = None
         self._maker = os.getpid()

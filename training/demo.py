@@ -1,8 +1,8 @@
-"""Two short trainings on a CPU, of whole frames and of MoCrop's boxes, each tested on every view.
+"""Two short trainings on a CPU, on whole frames and on MoCrop's boxes, each tested on every view.
 
-``python -m training.demo STORE --out DIR``: from scratch, at one size, with one seed (or several). It shows that the
-chain works; the accuracies are printed as measured. Of the reference's augmentations both trainings use flips alone: in
-the synthetic set colour and place tell the figures apart, and the others would blur that.
+``python -m training.demo STORE --out DIR`` trains from scratch, at one size, with one or more seeds. It shows that the
+pipeline works. Of the reference's augmentations, both trainings use only flips: in the synthetic set, figures differ in
+colour and position, which the other augmentations would blur.
 """
 
 from __future__ import annotations
@@ -31,11 +31,10 @@ def run_demo(
     seeds: Sequence[int] = (0,),
     on_line: Callable[[str], None] = print,
 ) -> list[dict[str, Any]]:
-    """Train on the views ``full`` and ``mocrop`` of a store, test both on all of its views; the results.
+    """Train on the views ``full`` and ``mocrop`` of a store, test both on all of its views; return the results.
 
-    A step takes 16 clips, or all where the train list has fewer.
-    Checkpoints and metrics go below ``out``/runs, results to ``out``/results. A training that is there and whole is not
-    done again; one that was interrupted goes on.
+    The batch size is 16, or the length of a shorter train list. Checkpoints and metrics are written below ``out``/runs,
+    results to ``out``/results. A finished training is not repeated; an interrupted one is resumed.
     """
     found: list[dict[str, Any]] = []
     batch = min(16, len(read_clips(store, "full", 1, "train")))
@@ -62,26 +61,26 @@ def run_demo(
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the command-line parser."""
     p = OneLineParser(prog="python -m training.demo", description=__doc__.splitlines()[0])
-    p.add_argument("store", type=expanded_path, metavar="STORE", help="a store with the views full and mocrop")
+    p.add_argument("store", type=expanded_path, metavar="STORE", help="store with the views full and mocrop")
     p.add_argument("--out", type=expanded_path, default="demo", help="folder for trainings and results")
     p.add_argument("--arch", default="lcnet_050", help="backbone, trained from scratch")
     p.add_argument("--epochs", type=whole(1), default=30, help="passes over the train list")
     p.add_argument("--input-size", type=input_size, default=96, help="side of the input, px")
-    p.add_argument("--seed", type=whole(0), nargs="+", default=[0], help="of the trainings, one after the other")
+    p.add_argument("--seed", type=whole(0), nargs="+", default=[0], help="random seeds, one training each")
     return p
 
 
 def work(args: argparse.Namespace) -> None:
-    """Run the demo, and say where to look next."""
+    """Run the demo and print the paths of its results."""
     out = Path(args.out)
     run_demo(args.store, out, arch=args.arch, epochs=args.epochs, size=args.input_size, seeds=args.seed)
     print(f"curves: tensorboard --logdir {out / 'runs'}; results and confusion matrices: {out / 'results'}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; its exit status."""
+    """Run the command line; return its exit status."""
     return exit_status(lambda: work(parser().parse_args(argv)))
 
 

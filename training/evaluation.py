@@ -1,4 +1,4 @@
-"""Testing a network on a list of clips, and what its logits say."""
+"""Evaluation of a network on a list of clips: accuracy, loss and confusion matrix."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ Track = Callable[[Iterable[Batch], int], Iterable[Batch]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EvalResult:
-    """What n clips were taken for.
+    """Predictions for n clips.
 
-    ``labels`` and ``predicted`` are int64 (n,); ``ranks`` int64 (n,): how many classes had a higher logit than the
-    right one, so that 0 is a hit; ``loss`` is the mean cross-entropy, nats.
+    ``labels`` and ``predicted`` are int64 (n,); ``ranks`` int64 (n,): the number of classes with a higher logit than
+    the correct one, so 0 is a hit; ``loss`` is the mean cross-entropy, nats.
     """
 
     labels: npt.NDArray[np.int64]
@@ -41,11 +41,11 @@ class EvalResult:
     class_names: tuple[str, ...]
 
     def top(self, k: int) -> float:
-        """Percent of clips whose class is among the k highest logits."""
+        """Return the top-k accuracy in %: the share of clips whose class is among the k highest logits."""
         return 100.0 * float((self.ranks < k).mean())
 
     def per_class(self) -> dict[str, dict[str, Any]]:
-        """Clips and top-1 percent of each class that has a clip."""
+        """Return the number of clips and the top-1 accuracy in % of each class that has clips."""
         hits = self.predicted == self.labels
         return {
             name: {"clips": int(mine.sum()), "top1": round(100.0 * float(hits[mine].mean()), 4)}
@@ -54,7 +54,7 @@ class EvalResult:
         }
 
     def confusion(self) -> npt.NDArray[np.int64]:
-        """How many clips of each class (row) were taken for each class (column)."""
+        """Return the confusion matrix: clips of each class (row) by predicted class (column)."""
         counts = np.zeros((len(self.class_names),) * 2, np.int64)
         np.add.at(counts, (self.labels, self.predicted), 1)
         return counts
@@ -63,7 +63,7 @@ class EvalResult:
 def scores_of(
     logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], class_names: tuple[str, ...]
 ) -> EvalResult:
-    """Scores from logits (n, classes). Of equal logits the lower label counts as the higher one."""
+    """Score logits (n, classes). Of equal logits, the lower label ranks first."""
     order = np.argsort(-logits, axis=1, kind="stable")
     ranks = (order == labels[:, None]).argmax(axis=1)
     loss = torch.nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels))
@@ -82,17 +82,16 @@ def evaluate(
     threads: int | None,
     track: Track = lambda batches, _: batches,
 ) -> EvalResult:
-    """Test on every clip of the list once, its frames' logits averaged; the same on any number of processes.
+    """Evaluate every clip of the list once, averaging the logits of its frames.
 
-    `Failed` names a clip whose logits are not finite: the weights are damaged, or too large for the precision.
-
-    Each process takes every so-manieth clip with a copy of the network that waits for nobody, so that lists of any
-    length need no filling up. Nothing here is random.
+    Each rank evaluates every world_size-th clip on the unwrapped model, so the list needs no padding and the result
+    does not depend on the number of processes. Nothing is random. `Failed` names a clip whose logits are not finite:
+    the weights are damaged, or too large for the precision.
     """
     model = accelerator.unwrap_model(backbone.model)
     was_training = model.training
     model.eval()
-    for buffer in model.buffers():  # running means, which each process has its own of
+    for buffer in model.buffers():  # running means, which differ between processes
         broadcast(buffer)
     stream = ClipStream(clips, threads=threads, pin=accelerator.device.type == "cuda")
     stream.plan = plan_of_test(clips, segments)
@@ -101,8 +100,8 @@ def evaluate(
     )
     found: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]] = []
     for batch in track(stream, len(stream)):
-        there = batch.to(accelerator.device)
-        images = prepared(there.frames, None, input_size, backbone.mean, backbone.std)
+        batch = batch.to(accelerator.device)
+        images = prepared(batch.frames, None, input_size, backbone.mean, backbone.std)
         with accelerator.autocast():
             logits = clip_logits(model, images)
         found.append((batch.positions, logits.float().cpu().numpy()))
@@ -120,7 +119,7 @@ def evaluate(
 
 
 def write_confusion(path: Path, scores: EvalResult, title: str) -> None:
-    """Write the confusion matrix as ``path``.csv and, of at most ``MOST_DRAWN`` classes, as ``path``.png.
+    """Write the confusion matrix as ``path``.csv, and as ``path``.png for at most ``MOST_DRAWN`` classes.
 
     Nothing is written for more than ``MOST_COUNTED`` classes.
     """
@@ -135,7 +134,7 @@ def write_confusion(path: Path, scores: EvalResult, title: str) -> None:
 def _write_csv(path: Path, counts: npt.NDArray[np.int64], names: tuple[str, ...]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["class \\ taken for", *map(csv_cell, names)])
+        writer.writerow(["class \\ predicted", *map(csv_cell, names)])
         writer.writerows([csv_cell(name), *row] for name, row in zip(names, counts.tolist(), strict=True))
 
 
@@ -152,7 +151,7 @@ def _draw(path: Path, counts: npt.NDArray[np.int64], names: tuple[str, ...], tit
     plain = [printable(name) for name in names]
     axes.set_xticks(range(len(names)), plain, rotation=90, fontsize=6, parse_math=False)
     axes.set_yticks(range(len(names)), plain, fontsize=6, parse_math=False)
-    axes.set(xlabel="taken for", ylabel="class")
+    axes.set(xlabel="predicted class", ylabel="class")
     axes.set_title(printable(title), parse_math=False)
     bar = figure.add_axes(((margin + side + 0.1) / width, margin / height, 0.1 / width, side / height))
     figure.colorbar(image, cax=bar, label="share of the class's clips")

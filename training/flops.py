@@ -1,4 +1,4 @@
-"""Multiply-adds of backbones: ``python -m training.flops``. Counted by fvcore, as the published figures are."""
+"""Multiply-adds of backbones: ``python -m training.flops``. Counted with fvcore, like the published numbers."""
 
 from __future__ import annotations
 
@@ -22,39 +22,44 @@ from training.options import OneLineParser, Refused, exit_status, expanded_path,
 EXAMPLES = """examples:
   the published table        python -m training.flops
   a clip of 8 frames         python -m training.flops --arch resnet50 --test-segments 8
-  and choosing its box       python -m training.flops --arch resnet50 --test-segments 8 --store ucf101.zarr
+  with choosing its box      python -m training.flops --arch resnet50 --test-segments 8 --store ucf101.zarr
 """
 PIXEL_WORK = 5
-"""Multiply-adds of a value of the network's input: four neighbours weighed, one normalisation."""
+"""Multiply-adds per input value: four for bilinear interpolation, one for normalisation."""
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the command-line parser."""
     p = OneLineParser(prog="python -m training.flops", description=__doc__.splitlines()[0], epilog=EXAMPLES)
-    p.add_argument("--arch", nargs="+", default=list(TORCHVISION), help="torchvision's as in the reference, or timm's")
-    p.add_argument("--input-size", nargs="+", type=input_size, default=[224, 192], help="sides of the input, px")
-    p.add_argument("--classes", type=whole(2), default=101, help="classes of the last layer")
-    p.add_argument("--test-segments", type=whole(1), help="count a clip of so many frames too")
+    p.add_argument(
+        "--arch",
+        nargs="+",
+        default=list(TORCHVISION),
+        help="backbones: torchvision names from the reference, or timm names",
+    )
+    p.add_argument("--input-size", nargs="+", type=input_size, default=[224, 192], help="side lengths of the input, px")
+    p.add_argument("--classes", type=whole(2), default=101, help="outputs of the last layer")
+    p.add_argument("--test-segments", type=whole(1), help="also count a clip of this many frames")
     p.add_argument(
         "--store",
         type=expanded_path,
-        help="count choosing the box too, for a mean clip of this store; with --test-segments",
+        help="also count choosing the box, on average over the clips of this store; needs --test-segments",
     )
-    p.add_argument("--view", default="mocrop", help="the view of --store")
-    p.add_argument("--json", action="store_true", help="print a list of objects")
+    p.add_argument("--view", default="mocrop", help="view of --store")
+    p.add_argument("--json", action="store_true", help="print the rows as a JSON list")
     return p
 
 
 @lru_cache
 def gflops(arch: str, input_size: int, num_classes: int = 101) -> float:
-    """1e9 multiply-adds of one frame of ``input_size`` px through a backbone.
+    """Return the 1e9 multiply-adds of a backbone for one frame of ``input_size`` px.
 
-    As published for MoCrop: fvcore's count, which has normalisation and pooling in it, activations and additions not.
+    As published for MoCrop: fvcore's count, with normalisation and pooling, but without activations and additions.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of torch about what fvcore does when it is imported
+        warnings.simplefilter("ignore", FutureWarning)  # torch warns about fvcore's imports
         from fvcore.nn.flop_count import FlopCountAnalysis
-    # weights do not count: torchvision's models are made without drawing any, which is most of the time
+    # the weights do not matter: on the meta device, torchvision skips their slow initialisation
     with torch.device("meta" if arch in TORCHVISION else "cpu"):
         model = build(arch, num_classes, input_size, pretrained=False).model.eval()
     if arch in TORCHVISION:
@@ -68,10 +73,10 @@ def gflops(arch: str, input_size: int, num_classes: int = 101) -> float:
 
 
 def box_gflops(location: str, name: str) -> float:
-    """1e9 multiply-adds of choosing one clip's box in a view, on average; 0 for a view without motion.
+    """Return the mean 1e9 multiply-adds of choosing a clip's box in a view; 0 for a view without motion.
 
-    Ours: three for a vector's length and threshold, one for each sampled vector (at most all), one for each cell of
-    each rectangle that is tried. Decoding is bit work and not in it.
+    Ours: three per vector for its length and threshold, one per sampled vector (at most all of them), one per cell of
+    each candidate rectangle. Decoding is not included: it is bit manipulation.
     """
     store = open_store(location)
     view = store.view(name)
@@ -89,9 +94,9 @@ def box_gflops(location: str, name: str) -> float:
 
 
 def table_rows(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row for each backbone and size."""
+    """Return a row for each backbone and size."""
     if args.store and not args.test_segments:
-        raise Refused("--store: the box is chosen once a clip; give --test-segments, the frames of a clip")
+        raise Refused("--store: the box is chosen once per clip; give --test-segments, the frames per clip")
     box = box_gflops(args.store, args.view) if args.store else 0.0
     rows: list[dict[str, Any]] = []
     for arch in args.arch:
@@ -117,7 +122,7 @@ def work(args: argparse.Namespace) -> None:
         return
     heads = f"{'backbone':22}{'input px':>9}{'GFLOPs':>9}"
     if args.test_segments:
-        heads += f"{f'a clip of {args.test_segments}':>16}{'of it not backbone':>20}"
+        heads += f"{f'a clip of {args.test_segments}':>16}{'of which other':>20}"
     print(heads)
     for row in rows:
         line = f"{row['arch']:22}{row['input_size']:9}{row['gflops']:9.2f}"
@@ -127,7 +132,7 @@ def work(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; its exit status."""
+    """Run the command line; return its exit status."""
     return exit_status(lambda: work(parser().parse_args(argv)))
 
 

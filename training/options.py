@@ -1,4 +1,4 @@
-"""The command line that the scripts share: flags, their checks, and one line for what cannot be done."""
+"""What the command lines of the scripts share: flags, their checks, and one-line errors."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ from data_specs.resources import check_addresses, lack_of_memory
 from data_specs.stored import StoreError, View, open_store
 from data_specs.text import printable
 
-SMALLEST_INPUT, LARGEST_INPUT = 8, 4096  # sides of a network's input, px; cached frames have no more
-ADDRESSES = 750 * 10**6  # bytes that a small training takes besides its libraries
+SMALLEST_INPUT, LARGEST_INPUT = 8, 4096  # sides of a network's input, px; cached frames are no larger
+ADDRESSES = 750 * 10**6  # bytes of address space of a small training, without its libraries
 VIEW_OF_MODE = {"normal": "full", "mocrop": "mocrop"}
 
 
 class Refused(Exception):
-    """A call that cannot be right: names the argument, the value and what would be right. Exit status 2."""
+    """Invalid arguments: the message names the argument, the value and what would be right. Exit status 2."""
 
 
 class Failed(Exception):
-    """Work that went wrong on the way: one line that says what and how to mend it. Exit status 1."""
+    """A failure at run time: the message names the cause and the remedy in one line. Exit status 1."""
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, whose help shows every default, without abbreviations."""
+    """An argument parser with one-line errors, defaults in its help, and no abbreviated flags."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(formatter_class=_Help, allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong in one line and exit with status 2."""
+        """Print a one-line error and exit with status 2."""
         what = without_passwords(message.removeprefix("argument "))
         self.exit(2, f"error: {what}; see {self.prog} --help\n")
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Help with the defaults where there are any, and the examples as they stand."""
+    """Help with defaults, and with the examples unwrapped."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         return action.help if action.default is None else super()._get_help_string(action)
 
 
 def exit_status(work: Callable[[], object]) -> int:
-    """Do the work; a refusal or failure becomes one line on stderr and the exit status 2 or 1."""
+    """Do the work; print `Refused` and `Failed` as one line on stderr, with exit status 2 or 1."""
     try:
         check_addresses(ADDRESSES)
         work()
@@ -58,7 +58,7 @@ def exit_status(work: Callable[[], object]) -> int:
     except Failed as error:
         print(f"error: {printable(without_passwords(str(error)))}", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # whoever read the output has gone, as `head` does
+    except BrokenPipeError:  # the reader closed the pipe, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
@@ -77,7 +77,7 @@ def exit_status(work: Callable[[], object]) -> int:
 
 
 def whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
-    """The type of an argument that is a whole number from ``least`` to ``most``."""
+    """Return the type of an argument that is an integer from ``least`` to ``most``."""
 
     def parse(text: str) -> int:
         value = int(text) if re.fullmatch(r"-?[0-9]{1,20}", text) else None
@@ -103,7 +103,7 @@ def input_size(text: str) -> int:
 
 
 def share(low: float, high: float) -> Callable[[str], float]:
-    """The type of an argument that is a number from ``low`` to ``high``."""
+    """Return the type of an argument that is a number from ``low`` to ``high``."""
 
     def parse(text: str) -> float:
         try:
@@ -118,41 +118,41 @@ def share(low: float, high: float) -> Callable[[str], float]:
 
 
 def add_data_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags about the store that training and testing share."""
+    """Add the flags about the store."""
     data = parser.add_argument_group("data")
     data.add_argument(
-        "--store", type=expanded_path, required=True, help="the store that mocrop preprocess made: a folder or s3://…"
+        "--store", type=expanded_path, required=True, help="store made by mocrop preprocess: a folder or s3://…"
     )
     data.add_argument("--split", type=int, choices=(1, 2, 3), default=1, help="split of the data set")
     data.add_argument(
-        "--crop-ratio", type=share(0, 1), help="checked against the view: share of the frame that its box has"
+        "--crop-ratio", type=share(0, 1), help="check that the view has this box area, as a share of the frame"
     )
-    data.add_argument("--mv-h", type=whole(1), help="checked against the view: rows of its density map")
-    data.add_argument("--mv-w", type=whole(1), help="checked against the view: columns of its density map")
+    data.add_argument("--mv-h", type=whole(1), help="check that the view's density map has this many rows")
+    data.add_argument("--mv-w", type=whole(1), help="check that the view's density map has this many columns")
     data.add_argument(
         "-j",
         "--workers",
         type=whole(0),
-        help="threads that read and decode ahead; one a core by default, 4 at most; 0: the main thread reads",
+        help="threads that read and decode ahead; default: one per core, at most 4; 0: read in the main thread",
     )
 
 
 def add_machine_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags about the machine that training and testing share."""
+    """Add the flags about the machine."""
     machine = parser.add_argument_group("machine")
-    machine.add_argument("--amp", action="store_true", help="bf16 mixed precision, on a GPU")
-    machine.add_argument("--cpu", action="store_true", help="stay on the CPU even where there is a GPU")
+    machine.add_argument("--amp", action="store_true", help="bf16 mixed precision; needs a GPU")
+    machine.add_argument("--cpu", action="store_true", help="use the CPU even if there is a GPU")
     machine.add_argument(
         "--channels-last",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="memory format of images and convolutions",
+        help="use the channels-last memory format",
     )
     machine.add_argument("--compile", action="store_true", help="torch.compile the model")
 
 
 def chosen_view(mode: str | None, view: str | None, flag: str) -> str:
-    """The view that ``--train-mode`` or ``--test-mode`` and ``--view`` ask for; `Refused` if they disagree."""
+    """Return the view that ``--train-mode`` or ``--test-mode`` and ``--view`` select; `Refused` if they disagree."""
     if view is None:
         return VIEW_OF_MODE[mode or "normal"]
     if mode is not None and VIEW_OF_MODE[mode] != view:
@@ -161,7 +161,7 @@ def chosen_view(mode: str | None, view: str | None, flag: str) -> str:
 
 
 def check_view(store: str, name: str, crop_ratio: float | None, mv_h: int | None, mv_w: int | None) -> None:
-    """Compare the reference's flags, where given, with the view; `Refused` shows both sides of a mismatch."""
+    """Compare the reference's flags with the view; `Refused` shows both values of a mismatch."""
     view: View = open_store(store).view(name)
     rows, columns = view.params.get("grid") or (None, None)
     ratio = view.params.get("crop_ratio", 1.0)
@@ -174,22 +174,22 @@ def check_view(store: str, name: str, crop_ratio: float | None, mv_h: int | None
             has = "no density map" if stored is None else f"{stored:g}"
             given = crop_ratio if flag == "--crop-ratio" else asked
             raise Refused(
-                f"{flag} {given:g}: view {name!r} of this store has {has}; leave the flag out or name another --view"
+                f"{flag} {given:g}: view {name!r} of this store has {has}; omit the flag or give another --view"
             )
 
 
 def check_output(folder: str) -> None:
-    """`Refused` for an ``--output-dir`` that cannot be made or written into."""
+    """Raise `Refused` if ``--output-dir`` cannot be created or written to."""
     if is_url(folder):
         raise Refused(f"--output-dir {shown(folder)!r}: give a local folder")
-    there = next(path for path in (Path(folder).absolute(), *Path(folder).absolute().parents) if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        what = "may not be written into" if there.is_dir() else "is not a folder"
-        raise Refused(f"--output-dir {folder!r}: {str(there)!r} {what}; give another folder")
+    parent = next(path for path in (Path(folder).absolute(), *Path(folder).absolute().parents) if path.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        what = "is not writable" if parent.is_dir() else "is not a folder"
+        raise Refused(f"--output-dir {folder!r}: {str(parent)!r} {what}; give another folder")
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments, after the checks that need no store."""
+    """Parse the arguments and make the checks that need no store."""
     args = parser.parse_args(argv)
     if args.amp:
         check_amp(cpu=args.cpu)
@@ -197,10 +197,10 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
 
 
 def check_amp(*, cpu: bool) -> None:
-    """`Refused` where mixed precision is asked for without a GPU that has it."""
+    """Raise `Refused` if no GPU supports bf16."""
     import torch
 
     if cpu or not torch.cuda.is_available():
-        raise Refused("--amp: bf16 needs a GPU and there is none here; leave --amp out")
+        raise Refused("--amp: bf16 needs a GPU, and none was found; omit --amp")
     if not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise Refused(f"--amp: {torch.cuda.get_device_name()} computes no bf16; leave --amp out")
+        raise Refused(f"--amp: {torch.cuda.get_device_name()} does not support bf16; omit --amp")

@@ -304,5 +304,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    faulthandler.enable()  # says where, if a mapped shard is cut short
+    faulthandler.enable()  # shows where, if a mapped shard is truncated
     sys.exit(main())

@@ -25,7 +25,7 @@ NAMES = {
     "swin_t": "Swin-T",
     "swin_b": "Swin-B",
 }
-"""Backbones as the reference's table has them."""
+"""Names of the backbones in the reference's table."""
 EPOCHS = {"last": "last", "val": "best on validation list", "test": "best on test list"}
 HEADS = ("Backbone", "Variant", "Top-1 Acc. (%)", "GFLOPs", "Δ Acc. (%)", "Δ FLOPs (%)", "Seeds", "Epoch", "Tested on")
 EXAMPLES = """examples:
@@ -40,10 +40,10 @@ Pairs = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True, order=True)
 class Variant:
-    """What results must share to be seeds of one figure: training, test, and how the epoch was chosen.
+    """What results must share to be averaged over seeds: training, test, and how the epoch was selected.
 
-    ``settings`` are those of the training that no other field names; ``boxes`` the fingerprints of the views that it
-    was trained and tested on, by their names; ``amp`` is the test's.
+    ``settings`` are the training arguments that no other field names; ``boxes`` the fingerprints of the views used in
+    training and testing, by name; ``amp`` refers to the test.
     """
 
     dataset: str
@@ -62,17 +62,17 @@ class Variant:
 
     @property
     def is_baseline(self) -> bool:
-        """Trained and tested on whole frames of one size."""
+        """Whether it was trained and tested on whole frames of one size."""
         return self.trained_view == self.view == "full" and self.trained_size == self.size
 
     @property
     def details(self) -> dict[str, str]:
-        """What the table does not show where it is alike, as text."""
+        """Settings that the table shows only where they differ, as text."""
         precision = {"tested in": "bf16" if self.amp else "fp32"}
         return {name.replace("_", "-"): value for name, value in (*self.settings, *self.boxes)} | precision
 
     def title(self, baseline_size: int | None) -> str:
-        """The name in the table: the reference's where it has one, else what was done."""
+        """Return the name in the table: the reference's if it has one, else a description."""
         if self.is_baseline:
             return f"Baseline ({self.size}px)"
         if self.trained_view == self.view == "mocrop":
@@ -87,7 +87,7 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A line of the table: percent and 1e9 multiply-adds; differences from the baseline, None where there is none."""
+    """A row of the table: accuracy in %, 1e9 multiply-adds, and differences from the baseline (None without one)."""
 
     variant: Variant
     title: str
@@ -99,7 +99,7 @@ class Row:
     seeds: int
 
     def cells(self) -> list[str]:
-        """The line as text."""
+        """Return the row as text."""
         v = self.variant
         spread = "" if self.deviation is None else f" ± {self.deviation:.1f}"
         is_reference = v.is_baseline and self.accuracy_change == 0 == self.flops_change
@@ -118,7 +118,7 @@ class Row:
 
 
 def read_results(folder: Path) -> list[dict[str, Any]]:
-    """Every result below a folder, each test of a checkpoint once; `Refused` or `Failed` in one line."""
+    """Read all results below a folder, each test of a checkpoint once; `Refused` or `Failed` if that is impossible."""
     if not folder.is_dir():
         raise Refused(f"DIR {str(folder)!r}: no such folder; python -m training.test writes results")
     found: dict[tuple[Variant, str], dict[str, Any]] = {}
@@ -140,7 +140,7 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
 
 
 def _check_result(content: Mapping[str, Any]) -> None:
-    """``KeyError`` or ``TypeError`` unless a result has the fields that make a row, of the types that they have."""
+    """Raise ``KeyError`` or ``TypeError`` unless a result has all fields of a row, with the right types."""
     kinds = {"split": int, "clips": int, "segments": int, "input_size": int, "amp": bool}
     kinds |= dict.fromkeys(("arch", "view", "view_fingerprint"), str)
     for name, kind in kinds.items():
@@ -160,7 +160,7 @@ def _check_result(content: Mapping[str, Any]) -> None:
 
 
 def variant_of(result: Mapping[str, Any]) -> Variant:
-    """What a result is a figure of."""
+    """Return the variant of a result."""
     trained = result["trained"]
     settings = {key: str(value) for key, value in sorted(trained.get("settings", {}).items())}
     boxes = {f"boxes of {result['view']}": result["view_fingerprint"][:8]}
@@ -186,7 +186,7 @@ def variant_of(result: Mapping[str, Any]) -> Variant:
 def table(results: Iterable[Mapping[str, Any]]) -> list[Row]:
     """The rows: backbone by backbone, the baseline first, then MoCrop, then the controls.
 
-    A figure is the mean over seeds. What the rows of a backbone differ in otherwise stands in their titles.
+    Accuracies are means over seeds. Titles name the other settings in which the rows of a backbone differ.
     """
     groups: dict[Variant, list[Mapping[str, Any]]] = defaultdict(list)
     for result in results:
@@ -219,7 +219,7 @@ def table(results: Iterable[Mapping[str, Any]]) -> list[Row]:
 
 
 def _by_seed(results: Iterable[Mapping[str, Any]]) -> list[float]:
-    """The top-1 of each seed, the mean where it was trained twice; a checkpoint that names none counts as one."""
+    """Return the top-1 of each seed, averaged over repeated trainings; a checkpoint without a seed counts as one."""
     found: dict[object, list[float]] = defaultdict(list)
     for result in results:
         seed = result["trained"].get("seed")
@@ -228,7 +228,7 @@ def _by_seed(results: Iterable[Mapping[str, Any]]) -> list[float]:
 
 
 def _differences(variant: Variant, groups: Iterable[Variant]) -> list[str]:
-    """What a variant has otherwise than another one of its backbone that has it too."""
+    """Return the settings of a variant that differ from another variant of the same backbone."""
     others = [other.details for other in groups if other.arch == variant.arch]
     return [
         f"{name} {value}"
@@ -238,7 +238,7 @@ def _differences(variant: Variant, groups: Iterable[Variant]) -> list[str]:
 
 
 def _baseline(variant: Variant, groups: Iterable[Variant]) -> Variant | None:
-    """Trained and tested on whole frames, otherwise alike; at 224 px, else at the largest size there is."""
+    """Return the matching variant trained and tested on whole frames, at 224 px or else at the largest size."""
 
     def alike(other: Variant) -> bool:
         names = ("dataset", "split", "clips", "segments", "epoch", "arch", "amp", "settings")
@@ -259,10 +259,10 @@ def as_text(rows: Sequence[Row]) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the command-line parser."""
     p = OneLineParser(prog="python -m training.results", description=__doc__.splitlines()[0], epilog=EXAMPLES)
-    p.add_argument("folder", type=expanded_path, metavar="DIR", help="where python -m training.test wrote its results")
-    p.add_argument("--format", choices=tuple(tables.FORMATS), default="text", help="of the table")
+    p.add_argument("folder", type=expanded_path, metavar="DIR", help="folder with the results of training.test")
+    p.add_argument("--format", choices=tuple(tables.FORMATS), default="text", help="format of the table")
     return p
 
 
@@ -272,7 +272,7 @@ def work(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; its exit status."""
+    """Run the command line; return its exit status."""
     return exit_status(lambda: work(parser().parse_args(argv)))
 
 

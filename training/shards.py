@@ -1,14 +1,15 @@
-"""Reading single frames out of a store's shards: index, checksum and codec, straight into the batch's memory.
+"""Read single frames from a store's shards directly into the memory of a batch: index, checksum and codec.
 
-A shard is a file (or an object) of frames that are encoded one by one, and of an index at its end: for each frame its
-offset and length, then a checksum (Zarr v3, ``sharding_indexed``). zarr-python reads it too, in a multiple of the time,
-and tensorstore, which must not be forked (``python -m tests.benchmarks --only loader`` measures both).
-Every call here reads a list of frames; calls from several threads run side by side, as codecs and files let go of the
-interpreter's lock. To get that lock back takes as long as to copy a frame, so frames that are stored as they are, in
-files, are copied out of mapped memory and checked several at a time.
+A shard is a file (or an object) of individually encoded frames, with an index at its end: the offset and length of each
+frame, then a checksum (Zarr v3, ``sharding_indexed``). zarr-python can read it too, but takes several times as long;
+so can tensorstore, which must not be forked (``python -m tests.benchmarks --only loader`` measures both).
 
-A run that mends a store puts a new shard in an old one's place, in which frames may lie elsewhere. An index is used for
-the very file or object that it was read from; where another has taken its place, the index is read again.
+Each call reads a list of frames. Calls from several threads run in parallel, because codecs and file reads release the
+GIL. Reacquiring the GIL takes as long as copying a frame, so uncompressed frames in files are copied from mapped memory
+and checked several at a time.
+
+A run that repairs a store replaces a shard by a new one, in which frames may have other offsets. An index is used only
+for the file or object that it was read from; if that was replaced, the index is read again.
 """
 
 from __future__ import annotations
@@ -44,40 +45,40 @@ Bytes = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int64]
 Decoder = Callable[[Bytes, Frames], object]
 Version = tuple[Any, ...]
-"""What tells a file or an object from any other that had, or gets, its name."""
+"""Identifies a file or an object, to tell it from others with the same name."""
 Index = tuple[npt.NDArray[np.uint64], Version | None]
-"""Offset and length of each frame of a shard, (clips, slots, 2), and the version of the shard that has it."""
+"""Offset and length of each frame of a shard, (clips, slots, 2), and the version of that shard."""
 Request = tuple[str, int, int, Version | None]
-"""Bytes of an object: its key, the first and the one behind the last, and of which version of it."""
+"""A byte range of an object: key, start, stop (exclusive), and the version of the object."""
 Filler = Callable[[Sequence[Request | None], Frames], Iterator[None]]
-"""Fills the frames (n, size, size, 3) from n requests, black where there is none, and goes through them in turn; raises
-at the one whose bytes are damaged."""
+"""Fills frames (n, size, size, 3) from n requests (None gives black), yielding after each; raises at the first damaged
+one."""
 
 
 class Source(Protocol):
-    """Where the objects of a store lie."""
+    """The folder or object store that holds a store."""
 
     def ends(self, keys: Sequence[str], length: int) -> Iterable[tuple[Bytes | None, Version | None]]:
-        """The last bytes of each object, at most ``length``, and its version; None where there is no such object."""
+        """Return the last bytes of each object, at most ``length``, and its version; None for a missing object."""
         ...
 
     def parts(self, requests: Sequence[Request]) -> Iterable[Bytes | None]:
-        """The bytes of each request in turn, valid until the next are taken; `Replaced` if the version is another."""
+        """Yield the bytes of each request, valid until the next step; `Replaced` if the version differs."""
         ...
 
 
 _CHECKSUM = 4  # bytes of a crc32c
-_ABSENT = 2**64 - 1  # offset in the index of a frame that was not written: it is black
-_MAPS = 2**14  # files at once; Linux allows a process 2**16 maps, if nobody changed it
-_PIECE = 2**20  # bytes that are copied and checked while they are in the cache of one core
-_FROM_DISK = 1e9  # bytes a second; a copy that is slower waits for a disk
-_ATTEMPTS = 3  # to read frames whose shards are replaced meanwhile
-_SYSTEM = ctypes.CDLL(None)  # the C library: Python's own mmap keeps a file open, of which there may be a thousand
-_ASKED = 64  # calls that ask the disk beforehand, before one tries whether there is still need to
+_ABSENT = 2**64 - 1  # offset in the index of an unwritten frame, which is black
+_MAPS = 2**14  # files at once; Linux allows 2**16 maps per process by default
+_PIECE = 2**20  # bytes copied and checked at once: they fit the cache of a core
+_FROM_DISK = 1e9  # bytes per second; a slower copy is waiting for a disk
+_ATTEMPTS = 3  # to read frames whose shards are being replaced
+_SYSTEM = ctypes.CDLL(None)  # libc: Python's mmap would keep each file open, and there may be thousands
+_ASKED = 64  # calls with readahead requests, before one call tests whether they are still needed
 
 
 class Damaged(Exception):
-    """Bytes that are not what was written: why."""
+    """Damaged bytes; the message gives the reason."""
 
 
 def _decode_jpeg(payload: Bytes, out: Frames) -> None:
@@ -90,12 +91,12 @@ DECODERS: dict[str, Decoder] = {
     "blosc": decode_blosc,
     "mocrop.jpeg": _decode_jpeg,
 }
-"""How a frame's bytes become pixels, by the codec's name in Zarr; the first is for frames as they are."""
+"""Decoders by the codec's name in Zarr; the first is for uncompressed frames."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where frames lie: the array's path, clips a shard, slots a clip, the side of a frame in px, and the codec."""
+    """Layout of the frames: path of the array, clips per shard, slots per clip, side of a frame in px, and codec."""
 
     path: str
     shard_clips: int
@@ -105,21 +106,21 @@ class Layout:
 
     @property
     def index_length(self) -> int:
-        """Bytes of a shard's index with its checksum."""
+        """Bytes of a shard's index, including its checksum."""
         return 16 * self.shard_clips * self.slots + _CHECKSUM
 
     @property
     def longest(self) -> int:
-        """Bytes that an encoded frame may have at most: any codec's own are few beside the pixels."""
+        """Largest size of an encoded frame in bytes: twice its pixels plus a margin for the codec's headers."""
         return 3 * self.size**2 * 2 + (1 << 16)
 
     def key(self, shard: int) -> str:
-        """The name of a shard in the store."""
+        """Return the key of a shard in the store."""
         return f"{self.path}/c/{shard}/0/0/0/0"
 
 
 def read_layout(location: str, view: str) -> Layout:
-    """The layout of a view's frames; ``StoreError`` for one that this version of the package does not write."""
+    """Return the layout of a view's frames; ``StoreError`` for one that this version does not write."""
     array = open_store(location).view(view).array("frames")  # as the schema has it, but for the codec
     (sharding,) = cast(Any, array.metadata).codecs
     assert array.shards is not None
@@ -130,7 +131,7 @@ def read_layout(location: str, view: str) -> Layout:
 
 
 class FrameReader:
-    """Reads frames of a view, whole requests at a time. For one process: make it where it is used."""
+    """Reads frames of a view. Not shared between processes: create it in the process that uses it."""
 
     def __init__(self, clips: Clips) -> None:
         self._clips = clips
@@ -144,8 +145,8 @@ class FrameReader:
     def read(self, positions: Indices, slots: Indices, out: Frames) -> None:
         """Read the frame in ``slots[i]`` of clip ``positions[i]`` (both (n,)) into ``out[i]`` ((n, size, size, 3)).
 
-        `Failed` names the clip whose bytes are damaged or missing, and the commands that mend it; or it says what an
-        object store answered, or that something replaces the shards all the time.
+        `Failed` names the clip whose bytes are damaged or missing and the commands that repair it, the answer of an
+        object store, or shards that keep being replaced.
         """
         shards, within = np.divmod(self._clips.rows[positions], self._layout.shard_clips)
         for _ in range(_ATTEMPTS):
@@ -191,31 +192,31 @@ class FrameReader:
         return indexes
 
     def _index(self, found: Bytes | None) -> npt.NDArray[np.uint64]:
-        """Where each frame lies; `Damaged` for a length that no frame has."""
+        """Return the offset and length of each frame; `Damaged` if one is out of range."""
         table = checked(found).copy().view("<u8").reshape(self._layout.shard_clips, self._layout.slots, 2)
         written = table[..., 0] != _ABSENT
         longest = self._layout.longest
         if (table[..., 1][written] > longest).any() or (table[..., 0][written] > _ABSENT >> 1).any():
-            raise Damaged(f"it has places where no frame of at most {longest} bytes can lie")
+            raise Damaged(f"it has offsets or lengths that no frame of at most {longest} bytes can have")
         return table
 
     def _failure(self, position: int, reason: str) -> Failed:
         store = shown(self._clips.location)
         return Failed(
             f"clip {self._clips.ids[position]!r}, view {self._clips.view!r}, {reason}; mocrop verify {store} marks "
-            f"what is damaged, then the mocrop preprocess --source … --store {store} that made it mends it"
+            f"what is damaged, then the mocrop preprocess --source … --store {store} that made it repairs it"
         )
 
 
 def checked(found: Bytes | None) -> Bytes:
-    """The bytes before the checksum that ends them; `Damaged` if they do not fit it, or there are none."""
+    """Return the bytes without the checksum at their end; `Damaged` if it does not match, or if there are none."""
     if found is None:
         raise Damaged("its shard is missing")
     if len(found) < _CHECKSUM:
-        raise Damaged("its shard is cut short")
+        raise Damaged("its shard is truncated")
     payload = found[:-_CHECKSUM]
     if google_crc32c.value(payload) != int.from_bytes(found[-_CHECKSUM:], "little"):
-        raise Damaged("its checksum does not fit its bytes")
+        raise Damaged("its checksum does not match its bytes")
     return payload
 
 
@@ -233,10 +234,11 @@ def _decodes(source: Source, decode: Decoder) -> Filler:
 
 
 def _copies(files: _Files, length: int, carefully: Filler) -> Filler:
-    """Of frames as they are, of ``length`` bytes; where one is damaged or cannot be mapped, ``carefully`` says which.
+    """Return a filler for uncompressed frames of ``length`` bytes that copies them from mapped files.
 
-    A disk is quicker with what it was asked for beforehand, but to ask takes time in itself: it is asked until a copy
-    without that did not wait for one. While it is mapped, a file may be replaced, not shortened.
+    If a frame is damaged or cannot be mapped, ``carefully`` finds out which. Readahead requests speed up reading from
+    disk, but cost time themselves: they are made until a copy without them did not wait for a disk. A mapped file may
+    be replaced, but must not be truncated.
     """
     asks = _ASKED
     joined = _joiner(length)
@@ -253,7 +255,7 @@ def _copies(files: _Files, length: int, carefully: Filler) -> Filler:
         return content[start:stop]
 
     def copied(parts: list[Bytes], out: Bytes) -> bool:
-        """Whether it is what was written."""
+        """Copy the frames; return whether their checksums match."""
         torch.stack([torch.from_numpy(part[:length]) for part in parts], out=torch.from_numpy(out))
         return crc32c(out) == joined(int.from_bytes(part[length:], "little") for part in parts)
 
@@ -278,14 +280,13 @@ def _copies(files: _Files, length: int, carefully: Filler) -> Filler:
 
 
 def _joiner(length: int) -> Callable[[Iterable[int]], int]:
-    """Makes the CRC-32C of blocks of ``length`` bytes, one after the other, out of those of each block.
+    """Return a function that combines the CRC-32Cs of consecutive blocks of ``length`` bytes into one.
 
-    What becomes of a CRC when zeros follow is linear in its bits (the tables are ours, the fact is known from zlib's
-    ``crc32_combine``).
+    The effect of appended zeros on a CRC is linear in its bits (as in zlib's ``crc32_combine``; the tables are ours).
     """
     zeros = bytes(length)
     columns = [crc32c(zeros, 1 << bit) ^ crc32c(zeros) for bit in range(32)]
-    tables = [[0], [0], [0], [0]]  # of each byte of the CRC
+    tables = [[0], [0], [0], [0]]  # one per byte of the CRC
     for bit, column in enumerate(columns):
         tables[bit // 8] += [entry ^ column for entry in tables[bit // 8]]
     first, second, third, fourth = tables
@@ -300,7 +301,7 @@ def _joiner(length: int) -> Callable[[Iterable[int]], int]:
 
 
 class _Files:
-    """In a folder."""
+    """A store in a folder."""
 
     def __init__(self, location: str) -> None:
         self._location = location
@@ -323,8 +324,8 @@ class _Files:
             raise self._failed(key, error) from error
 
     def parts(self, requests: Sequence[Request]) -> Iterator[Bytes | None]:
-        memory = np.empty(0, np.uint8)  # of all requests: what is read is decoded while it is in the processor's cache
-        for key, mine in groupby(requests, key=itemgetter(0)):  # a clip's frames lie in one file
+        memory = np.empty(0, np.uint8)  # reused, so that bytes are decoded while in the CPU cache
+        for key, mine in groupby(requests, key=itemgetter(0)):  # the frames of a clip are in one file
             try:
                 with open(self._path(key), "rb", buffering=0, opener=_without_waiting) as file:
                     version = _version(os.fstat(file.fileno()))
@@ -340,11 +341,11 @@ class _Files:
                 raise self._failed(key, error) from error
 
     def mapped(self, key: str, version: Version | None) -> tuple[Bytes, int]:
-        """A file as memory, and its address; ``OSError`` or ``RuntimeError`` where it cannot be mapped."""
+        """Map a file; return its memory and address. ``OSError`` or ``RuntimeError`` if it cannot be mapped."""
         if version is None:
             raise Replaced
         content = torch.from_file(self._path(key), shared=False, size=version[0], dtype=torch.uint8)
-        if _version(os.stat(self._path(key))) != version:  # it bore this name before, and does again: it did throughout
+        if _version(os.stat(self._path(key))) != version:  # same before and after: the map is of that version
             raise Replaced
         return content.numpy(), content.data_ptr()
 
@@ -356,7 +357,7 @@ class _Files:
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    """Open a file, and a FIFO that has taken its place without waiting for who writes into it."""
+    """Open a file without blocking, even if a FIFO has replaced it."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
@@ -365,10 +366,10 @@ def _version(status: os.stat_result) -> Version:
 
 
 class _Objects:
-    """On an object store; the requests of a call are under way together."""
+    """A store on an object store; the requests of a call run concurrently."""
 
     def __init__(self, location: str) -> None:
-        from data_specs.remote import open_remote  # with the extra s3
+        from data_specs.remote import open_remote  # needs the extra s3
 
         self._store = open_remote(location, read_only=True)
 

@@ -1,8 +1,8 @@
 """Batches of cached clips in the order of a plan, read ahead by threads.
 
-A plan is a pure function of seed and epoch: it does not know how many processes, threads or clips a batch there are.
-Memory is bounded by the batches read ahead, the one asked for and the one in use: (`AHEAD` + 2) * clips * segments *
-size * size * 3 bytes, which a stream keeps for its next epoch.
+A plan is a pure function of seed and epoch; it does not depend on the number of processes or threads, or on the batch
+size. Memory is bounded by the batches read ahead, the requested one and the one in use: (`AHEAD` + 2) * clips *
+segments * size * size * 3 bytes, which a stream keeps for its next epoch.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from training.options import Refused
 from training.shards import FrameReader
 
 AHEAD = 4  # batches
-MOST_THREADS = 4  # if not asked for more
+MOST_THREADS = 4  # by default
 Augment = Literal["reference", "flip", "none"]
 Indices = npt.NDArray[np.int64]
 
@@ -40,8 +40,8 @@ Indices = npt.NDArray[np.int64]
 class Plan:
     """One pass over n clips.
 
-    ``order`` (n,): their positions in turn; ``slots`` (n, segments): the frames of the clip at each position;
-    ``draws``: what chance decided about their pictures, None in a test.
+    ``order`` (n,): positions of the clips, in order of use; ``slots`` (n, segments): the frames of the clip at each
+    position; ``draws``: the random augmentation, None in a test.
     """
 
     order: Indices
@@ -50,9 +50,9 @@ class Plan:
 
 
 def plan_of_training(clips: Clips, segments: int, seed: int, epoch: int, augment: Augment = "reference") -> Plan:
-    """Shuffled clips, a random frame of each of ``segments`` equal parts of a clip, random crop, flip and colour.
+    """Plan one training epoch: shuffled clips, a random frame of each of ``segments`` equal parts, random augmentation.
 
-    ``augment`` leaves some of that out ("flip", "none"); the order and the frames stay the same.
+    ``augment`` reduces the augmentation ("flip", "none"); order and frames stay the same.
     """
     rng = np.random.default_rng((seed, epoch))
     order = rng.permutation(len(clips))
@@ -62,20 +62,21 @@ def plan_of_training(clips: Clips, segments: int, seed: int, epoch: int, augment
 
 
 def plan_of_test(clips: Clips, segments: int) -> Plan:
-    """Every clip once, in order, with the centre frames of ``segments`` equal parts; nothing is left to chance."""
+    """Plan a test: every clip once, in order, with the centre frames of ``segments`` equal parts; nothing is random."""
     slots = np.stack([sample_segments_test(count, segments) for count in clips.frames.tolist()])
     return Plan(np.arange(len(clips)), slots)
 
 
 def batches_of_training(order: Indices, batch_size: int, rank: int = 0, world: int = 1) -> list[Indices]:
-    """The batches of process ``rank`` of ``world``: equally many for each, all whole; what is left over is dropped.
+    """Return the full batches of process ``rank`` of ``world``, the same number for each process.
 
-    An epoch drops less than one batch of each process, other clips each time. `Refused` where not one is whole.
+    The rest, less than one batch per process, is dropped: different clips in each epoch. `Refused` if there is no full
+    batch.
     """
     together = batch_size * world
     if len(order) < together:
         raise Refused(
-            f"--batch-size {batch_size}: {world} x {batch_size} clips a step, the train list has {len(order)}; "
+            f"--batch-size {batch_size}: {world} x {batch_size} clips per step, the train list has {len(order)}; "
             f"give at most {max(1, len(order) // world)}"
         )
     steps = order[: len(order) // together * together].reshape(-1, world, batch_size)
@@ -83,14 +84,14 @@ def batches_of_training(order: Indices, batch_size: int, rank: int = 0, world: i
 
 
 def batches_of_test(order: Indices, batch_size: int, rank: int, world: int) -> list[Indices]:
-    """The batches of process ``rank`` of ``world``: each clip in just one of them, none repeated to fill up."""
+    """Return the batches of process ``rank`` of ``world``; each clip is in exactly one batch, without padding."""
     mine = order[rank::world]
     return [mine[start : start + batch_size] for start in range(0, len(mine), batch_size)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Clips as they come from the store.
+    """A batch of clips from the store.
 
     ``frames`` uint8 (clips, segments, size, size, 3), RGB; ``labels`` int64 (clips,); ``positions`` (clips,) in the
     list; ``draws`` for these clips, or None.
@@ -102,37 +103,37 @@ class Batch:
     draws: Draws | None
 
     def to(self, device: torch.device) -> Batch:
-        """The batch on a device; from pinned memory the copy runs beside the computation."""
+        """Return the batch on a device; from pinned memory, the copy overlaps with computation."""
         draws = None if self.draws is None else self.draws.to(device)
         frames, labels = (part.to(device, non_blocking=True) for part in (self.frames, self.labels))
         return replace(self, frames=frames, labels=labels, draws=draws)
 
 
 class _Memory:
-    """Lends memory for batches, and lends it again when nobody holds it: new memory costs as much as to fill it."""
+    """Reuses the memory of batches that are no longer referenced: allocating costs as much as filling it."""
 
     def __init__(self) -> None:
         self._free: deque[npt.NDArray[np.uint8]] = deque(maxlen=AHEAD + 2)
 
     def lend(self, shape: tuple[int, ...]) -> torch.Tensor:
-        """A uint8 tensor of that shape, with any content."""
+        """Return an uninitialised uint8 tensor of that shape."""
         length = math.prod(shape)
         whole = self._free.pop() if self._free else np.empty(0, np.uint8)
         if len(whole) < length:
             whole = np.empty(length, np.uint8)
         lent = whole[:length].reshape(shape)
-        weakref.finalize(lent, self._free.append, whole).atexit = False  # the tensor and each view of it hold it
+        weakref.finalize(lent, self._free.append, whole).atexit = False  # kept alive by the tensor and its views
         return torch.from_numpy(lent)
 
 
 class ClipStream(IterableDataset[Batch]):
-    """The batches of a plan, in order, read ahead by ``threads`` threads of this process (one a core, at most 4).
+    """The batches of a plan, in order, read ahead by ``threads`` threads of this process.
 
-    With 0 threads, whoever iterates reads each batch when it asks for it.
+    The default is one thread per core, at most 4. With 0, the iterating thread reads each batch on demand.
 
-    Set ``plan`` and ``batches`` and iterate. Nothing is opened before the first batch is read, and again in each
-    process that iterates, so that a stream may be pickled or forked; in worker processes of a `DataLoader`
-    (``batch_size=None``) the batches come in the same order. ``pin`` puts frames into pinned memory.
+    Set ``plan`` and ``batches``, then iterate. Each process opens the store when it reads its first batch, so a stream
+    can be pickled or forked; worker processes of a `DataLoader` (``batch_size=None``) yield the batches in the same
+    order. ``pin`` puts frames into pinned memory.
     """
 
     def __init__(self, clips: Clips, *, threads: int | None = None, pin: bool = False) -> None:
@@ -195,6 +196,6 @@ class ClipStream(IterableDataset[Batch]):
 
 
 def compute_alone() -> None:
-    """Let torch do this thread's work in this thread: to share out a copy, say, takes longer than the copy."""
-    torch.get_num_threads()  # which sets the number that is then lowered
+    """Limit torch to one thread in this thread: distributing a copy over threads takes longer than the copy."""
+    torch.get_num_threads()  # initialises the number that the next line lowers
     threadpool_limits(1, "openmp")

@@ -42,38 +42,41 @@ from training.options import (
 from training.weights import load_strictly, read_file, sha256_of, state_of
 
 EXAMPLES = """examples:
-  a training of ours       python -m training.test --store ucf101.zarr --weights runs/train/model.pt --test-mode mocrop
+  a mocrop checkpoint      python -m training.test --store ucf101.zarr --weights runs/train/model.pt --test-mode mocrop
   with all controls        python -m training.test --store ucf101.zarr --weights runs/train/model.pt \\
                              --view full centre random mocrop --input-size 192 224
   the reference's weights  python -m training.test --store ucf101.zarr --weights Res50_best.pth.tar --arch resnet50
-  the table of all         python -m training.results results
+  the table of results     python -m training.results results
 """
 TRAINED = ("view", "input_size", "split", "seed", "select", "store_fingerprint")
-"""What a result says of how its weights were trained, beside the settings."""
+"""Training arguments that a result names besides its settings."""
 PACKAGES = ("mocrop", "torchvision", "timm", "numpy")
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the command-line parser."""
     p = OneLineParser(prog="python -m training.test", description=__doc__.splitlines()[0], epilog=EXAMPLES)
     add_data_flags(p)
     p.add_argument("--test-mode", choices=("normal", "mocrop"), help="normal: view full; mocrop: view mocrop")
-    p.add_argument("--view", nargs="+", help="views to test on, one after the other; that of --test-mode if not given")
-    p.add_argument("--test-segments", type=whole(1), default=8, help="centre frames a clip whose logits are averaged")
+    p.add_argument("--view", nargs="+", help="views to test on; default: that of --test-mode")
+    p.add_argument("--test-segments", type=whole(1), default=8, help="centre frames per clip whose logits are averaged")
     p.add_argument(
-        "--input-size", type=input_size, nargs="+", help="sides of the input, px; else that of the training, else 224"
+        "--input-size",
+        type=input_size,
+        nargs="+",
+        help="side lengths of the input, px; default: that of the training, or 224",
     )
     p.add_argument(
         "--weights",
         "--model-path",
         type=expanded_path,
         required=True,
-        help="ours, timm's, torchvision's or the reference's",
+        help="checkpoint of mocrop, timm, torchvision or the reference",
     )
-    p.add_argument("--arch", help="backbone; needed for checkpoints that are not ours")
-    p.add_argument("-b", "--batch-size", type=whole(1), default=16, help="clips a step, of each process")
+    p.add_argument("--arch", help="backbone; needed for checkpoints that mocrop did not write")
+    p.add_argument("-b", "--batch-size", type=whole(1), default=16, help="clips per step and process")
     p.add_argument(
-        "--output-dir", type=expanded_path, default="results", help="for the result as JSON, and the confusion matrix"
+        "--output-dir", type=expanded_path, default="results", help="folder for results as JSON and confusion matrices"
     )
     p.add_argument("--json", action="store_true", help="print the results as JSON")
     add_machine_flags(p)
@@ -81,19 +84,19 @@ def parser() -> argparse.ArgumentParser:
 
 
 def test(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Test as the arguments say; the results, which are also written."""
+    """Test with these arguments; write and return the results."""
     views = [chosen_view(args.test_mode, view, "--test-mode") for view in args.view or [None]]
     checkpoint = read_file(args.weights)
     trained = arguments_of(checkpoint, f"--weights {shown(args.weights)!r}")
     arch = args.arch or trained.get("arch")
     if arch is None:
-        raise Refused("--arch: this checkpoint does not tell its backbone; name it")
+        raise Refused("--arch: the checkpoint does not name its backbone; give it")
     check_output(args.output_dir)
     for view in views:
         check_view(args.store, view, args.crop_ratio, args.mv_h, args.mv_w)
     check_origin(args, trained)
     accelerator = Accelerator(mixed_precision="bf16" if args.amp else "no", cpu=args.cpu)
-    torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))  # torch does not know of a container's quota
+    torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))  # torch ignores the CPU quota of a container
     results = []
     for size in args.input_size or [trained.get("input_size", 224)]:
         backbone = loaded(args, arch, size, checkpoint, accelerator)
@@ -115,7 +118,7 @@ def test(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def check_origin(args: argparse.Namespace, trained: Mapping[str, Any]) -> None:
-    """`Refused` for weights of other classes, or that have seen the clips they would be tested on."""
+    """Raise `Refused` for weights of other classes, or weights trained on the clips to test."""
     names = open_store(args.store).class_names
     if trained and trained["classes"] != names:
         raise Refused(
@@ -132,7 +135,7 @@ def check_origin(args: argparse.Namespace, trained: Mapping[str, Any]) -> None:
 def loaded(
     args: argparse.Namespace, arch: str, size: int, checkpoint: Mapping[str, Any], accelerator: Accelerator
 ) -> Backbone:
-    """The network with the checkpoint's weights, all of them, on the device."""
+    """Build the network with the checkpoint's weights, on the device."""
     backbone = build(arch, len(open_store(args.store).class_names), size, pretrained=False)
     load_strictly(backbone.model, state_of(checkpoint), f"--weights {shown(args.weights)!r}")
     memory = torch.channels_last if args.channels_last else torch.contiguous_format
@@ -145,7 +148,7 @@ def loaded(
 def test_view(
     args: argparse.Namespace, view: str, size: int, arch: str, backbone: Backbone, accelerator: Accelerator
 ) -> tuple[dict[str, Any], EvalResult]:
-    """The result of one view at one size, and the scores that it is of."""
+    """Test one view at one size; return the result and its scores."""
     clips = read_clips(args.store, view, args.split, "test")
     store = open_store(args.store)
     bar = accelerator.is_main_process and sys.stderr.isatty()
@@ -169,7 +172,7 @@ def test_view(
     digest = sha256_of(args.weights)
     tested = f"{size}px-{args.test_segments}frames-split{args.split}{'-bf16' if args.amp else ''}"
     name = f"{arch.replace('/', '_')}-{view}-{tested}-{digest[:8]}"
-    accelerator.print(said(arch, view, size, args, scores))
+    accelerator.print(summary(arch, view, size, args, scores))
     result = {
         "mocrop_result": 1,
         "name": name,
@@ -205,8 +208,8 @@ def test_view(
     return result, scores
 
 
-def said(arch: str, view: str, size: int, args: argparse.Namespace, scores: EvalResult) -> str:
-    """One line about a result."""
+def summary(arch: str, view: str, size: int, args: argparse.Namespace, scores: EvalResult) -> str:
+    """Summarise a result in one line."""
     return (
         f"{arch}, view {view} at {size} px, split {args.split}, {args.test_segments} frames: "
         f"top-1 {scores.top(1):.2f} %, top-5 {scores.top(5):.2f} % of {len(scores.labels)} clips"
@@ -214,7 +217,7 @@ def said(arch: str, view: str, size: int, args: argparse.Namespace, scores: Eval
 
 
 def device_name(accelerator: Accelerator) -> str:
-    """The GPU's name, or the processor's."""
+    """Return the name of the GPU, or of the CPU."""
     if accelerator.device.type == "cuda":
         return torch.cuda.get_device_name(accelerator.device)
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
@@ -227,10 +230,10 @@ def write_result(folder: Path, result: Mapping[str, Any]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; its exit status."""
+    """Run the command line; return its exit status."""
     return exit_status(lambda: test(parse(parser(), argv)))
 
 
 if __name__ == "__main__":
-    faulthandler.enable()  # says where, if a mapped shard is cut short
+    faulthandler.enable()  # shows where, if a mapped shard is truncated
     sys.exit(main())

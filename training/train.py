@@ -1,7 +1,6 @@
 """Train a backbone on the cached crops of a store: ``python -m training.train --store STORE``.
 
-Read from top to bottom: the arguments, what is trained on what, one epoch, the loop over epochs. Several GPUs:
-``torchrun --nproc-per-node N -m training.train …``; ``-b`` is the clips a process takes in a step.
+Several GPUs: ``torchrun --nproc-per-node N -m training.train …``; ``-b`` is the batch size per process, in clips.
 """
 
 from __future__ import annotations
@@ -67,57 +66,70 @@ EXAMPLES = """examples:
   the uncropped baseline    python -m training.train --store ucf101.zarr --arch resnet50 --train-mode normal
   MoCrop at 192 px          python -m training.train --store ucf101.zarr --arch resnet50 --train-mode mocrop \\
                               --input-size 192 --output-dir runs/mocrop-192
-  go on after an interrupt  the same command with --resume
+  resume                    the same command with --resume
   two GPUs                  torchrun --nproc-per-node 2 -m training.train --store ucf101.zarr --amp
 """
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the command-line parser."""
     p = OneLineParser(prog="python -m training.train", description=__doc__.splitlines()[0], epilog=EXAMPLES)
     add_data_flags(p)
     p.add_argument("--train-mode", choices=("normal", "mocrop"), help="normal: view full; mocrop: view mocrop")
-    p.add_argument("--view", help="the view to train and validate on; that of --train-mode if not given")
-    p.add_argument("--num-segments", type=whole(1), default=3, help="random frames a clip in training")
-    p.add_argument("--val-segments", type=whole(1), default=8, help="centre frames a clip in validation")
+    p.add_argument("--view", help="view to train and validate on; default: that of --train-mode")
+    p.add_argument("--num-segments", type=whole(1), default=3, help="random frames per clip in training")
+    p.add_argument("--val-segments", type=whole(1), default=8, help="centre frames per clip in validation")
     model = p.add_argument_group("model")
-    model.add_argument("--arch", default="efficientnet_b1", help="torchvision's as in the reference, or timm's name")
-    model.add_argument("--input-size", type=input_size, default=224, help="side of the network's input, px")
+    model.add_argument(
+        "--arch", default="efficientnet_b1", help="backbone: a torchvision name from the reference, or a timm name"
+    )
+    model.add_argument("--input-size", type=input_size, default=224, help="side length of the network's input, px")
     model.add_argument(
         "--pretrained", action=argparse.BooleanOptionalAction, default=True, help="start from ImageNet weights"
     )
     model.add_argument(
         "--init-weights",
         type=expanded_path,
-        help="start from this file instead; its last layer may be for other classes",
+        help="start from this file instead; its last layer may have other classes",
     )
     optim = p.add_argument_group("optimisation")
-    optim.add_argument("-b", "--batch-size", type=whole(1), default=32, help="clips a step, of each process")
+    optim.add_argument("-b", "--batch-size", type=whole(1), default=32, help="clips per step and process")
     optim.add_argument("--epochs", type=whole(1), default=100, help="passes over the train list")
     optim.add_argument("--optimizer", choices=("sgd", "adam", "adamw"), default="adamw", help="sgd: momentum 0.9")
-    optim.add_argument("--lr", type=share(0, 1e3), default=1e-3, help="learning rate at the start")
-    optim.add_argument("--schedule", choices=("step", "cosine"), default="step", help="how the learning rate falls")
-    optim.add_argument("--lr-steps", type=whole(1), nargs="*", default=[40, 80], help="epochs after which it decays")
-    optim.add_argument("--lr-decay", type=share(0, 1), default=0.1, help="factor of a step")
+    optim.add_argument("--lr", type=share(0, 1e3), default=1e-3, help="initial learning rate")
+    optim.add_argument("--schedule", choices=("step", "cosine"), default="step", help="learning rate schedule")
+    optim.add_argument(
+        "--lr-steps", type=whole(1), nargs="*", default=[40, 80], help="epochs after which the learning rate decays"
+    )
+    optim.add_argument("--lr-decay", type=share(0, 1), default=0.1, help="decay factor")
     optim.add_argument("--weight-decay", type=share(0, 1e3), default=1e-4, help="weight decay")
     optim.add_argument(
         "--augment",
         choices=("reference", "flip", "none"),
         default="reference",
-        help="reference: crops of four scales, flips, change of colour",
+        help="reference: crops at four scales, flips, colour jitter",
     )
-    optim.add_argument("--mixup", type=share(0, 100), default=0.2, help="alpha of mixup; 0: none")
-    optim.add_argument("--label-smoothing", type=share(0, 1), default=0.0, help="share given to all classes alike")
+    optim.add_argument("--mixup", type=share(0, 100), default=0.2, help="mixup alpha; 0: no mixup")
+    optim.add_argument(
+        "--label-smoothing", type=share(0, 1), default=0.0, help="share of the target spread evenly over all classes"
+    )
     run = p.add_argument_group("run")
-    run.add_argument("--seed", type=whole(0), default=0, help="of the order, the draws and the new weights")
-    run.add_argument("--select", choices=("last", "val", "test"), default="last", help="epoch kept as model.pt: the "
-                     "last, or the best on the validation list, or on the test list, as in the reference; every table "
-                     "tells which")  # fmt: skip
-    run.add_argument("--eval-freq", type=whole(0), default=1, help="test list (with --select val, the validation list) "
-                     "evaluated every so many epochs; 0: never")  # fmt: skip
-    run.add_argument("--print-freq", type=whole(0), default=150, help="line every so many steps; 0: none")
+    run.add_argument("--seed", type=whole(0), default=0, help="random seed")
+    run.add_argument("--select", choices=("last", "val", "test"), default="last", help="epoch saved as model.pt: the "
+                     "last, or the best on the validation list, or on the test list, as in the reference; result "
+                     "tables show which")  # fmt: skip
+    run.add_argument("--eval-freq", type=whole(0), default=1, help="epochs between evaluations on the test list (with "
+                     "--select val, the validation list); 0: never")  # fmt: skip
+    run.add_argument("--print-freq", type=whole(0), default=150, help="steps between progress lines; 0: no lines")
     run.add_argument(
-        "--output-dir", type=expanded_path, default="runs/train", help="for checkpoints, metrics.csv and TensorBoard"
+        "--eval-freq", type=whole(0), default=1, help="epochs between evaluations on the test list; 0: never"
+    )
+    run.add_argument("--print-freq", type=whole(0), default=150, help="steps between progress lines; 0: no lines")
+    run.add_argument(
+        "--output-dir",
+        type=expanded_path,
+        default="runs/train",
+        help="folder for checkpoints, metrics.csv and TensorBoard events",
     )
     run.add_argument(
         "--resume",
@@ -125,7 +137,7 @@ def parser() -> argparse.ArgumentParser:
         nargs="?",
         const="",
         metavar="FILE",
-        help="go on from FILE, or from OUTPUT_DIR/last.pt",
+        help="resume from FILE, or from OUTPUT_DIR/last.pt",
     )
     add_machine_flags(p)
     return p
@@ -133,7 +145,7 @@ def parser() -> argparse.ArgumentParser:
 
 @dataclass
 class Training:
-    """Everything that changes while training, and what it is trained on."""
+    """The state of a training, and its data."""
 
     backbone: Backbone
     optimizer: Optimizer
@@ -147,7 +159,7 @@ class Training:
 
 
 def train(args: argparse.Namespace) -> Path:
-    """Train as the arguments say; the path of the checkpoint that is to be reported."""
+    """Train with these arguments; return the path of the checkpoint to report."""
     view = chosen_view(args.train_mode, args.view, "--train-mode")
     check_arch(args.arch)
     check_view(args.store, view, args.crop_ratio, args.mv_h, args.mv_w)
@@ -155,7 +167,7 @@ def train(args: argparse.Namespace) -> Path:
     evaluated: Part = "val" if args.select == "val" else "test"  # the other list is never looked at
     eval_clips = read_clips(args.store, view, args.split, evaluated) if args.eval_freq else None
     accelerator = Accelerator(mixed_precision="bf16" if args.amp else "no", cpu=args.cpu)
-    torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))  # torch does not know of a container's quota
+    torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))  # torch ignores the CPU quota of a container
     settings = checked_settings(args, view, clips, eval_clips, accelerator)
     state = set_up(args, clips, accelerator)
     stream = ClipStream(clips, threads=args.workers, pin=accelerator.device.type == "cuda")
@@ -163,9 +175,9 @@ def train(args: argparse.Namespace) -> Path:
         restore(state, Path(args.resume or Path(args.output_dir) / "last.pt"), settings)
         check_what_is_left(state, args, settings)
     accelerator.print(
-        f"{args.arch}, view {view} at {args.input_size} px, split {args.split}: {len(clips)} clips to train on, "
+        f"{args.arch}, view {view} at {args.input_size} px, split {args.split}: {len(clips)} training clips, "
         f"{accelerator.num_processes} x {accelerator.device}, "
-        + (f"epochs {state.epoch + 1} to {args.epochs}" if state.epoch < args.epochs else "no epoch left to do")
+        + (f"epochs {state.epoch + 1} to {args.epochs}" if state.epoch < args.epochs else "no epochs left")
     )
     board = SummaryWriter(args.output_dir, purge_step=state.epoch + 1) if accelerator.is_main_process else None
     while state.epoch < args.epochs:
@@ -184,11 +196,13 @@ def train(args: argparse.Namespace) -> Path:
 def checked_settings(
     args: argparse.Namespace, view: str, clips: Clips, eval_clips: Clips | None, accelerator: Accelerator
 ) -> dict[str, Any]:
-    """The arguments and what they come to, as checkpoints keep them; `Refused` if they do not go together."""
+    """Return the resolved arguments, as saved in checkpoints; `Refused` if they conflict."""
     check_output(args.output_dir)
     output = Path(args.output_dir)
     if args.resume is None and (output / "last.pt").exists():
-        raise Refused(f"--output-dir {str(output)!r} holds a training; give --resume to go on, or another folder")
+        raise Refused(
+            f"--output-dir {str(output)!r} contains a training; give --resume to continue it, or another folder"
+        )
     if args.mixup and args.batch_size % 2:
         raise Refused(f"--batch-size {args.batch_size}: mixup pairs clips; give an even number, or --mixup 0")
     if args.select != "last" and not args.eval_freq:
@@ -209,7 +223,7 @@ def checked_settings(
 
 
 def set_up(args: argparse.Namespace, clips: Clips, accelerator: Accelerator) -> Training:
-    """The network, its optimiser and schedule at the start."""
+    """Build the network, the optimiser and the schedule."""
     set_seed(args.seed)
     classes = len(clips.class_names)
     fresh = args.init_weights or args.resume is not None
@@ -241,7 +255,7 @@ def set_up(args: argparse.Namespace, clips: Clips, accelerator: Accelerator) -> 
 
 
 def train_epoch(state: Training, stream: ClipStream, args: argparse.Namespace) -> dict[str, float]:
-    """One pass over the train list: mean loss, clips a second of all processes, share of time waiting for data."""
+    """Train one epoch; return mean loss, clips per second over all processes, share of time spent waiting for data."""
     accelerator, backbone = state.accelerator, state.backbone
     stream.plan = plan_of_training(state.clips, args.num_segments, args.seed, state.epoch, args.augment)
     stream.batches = batches_of_training(
@@ -252,9 +266,9 @@ def train_epoch(state: Training, stream: ClipStream, args: argparse.Namespace) -
     began = asked = time.perf_counter()
     for step, batch in enumerate(with_bar(stream, len(stream), f"epoch {state.epoch + 1}", accelerator), 1):
         waited += time.perf_counter() - asked
-        there = batch.to(accelerator.device)
-        images = prepared(there.frames, there.draws, args.input_size, backbone.mean, backbone.std)
-        images, labels = state.mixup(images, there.labels) if state.mixup else (images, there.labels)
+        batch = batch.to(accelerator.device)
+        images = prepared(batch.frames, batch.draws, args.input_size, backbone.mean, backbone.std)
+        images, labels = state.mixup(images, batch.labels) if state.mixup else (images, batch.labels)
         with accelerator.autocast():
             loss = state.criterion(clip_logits(backbone.model, images), labels)
         accelerator.backward(loss)
@@ -276,17 +290,17 @@ def train_epoch(state: Training, stream: ClipStream, args: argparse.Namespace) -
 
 
 def check_finite(losses: Tensor, model: nn.Module, epoch: int) -> None:
-    """`Failed` if the losses or the weights of an epoch are not finite: nothing of it is kept."""
+    """Raise `Failed` if the losses or the weights of an epoch are not finite; the epoch is not saved."""
     lost = not bool(losses.isfinite().all())
     if lost or not all(bool(weights.isfinite().all()) for weights in model.state_dict().values()):
         raise Failed(
             f"epoch {epoch}: {'the loss is' if lost else 'weights are'} not finite; give a lower --lr and --resume, or "
-            "other weights to start from; checkpoints hold the epochs before"
+            "other initial weights; the checkpoints are of earlier epochs"
         )
 
 
 def eval_epoch(state: Training, clips: Clips, args: argparse.Namespace) -> dict[str, float]:
-    """What the test or the validation list says now, for the curves; it chooses the epoch only by ``--select``."""
+    """Evaluate on the test or validation list, for the curves; it selects a checkpoint only with ``--select``."""
     scores = evaluate(
         state.backbone,
         clips,
@@ -301,13 +315,13 @@ def eval_epoch(state: Training, clips: Clips, args: argparse.Namespace) -> dict[
 
 
 def with_bar(items: Iterable[Any], total: int, what: str, accelerator: Accelerator) -> Iterable[Any]:
-    """The items, with a progress bar on a terminal."""
+    """Iterate with a progress bar if stderr is a terminal."""
     bar = accelerator.is_main_process and sys.stderr.isatty()
     return track(items, what, total=total, transient=True) if bar else items
 
 
 def record(state: Training, args: argparse.Namespace, settings: dict[str, Any], board: SummaryWriter | None) -> None:
-    """Write the checkpoint of this epoch, the table of all, and what TensorBoard shows; say how it went."""
+    """Write the checkpoint, metrics.csv and TensorBoard events of this epoch; print its metrics."""
     accelerator, row, output = state.accelerator, state.history[-1], Path(args.output_dir)
     states = gather_object([random_states()])
     if board is None:
@@ -328,29 +342,29 @@ def record(state: Training, args: argparse.Namespace, settings: dict[str, Any], 
     for name, value in row.items():
         board.add_scalar(name, value, row["epoch"])
     board.flush()
-    save(output / "last.pt", content)  # last: an epoch that is in it is in all the others
+    save(output / "last.pt", content)  # written last, so that no file lacks an epoch that last.pt has
     figures = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
     accelerator.print(f"epoch {row['epoch']} of {args.epochs}: {figures}")
 
 
 def check_what_is_left(state: Training, args: argparse.Namespace, settings: dict[str, Any]) -> None:
-    """`Refused` where fewer epochs are asked for than are done, or where the best of those is not at hand.
+    """Raise `Refused` if ``--epochs`` is below the number of finished epochs, or if the best one is missing.
 
-    Where just as many are asked for, the last of them becomes ``model.pt`` unless it already is.
+    If it equals that number, the last epoch is saved as ``model.pt`` unless it already is.
     """
     output = Path(args.output_dir)
     model = output / "model.pt"
     if args.epochs < state.epoch:
         raise Refused(
-            f"--epochs {args.epochs}: {state.epoch} epochs are done; give --epochs {state.epoch} to take the last of "
-            "them as model.pt, or more to go on"
+            f"--epochs {args.epochs}: {state.epoch} epochs are done; give --epochs {state.epoch} to save the last "
+            "one as model.pt, or more to continue"
         )
     if args.select != "last":
         best = best_epoch(state.history, args.select)
         if best and not model.is_file():
             raise Refused(
-                f"--output-dir {args.output_dir!r}: the best epoch so far, {best}, is not in it; copy model.pt from "
-                "the folder in which the training was begun"
+                f"--output-dir {args.output_dir!r}: the best epoch so far, {best}, is missing; copy model.pt from "
+                "the folder where the training started"
             )
     elif args.epochs == state.epoch and state.accelerator.is_main_process:
         if model.is_file() and read_file(model, "--output-dir").get("epoch") == state.epoch:
@@ -360,10 +374,10 @@ def check_what_is_left(state: Training, args: argparse.Namespace, settings: dict
 
 
 def restore(state: Training, path: Path, settings: dict[str, Any]) -> None:
-    """Put everything where it was after the last epoch of a checkpoint; `Refused` if it was begun otherwise."""
+    """Restore the state of a checkpoint; `Refused` if its training was started with other arguments."""
     found, where = read_file(path, "--resume"), f"--resume {shown(str(path))!r}"
     if not {"mocrop_checkpoint", "optimizer", "random_states"} <= found.keys():
-        raise Refused(f"{where}: no training to go on with; --init-weights starts from weights alone")
+        raise Refused(f"{where}: no training to resume; give --init-weights to start from weights alone")
     trained = arguments_of(found, where)
     check_same(trained, settings)
     check_state(found, state.optimizer, state.schedule.state_dict(), where)
@@ -376,10 +390,10 @@ def restore(state: Training, path: Path, settings: dict[str, Any]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; its exit status."""
+    """Run the command line; return its exit status."""
     return exit_status(lambda: train(parse(parser(), argv)))
 
 
 if __name__ == "__main__":
-    faulthandler.enable()  # says where, if a mapped shard is cut short
+    faulthandler.enable()  # shows where, if a mapped shard is truncated
     sys.exit(main())

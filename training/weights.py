@@ -1,6 +1,6 @@
-"""Weights from files, ours and those of other libraries: read without running code, loaded strictly.
+"""Load weights from files of mocrop and other libraries, strictly and without running code.
 
-A checkpoint may come from anybody: whatever is wrong with it is one line, before anything is computed with it.
+Checkpoints are untrusted: any problem is a one-line error, before anything is computed with them.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from data_specs.locations import shown
 from training.options import Refused
 
 PREFIXES = ("module.", "_orig_mod.", "backbone.", "base_model.")
-"""What wrappers put before every key: DataParallel, torch.compile, the reference's test and train scripts."""
+"""Prefixes that wrappers add to every key: DataParallel, torch.compile, the reference's test and train scripts."""
 _HOLDERS = ("model", "state_dict", "model_state_dict", "state_dict_ema")
 State = dict[str, Tensor]
 
 
 def read_file(path: str | Path, flag: str = "--weights") -> dict[str, Any]:
-    """All that is in a checkpoint; ``weights_only``, so that no code in it runs. `Refused` if it cannot be read.
+    """Read a checkpoint with ``weights_only``, so that no code in it runs. `Refused` if it cannot be read.
 
-    Of objects, ``argparse.Namespace`` alone is taken: so timm and torchvision keep the arguments of a training.
+    The only object accepted is ``argparse.Namespace``, in which timm and torchvision store training arguments.
     """
     path = Path(path)
     where = f"{flag} {shown(str(path))!r}"
@@ -42,11 +42,11 @@ def read_file(path: str | Path, flag: str = "--weights") -> dict[str, Any]:
             return dict(load_file(path))
         _check_archive(path)
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of kinds of tensors that are refused below
+            warnings.simplefilter("ignore")  # about tensor types that are refused below
             found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise Refused(f"{where}: {what_is_unsafe(error)}; save its state_dict() alone") from None
-    except Exception as error:  # what damaged bytes make a loader raise is listed nowhere: all of it is shown
+    except Exception as error:  # loaders raise undocumented exceptions for damaged bytes: show any
         raise Refused(f"{where}: not a whole checkpoint ({_first_line(error)})") from None
     if not isinstance(found, Mapping):
         raise Refused(f"{where}: holds {type(found).__name__}, not a state_dict")
@@ -54,17 +54,17 @@ def read_file(path: str | Path, flag: str = "--weights") -> dict[str, Any]:
 
 
 def _check_archive(path: Path) -> None:
-    """``ValueError`` for an archive with compressed entries, which may unfold to any size; torch writes none."""
+    """Raise ``ValueError`` for an archive with compressed entries, which may unpack to any size; torch writes none."""
     with path.open("rb") as file:
         if file.read(4) != b"PK\3\4":
             return
     with zipfile.ZipFile(path) as archive:
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-            raise ValueError("its entries are compressed; torch.save writes them as they are")
+            raise ValueError("its entries are compressed; torch.save writes them uncompressed")
 
 
 def what_is_unsafe(error: pickle.UnpicklingError) -> str:
-    """What a file holds that is not loaded: all that is ours of torch's many lines."""
+    """Return why a file was not loaded, in place of torch's long message."""
     held = re.search(r"GLOBAL (\S+)", str(error))
     return f"more than plain tensors ({held[1]})" if held else "not what torch.save writes"
 
@@ -74,13 +74,13 @@ def _first_line(error: Exception) -> str:
 
 
 def sha256_of(path: str | Path) -> str:
-    """The hash that names a checkpoint in results."""
+    """Return the hash that identifies a checkpoint in results."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def state_of(found: Mapping[str, Any]) -> State:
-    """The tensors by key, out of the dict that some checkpoints keep them in, without the prefixes of wrappers."""
+    """Return the tensors by key, from the nested dict that some checkpoints have, without the prefixes of wrappers."""
     inner = next((found[key] for key in _HOLDERS if isinstance(found.get(key), Mapping)), found)
     state = {str(key): value for key, value in inner.items() if isinstance(value, Tensor)}
     while prefix := next((p for p in PREFIXES if state and all(key.startswith(p) for key in state)), None):
@@ -89,9 +89,9 @@ def state_of(found: Mapping[str, Any]) -> State:
 
 
 def load_strictly(model: nn.Module, state: State, where: str) -> None:
-    """Load every tensor of the model, no more and no less; `Refused` says which keys differ, and how.
+    """Load exactly the tensors of the model; `Refused` names the keys that differ, and how.
 
-    Tensors must be of the model's kind of number, on strided memory, and finite where the model's own are.
+    Tensors must have the model's kind of dtype and a strided layout, and be finite where the model's own are.
     """
     if differences := _differences(model.state_dict(), state):
         raise Refused(f"{where} does not fit the model: {'; '.join(differences)}")
@@ -99,7 +99,7 @@ def load_strictly(model: nn.Module, state: State, where: str) -> None:
 
 
 def load_for_finetuning(model: nn.Module, state: State, where: str) -> None:
-    """As `load_strictly`, but a last layer for other classes stays as it is in the model."""
+    """Like `load_strictly`, but keep the model's last layer if its number of classes differs."""
     own = model.state_dict()
     last = [name for name, part in model.named_modules() if isinstance(part, nn.Linear)][-1]
     keys = [key for key in (f"{last}.weight", f"{last}.bias") if key in own and key in state]
@@ -136,7 +136,7 @@ def _differences(own: State, state: State) -> list[str]:
 
 
 def _wrong_kind(own: Tensor, value: Tensor) -> str:
-    """Why a tensor cannot be loaded into the model's; "" if it can."""
+    """Return why a tensor cannot be loaded into the model's; "" if it can."""
     if value.is_meta:
         return "a meta tensor, without values"
     if value.layout != torch.strided or value.is_quantized:
@@ -150,5 +150,5 @@ def _dtype(value: Tensor) -> str:
 
 
 def _finite_as(own: Tensor, value: Tensor) -> bool:
-    """Whether a tensor is finite as the model's type, or the model's own is not, as a mask of -inf."""
+    """Return whether a tensor is finite in the model's dtype, or the model's own is not (a mask of -inf)."""
     return bool(value.to(own.dtype).isfinite().all()) or not bool(own.isfinite().all())

@@ -258,7 +258,7 @@ def test_processes_test_every_clip_once_and_none_to_fill_up(world: int) -> None:
 
 
 def test_a_batch_larger_than_the_train_list_is_refused() -> None:
-    with pytest.raises(Refused, match=r"--batch-size 6: 2 x 6 clips a step, the train list has 10; give at most 5"):
+    with pytest.raises(Refused, match=r"--batch-size 6: 2 x 6 clips per step, the train list has 10; give at most 5"):
         batches_of_training(np.arange(10), 6, 0, 2)
 
 
@@ -309,7 +309,7 @@ def cut(file: Path) -> None:
         (spoil_the_index, "index of .*: its checksum does not fit"),
         (cut, "its checksum does not fit"),
         (Path.unlink, "its shard is missing"),
-        (lambda file: rewrite(file, b""), "its shard is cut short"),
+        (lambda file: rewrite(file, b""), "its shard is truncated"),
     ],
 )
 def test_damage_in_the_middle_of_an_epoch_names_the_clip_and_the_way_out(

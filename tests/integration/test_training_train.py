@@ -204,11 +204,11 @@ def test_a_resume_from_other_arguments_is_refused_with_the_differences(
     error = capsys.readouterr().err
     assert "lr was 0.001, is 0.5; seed was 0, is 5" in error
     assert train(ucf_store, out, *SMALL, *mode) == 2
-    assert "holds a training; give --resume" in capsys.readouterr().err
+    assert "contains a training; give --resume" in capsys.readouterr().err
     assert train(ucf_store, tmp_path / "none", *SMALL, *mode, "--resume") == 2
     assert "no such file" in capsys.readouterr().err
     assert train(ucf_store, out, *SMALL, *mode, "--resume", str(out / "model.pt")) == 2
-    assert "no training to go on with" in capsys.readouterr().err
+    assert "no training to resume" in capsys.readouterr().err
     # more epochs are no other training with step decay
     assert train(ucf_store, out, *SMALL, *mode[:-1], "3", "--resume") == 0
     assert read_file(out / "model.pt")["epoch"] == 3
@@ -254,7 +254,7 @@ def test_a_view_added_to_the_store_does_not_stand_in_the_way_of_a_resume(
     capsys.readouterr()
     assert train(own_synth_store, out, *SYNTH, "--epochs", "3", "--resume") == 2
     error = capsys.readouterr().err
-    assert error == "error: --resume: begun with other arguments: the store has other clips in its lists\n"
+    assert error == "error: --resume: started with other arguments: the lists of the store have other clips\n"
 
 
 def test_fewer_epochs_than_are_done_are_refused_and_just_as_many_give_a_model(
@@ -268,12 +268,12 @@ def test_fewer_epochs_than_are_done_are_refused_and_just_as_many_give_a_model(
     assert train(synth_store, out, *SYNTH, "--epochs", "1", "--eval-freq", "0", "--resume") == 2
     printed = capsys.readouterr()
     assert printed.err == (
-        "error: --epochs 1: 2 epochs are done; give --epochs 2 to take the last of them as model.pt, or more to go on\n"
+        "error: --epochs 1: 2 epochs are done; give --epochs 2 to save the last one as model.pt, or more to continue\n"
     )
     assert printed.out == ""
     assert not (out / "model.pt").exists()
     assert train(synth_store, out, *SYNTH, "--epochs", "2", "--eval-freq", "0", "--resume") == 0
-    assert "no epoch left to do" in capsys.readouterr().out
+    assert "no epochs left" in capsys.readouterr().out
     last, model = read_file(out / "last.pt"), read_file(out / "model.pt")
     assert model["epoch"] == 2
     assert all(torch.equal(value, model["model"][key]) for key, value in last["model"].items())
@@ -289,7 +289,7 @@ def test_a_resume_elsewhere_needs_the_best_epoch_so_far(
     assert train(synth_store, tmp_path / "a", *flags, "1") == 0
     begun = ["--resume", str(tmp_path / "a" / "last.pt")]
     assert train(synth_store, tmp_path / "b", *flags, "2", *begun) == 2
-    assert "the best epoch so far, 1, is not in it; copy model.pt from" in capsys.readouterr().err
+    assert "the best epoch so far, 1, is missing; copy model.pt from" in capsys.readouterr().err
     shutil.copytree(tmp_path / "a", tmp_path / "b", dirs_exist_ok=True)
     assert train(synth_store, tmp_path / "b", *flags, "2", *begun) == 0
     assert (tmp_path / "b" / "model.pt").is_file()
@@ -379,9 +379,9 @@ REFUSED_TRAININGS: list[tuple[list[str], str]] = [
     (["--train-mode", "mocrop", "--mv-h", "9"], "--mv-h 9: view 'mocrop' of this store has 6"),
     (["--train-mode", "mocrop", "--mv-w", "16"], "--mv-w 16: view 'mocrop' of this store has 8"),
     (["--train-mode", "normal", "--mv-h", "6"], "--mv-h 6: view 'full' of this store has no density map"),
-    (["--amp"], "--amp: bf16 needs a GPU and there is none"),
+    (["--amp"], "--amp: bf16 needs a GPU, and none was found"),
     (["-b", "5"], "--batch-size 5: mixup pairs clips; give an even number, or --mixup 0"),
-    (["-b", "64"], "--batch-size 64: 1 x 64 clips a step, the train list has 14; give at most 14"),
+    (["-b", "64"], "--batch-size 64: 1 x 64 clips per step, the train list has 14; give at most 14"),
     (["--select", "test", "--eval-freq", "0"], "--select test: needs the test list"),
     (["--select", "val", "--eval-freq", "0"], "--select val: needs the val list; give --eval-freq 1 or more"),
     (["--select", "val"], "no clip in the val list of split 2; give mocrop preprocess a clip table with --clips"),
@@ -426,7 +426,7 @@ def test_wrong_weights_are_refused_in_one_line(
         (ucf_store, model, ["--split", "1"], "--split 1: these weights were trained on split 2"),
         (synth_store, model, ["--split", "2"], "trained on 101 classes (ApplyEyeMakeup first), the store has 3"),
         (synth_store, plain, ["--arch", "test_resnet"], "it was made for 101 classes, the store has 3"),
-        (ucf_store, plain, [], "--arch: this checkpoint does not tell its backbone"),
+        (ucf_store, plain, [], "--arch: the checkpoint does not name its backbone"),
         (ucf_store, plain, ["--arch", "test_vit"], "it is of another architecture"),
         (ucf_store, tmp_path, [], "no such file"),
     ):
@@ -447,7 +447,7 @@ def test_a_damaged_frame_ends_the_training_with_its_clip(
     assert train(own_ucf_store, tmp_path / "run", *ONCE, "--num-segments", "25") == 1
     error = capsys.readouterr().err
     assert error.startswith("error: clip '")
-    assert "frame 0: its checksum does not fit its bytes; mocrop verify" in error
+    assert "frame 0: its checksum does not match its bytes; mocrop verify" in error
     assert not (tmp_path / "run" / "last.pt").exists()
 
 
@@ -463,7 +463,7 @@ def test_an_output_folder_that_cannot_be_is_refused_before_any_work(
     assert errors == [
         f"error: --output-dir '{tmp_path}/file/run': '{tmp_path}/file' is not a folder; give another folder",
         f"error: --output-dir '{tmp_path}/file': '{tmp_path}/file' is not a folder; give another folder",
-        f"error: --output-dir '{tmp_path}/run': '{tmp_path}' may not be written into; give another folder",
+        f"error: --output-dir '{tmp_path}/run': '{tmp_path}' is not writable; give another folder",
     ]
 
 
@@ -496,7 +496,7 @@ def test_a_gpu_without_bf16_is_refused_for_mixed_precision(
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "GeForce GTX 1080")
     flags = [flag for flag in ONCE if flag != "--cpu"]
     assert train(ucf_store, tmp_path / "run", *flags, "--amp") == 2
-    assert capsys.readouterr().err == "error: --amp: GeForce GTX 1080 computes no bf16; leave --amp out\n"
+    assert capsys.readouterr().err == "error: --amp: GeForce GTX 1080 does not support bf16; omit --amp\n"
 
 
 @pytest.mark.soak

@@ -194,7 +194,7 @@ _ARGUMENTS: dict[str, tuple[Callable[[Any], object], str]] = {
     "a version of 1e9": (_saved(lambda it: it.update(mocrop_checkpoint=10**9)), "of version 1000000000"),
 }
 _TRAININGS: dict[str, tuple[Callable[[Any], object], str]] = {
-    "no optimizer": (_saved(lambda it: it.pop("optimizer") and None), "no training to go on with"),
+    "no optimizer": (_saved(lambda it: it.pop("optimizer") and None), "no training to resume"),
     "an optimizer of NaN": (
         _saved(lambda it: it["optimizer"]["param_groups"][0].update(lr=float("nan"))), "its optimizer's state",
     ),
@@ -202,7 +202,7 @@ _TRAININGS: dict[str, tuple[Callable[[Any], object], str]] = {
         _saved(lambda it: it["optimizer"]["state"].update({0: {"exp_avg": torch.zeros(10**6)}})),
         "its optimizer's state",
     ),
-    "figures of other epochs": (_saved(lambda it: it.update(history=[])), "figures of 0"),
+    "figures of other epochs": (_saved(lambda it: it.update(history=[])), "metrics of 0"),
     "states of no generator": (_saved(lambda it: it.update(random_states=[{"torch": 7}])), "its random_states"),
 }  # fmt: skip
 _SMALL = ["--arch", "test_resnet", "--cpu", "--split", "1", "-b", "4", "-j", "1"]

@@ -106,7 +106,7 @@ def test_a_clips_logits_are_the_mean_of_its_frames() -> None:
 
 
 def test_an_unknown_name_is_refused_with_names_like_it() -> None:
-    with pytest.raises(Refused, match=r"--arch resnet5000: unknown; give resnet50, .* or a name of timm's"):
+    with pytest.raises(Refused, match=r"--arch resnet5000: unknown; give resnet50, .* or a timm name"):
         build("resnet5000", 5, 32, pretrained=False)
 
 

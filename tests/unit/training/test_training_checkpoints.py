@@ -90,11 +90,11 @@ HOSTILE: dict[str, tuple[Callable[[Content], object], str]] = {
     "split": (with_args(split=-1), "its args: split '-1'"),
     "classes": (with_args(classes=7), "its args: classes '7'"),
     "no classes": (with_args(classes=[]), "its args: classes '[]'"),
-    "tensor in args": (with_args(lr=torch.zeros(3)), "its args hold more than numbers"),
-    "nan in args": (with_args(lr=float("nan")), "its args hold more than numbers"),
-    "laughs": (with_args(lr=laughs()), "its args hold more than numbers"),
-    "deep": (with_args(lr=[[[[[[[[[[[[1]]]]]]]]]]]]), "its args hold more than numbers"),
-    "huge number": (with_args(lr=10**400), "its args hold more than numbers"),
+    "tensor in args": (with_args(lr=torch.zeros(3)), "its args contain more than numbers"),
+    "nan in args": (with_args(lr=float("nan")), "its args contain more than numbers"),
+    "laughs": (with_args(lr=laughs()), "its args contain more than numbers"),
+    "deep": (with_args(lr=[[[[[[[[[[[[1]]]]]]]]]]]]), "its args contain more than numbers"),
+    "huge number": (with_args(lr=10**400), "its args contain more than numbers"),
     "epoch": (lambda c: c.update(epoch="1"), "its epoch is 1"),
     "version": (lambda c: c.update(mocrop_checkpoint=2), "a checkpoint of version 2; this program reads version 1"),
     "no tensors": (lambda c: c.update(model={}), "missing"),
@@ -172,24 +172,27 @@ def test_weights_of_half_precision_are_taken() -> None:
 RESUMED: dict[str, tuple[Callable[[Content], object], str]] = {
     "history": (lambda c: c.update(history="x"), "history 'x'"),
     "history of text": (lambda c: c["history"][0].update(test_top1="x"), "history.0.test_top1 'x'"),
-    "history of another length": (lambda c: c.update(epoch=5), "it has 5 epochs and figures of 1"),
+    "history of another length": (lambda c: c.update(epoch=5), "it has 5 epochs and metrics of 1"),
     "no generators": (lambda c: c.update(random_states=[]), "random_states"),
     "other generators": (lambda c: c["random_states"][0].update(torch=torch.zeros(3)), "its random_states are not"),
     "generator of text": (lambda c: c["random_states"][0].update(python=["x", [], None]), "its random_states are not"),
     "optimizer": (lambda c: c.update(optimizer=None), "optimizer"),
-    "empty optimizer": (lambda c: c.update(optimizer={}), "its optimizer's state is not"),
+    "empty optimizer": (lambda c: c.update(optimizer={}), "optimizer's state does not match"),
     "other shapes": (
         lambda c: c["optimizer"]["state"][0].update(exp_avg=torch.zeros(7)),
-        "its optimizer's state is not",
+        "optimizer's state does not match",
     ),
     "meta": (
         lambda c: c["optimizer"]["state"][0].update(exp_avg=torch.zeros(7, device="meta")),
-        "its optimizer's state is not",
+        "optimizer's state does not match",
     ),
-    "rate": (lambda c: c["optimizer"]["param_groups"][0].update(lr="x"), "its optimizer's state is not"),
-    "infinite rate": (lambda c: c["optimizer"]["param_groups"][0].update(lr=1e999), "its optimizer's state is not"),
-    "schedule": (lambda c: c.update(schedule={"step": 1}), "its schedule is not"),
-    "method": (lambda c: c["schedule"].update(step=1, get_lr=2), "its schedule is not"),
+    "rate": (lambda c: c["optimizer"]["param_groups"][0].update(lr="x"), "optimizer's state does not match"),
+    "infinite rate": (
+        lambda c: c["optimizer"]["param_groups"][0].update(lr=1e999),
+        "optimizer's state does not match",
+    ),
+    "schedule": (lambda c: c.update(schedule={"step": 1}), "its schedule does not match"),
+    "method": (lambda c: c["schedule"].update(step=1, get_lr=2), "its schedule does not match"),
     "nan": (poisoned(float("nan")), "1 with values that are not finite"),
     "args": (lambda c: c.update(args=None), "its args are NoneType"),
 }
@@ -264,7 +267,7 @@ def test_an_archive_that_unfolds_is_refused_before_it_does(
     assert len(bomb) < 30_000
     (tmp_path / "x.pt").write_bytes(bomb)
     assert score(synth_store, tmp_path / "x.pt", tmp_path / "out") == 2
-    assert "its entries are compressed; torch.save writes them as they are" in capsys.readouterr().err
+    assert "its entries are compressed; torch.save writes them uncompressed" in capsys.readouterr().err
 
 
 def test_an_input_larger_than_any_frame_is_refused(
