@@ -121,7 +121,7 @@ def test_the_disk_is_asked_beforehand_or_not_and_mapped_frames_are_the_same(
 
 @pytest.mark.parametrize("codec", ["raw", "zstd"])
 def test_a_shard_that_is_replaced_between_epochs_gives_its_own_frames(own_ucf_store: Path, codec: str) -> None:
-    """As a run does that mends a quarantined clip: frames of the others lie elsewhere then."""
+    """Simulates a run that retries a quarantined clip: the frames of the others then have other offsets."""
     recode(own_ucf_store, CODECS[codec])
     array = cast("zarr.Array[Any]", zarr.open_group(own_ucf_store, mode="r+")["views/full/frames"])
     frames = frames_of(own_ucf_store)
@@ -304,10 +304,10 @@ def cut(file: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (flip_a_byte, "frame 0: its checksum does not fit"),
-        (flip_a_byte_of_the_last_frame, "frame 7: its checksum does not fit"),
-        (spoil_the_index, "index of .*: its checksum does not fit"),
-        (cut, "its checksum does not fit"),
+        (flip_a_byte, "frame 0: its checksum does not match"),
+        (flip_a_byte_of_the_last_frame, "frame 7: its checksum does not match"),
+        (spoil_the_index, "index of .*: its checksum does not match"),
+        (cut, "its checksum does not match"),
         (Path.unlink, "its shard is missing"),
         (lambda file: rewrite(file, b""), "its shard is truncated"),
     ],
