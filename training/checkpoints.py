@@ -45,7 +45,7 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def best_epoch(history: Sequence[dict[str, Any]], part: str) -> int:
-    """Return the epoch with the highest top-1 on the list ``part``, the first of equal ones; 0 if none was evaluated."""
+    """Return the epoch with the highest top-1 on the list ``part``, the first of equal ones; 0 if there is none."""
     name = f"{part}_top1"
     evaluated = [row for row in history if name in row]
     return int(max(evaluated, key=lambda row: float(row[name]))["epoch"]) if evaluated else 0

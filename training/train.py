@@ -122,10 +122,6 @@ def parser() -> argparse.ArgumentParser:
                      "--select val, the validation list); 0: never")  # fmt: skip
     run.add_argument("--print-freq", type=whole(0), default=150, help="steps between progress lines; 0: no lines")
     run.add_argument(
-        "--eval-freq", type=whole(0), default=1, help="epochs between evaluations on the test list; 0: never"
-    )
-    run.add_argument("--print-freq", type=whole(0), default=150, help="steps between progress lines; 0: no lines")
-    run.add_argument(
         "--output-dir",
         type=expanded_path,
         default="runs/train",
