@@ -100,7 +100,7 @@ def hash_objects(store: ZarrStore, keys: Iterable[str], most: int) -> list[str |
 
 @contextmanager
 def reading(what: str) -> Iterator[None]:
-    """Turn whatever zarr raises at damaged objects into ``Damaged``, which says how they are mended.
+    """Turn whatever zarr raises at damaged objects into ``Damaged``, which names the remedy.
 
     Other trouble with files and with the network keeps its own error.
     """
@@ -113,7 +113,7 @@ def reading(what: str) -> Iterator[None]:
             raise
         cause = printable(" ".join(f"{type(error).__name__}: {error}".split())[:200])
         raise Damaged(
-            f"{what} is damaged ({cause}); mocrop verify marks what is, then the same mocrop preprocess mends it"
+            f"{what} is damaged ({cause}); mocrop verify marks the damage, and the next mocrop preprocess repairs it"
         ) from error
 
 

@@ -21,7 +21,7 @@ from pipelines.internal_errors import internal_error, record
 from pipelines.media.containers import VideoError
 from pipelines.media.ffmpeg_binary import FfmpegError
 
-EXITS = "Exit status: 0 all is well, 1 refused, failed or something wrong found, 2 a flag that cannot be."
+EXITS = "Exit status: 0 all is well, 1 refused, failed or something wrong found, 2 an invalid flag."
 
 STOPPED = (130, 143)  # by Ctrl-C, which Typer turns into this status, or by SIGTERM
 
@@ -39,14 +39,14 @@ for commands in (crop_command, dataset_commands, run_commands, store_commands, e
 
 
 def main() -> None:
-    """Run the command line; errors that a person can mend are one line and status 1."""
+    """Run the command line; errors that the user can fix are one line and status 1."""
     warn_only()
     try:
         with sigterm_exits():
             app()
     except SystemExit as ended:
         if ended.code in STOPPED:
-            say("mocrop: stopped; what is done is kept, start the same command again to go on", file=sys.stderr)
+            say("mocrop: stopped; completed work is kept, run the same command again to resume", file=sys.stderr)
         raise
     except (RunError, RunStopped, StoreError, FfmpegError, VideoError) as error:
         _fail(str(error))
@@ -94,17 +94,17 @@ def _options(
 
 @app.command(epilog="Example: mocrop doctor --json")
 def doctor(as_json: JsonFlag = False) -> None:
-    """Check what is installed: ffmpeg with libx264, decoders, disk, versions. Says what is wrong and how to mend it."""
+    """Check the installation: ffmpeg with libx264, decoders, disk, versions. Says what is wrong and how to fix it."""
     from pipelines.cli.doctor import checks
 
     found = checks(on_check=None if as_json else _print_check)
     if as_json:
-        print_json([{"name": c.name, "ok": c.ok, "found": c.found, "mend": c.mend} for c in found])
+        print_json([{"name": c.name, "ok": c.ok, "found": c.found, "remedy": c.remedy} for c in found])
     if not all(check.ok for check in found):
         raise typer.Exit(1)
 
 
 def _print_check(check: Any) -> None:
     say(f"{'ok   ' if check.ok else 'WRONG'}  {check.name}: {check.found}")
-    if check.mend:
-        say(f"       → {check.mend}")
+    if check.remedy:
+        say(f"       → {check.remedy}")

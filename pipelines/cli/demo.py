@@ -20,7 +20,7 @@ CLIPS_PER_CLASS = 40  # fewer test too few clips to show anything
 def run_demo(out: Path, *, say: Callable[[str], None]) -> Summary:
     """Make the data set and the store in ``out``, train and test on it in short, and write the page of the store.
 
-    It goes on where a run was stopped. Without torch there is no training.
+    A run that was stopped is resumed. Without torch there is no training.
     """
     from pipelines.cli.progress_bars import stage_progress
     from pipelines.flow_runs import run_here

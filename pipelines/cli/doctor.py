@@ -1,4 +1,4 @@
-"""What `mocrop doctor` checks: whether this machine can run the whole chain, and how to mend it if not."""
+"""What `mocrop doctor` checks: whether this machine can run the whole chain, and how to fix what is wrong."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _FRAMES = 12
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One finding: its name, whether all is well, what was found, and how to mend it ("" where it is)."""
+    """One finding: its name, whether all is well, what was found, and the remedy ("" if all is well)."""
 
     name: str
     ok: bool
     found: str
-    mend: str = ""
+    remedy: str = ""
 
 
 def checks(folder: Path | None = None, *, on_check: Callable[[Check], None] | None = None) -> list[Check]:
@@ -89,17 +89,17 @@ def package_checks() -> Iterator[Check]:
 def package_check(needed: Requirement, extra: str | None) -> Check:
     """Whether one requirement is met; an absent one is an error only where no ``extra`` brings it."""
     wanted = f"{needed.name}{needed.specifier}"
-    mend = f'pip install "{wanted}"'
+    remedy = f'pip install "{wanted}"'
     try:
         version = importlib.metadata.version(needed.name)
     except importlib.metadata.PackageNotFoundError:
         if extra:
             return Check(needed.name, True, f'not installed: only the extra "{extra}" needs it')
-        return Check(needed.name, False, "not installed", mend)
+        return Check(needed.name, False, "not installed", remedy)
     if needed.specifier.contains(Version(version), prereleases=True):
         return Check(needed.name, True, version)
     why = "; the Prefect server does not start with it" if needed.name == "fastapi" else ""
-    return Check(needed.name, False, f"{version}, needed {needed.specifier}{why}", mend)
+    return Check(needed.name, False, f"{version}, needed {needed.specifier}{why}", remedy)
 
 
 def torch_check() -> Check:
@@ -125,9 +125,9 @@ def torch_check() -> Check:
         gpus = int(child.stdout.split()[-1])
         return Check(name, True, f"{found}, {f'{gpus} GPU' if gpus else 'no GPU: training runs on the CPU'}")
     last = (child.stderr.strip().splitlines() or [f"exit status {child.returncode}"])[-1]
-    mend = "install both from one index: pip install --force-reinstall torch torchvision (a CPU-only torch "
-    mend += "beside the usual torchvision does not work)"
-    return Check(name, False, f"{found} cannot be imported: {last}", mend)
+    remedy = "install both from one index: pip install --force-reinstall torch torchvision (a CPU-only torch "
+    remedy += "beside the usual torchvision does not work)"
+    return Check(name, False, f"{found} cannot be imported: {last}", remedy)
 
 
 def video_checks() -> Iterator[Check]:
@@ -144,10 +144,10 @@ def video_checks() -> Iterator[Check]:
     try:
         tool = ffmpeg_binary.find_ffmpeg()
     except ffmpeg_binary.FfmpegError as error:
-        mend = "install an ffmpeg with libx264 (Debian, Ubuntu: apt install ffmpeg; macOS: brew install ffmpeg)"
+        remedy = "install an ffmpeg with libx264 (Debian, Ubuntu: apt install ffmpeg; macOS: brew install ffmpeg)"
         if os.environ.get("MOCROP_FFMPEG"):
-            mend += ", or unset MOCROP_FFMPEG, or let it name one"
-        yield Check("ffmpeg", False, str(error), mend)
+            remedy += ", or unset MOCROP_FFMPEG, or let it name one"
+        yield Check("ffmpeg", False, str(error), remedy)
         return
     origin = "the one that comes with imageio-ffmpeg" if "imageio_ffmpeg" in tool.path else "the system's"
     origin = "named by MOCROP_FFMPEG" if os.environ.get("MOCROP_FFMPEG") else origin
@@ -162,17 +162,17 @@ def video_checks() -> Iterator[Check]:
 def _trial(codec: str, video: ModuleType, write: Callable[[], object], path: Path) -> Check:
     """Whether a written video of moving texture gives back its frames and some motion vectors."""
     name = f"{codec} round trip"
-    mend = 'reinstall the decoders with pip install --force-reinstall "av>=18,<19", or try another ffmpeg by '
-    mend += "MOCROP_FFMPEG"
+    remedy = 'reinstall the decoders with pip install --force-reinstall "av>=18,<19", or try another ffmpeg by '
+    remedy += "MOCROP_FFMPEG"
     try:
         write()
         motion = video.extract(path, lambda vectors: None)
     except Exception as error:  # whatever goes wrong in the trial is what the user came to learn
-        return Check(name, False, f"{type(error).__name__}: {error}", mend)
+        return Check(name, False, f"{type(error).__name__}: {error}", remedy)
     found = f"{motion.num_frames} frames, {motion.num_vectors} motion vectors"
     if motion.num_frames == _FRAMES and motion.num_vectors > 0:
         return Check(name, True, found)
-    return Check(name, False, f"{found}, expected {_FRAMES} frames and some vectors", mend)
+    return Check(name, False, f"{found}, expected {_FRAMES} frames and some vectors", remedy)
 
 
 def _moving() -> Iterator[np.ndarray]:
@@ -195,8 +195,8 @@ def disk_check(folder: Path) -> Check:
     if not os.access(place, os.W_OK | os.X_OK):
         return Check("disk", False, f"{found}, not writable", "take another folder or change its permissions")
     if free < LEAST_DISK:
-        mend = f"free some: the demo needs {LEAST_DISK / GIB:g} GiB; mocrop plan says what a data set needs"
-        return Check("disk", False, found, mend)
+        remedy = f"free some: the demo needs {LEAST_DISK / GIB:g} GiB; mocrop plan says what a data set needs"
+        return Check("disk", False, found, remedy)
     return Check("disk", True, f"{found}; mocrop plan says what a data set needs")
 
 
@@ -221,7 +221,7 @@ def prefect_check() -> Check:
         try:
             url = str(tomllib.loads(settings.read_text(encoding="utf-8")).get("api", {}).get("url", ""))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, AttributeError) as error:
-            return Check(name, False, f"prefect.toml cannot be read: {error}", "mend or remove prefect.toml")
+            return Check(name, False, f"prefect.toml cannot be read: {error}", "correct or remove prefect.toml")
     if not url:
         return Check(name, True, "no PREFECT_API_URL is set: each run brings its own server")
     if server_address.answers(url):

@@ -130,7 +130,7 @@ def _draw(
         say(png)
     if video:
         if not drawing.write_clip_video(reader, clip, [view or reader.main_view], video, work_dir):
-            say("its H.264 file is not there: cached frames stand until the next one", file=sys.stderr)
+            say("H.264 file not found; using cached frames", file=sys.stderr)
         say(video)
 
 
@@ -155,7 +155,7 @@ def report(
     from pipelines.cli.progress_bars import count_progress
     from pipelines.report.page import write_report
 
-    with count_progress("report", "annotated clips, then pictures and details") as show:
+    with count_progress("report", "steps") as show:
         made = write_report(
             store, out, annotations=annotations, clips=clips, everything=everything, wanted=clip or (), on_clip=show
         )

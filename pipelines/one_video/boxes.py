@@ -11,7 +11,7 @@ import numpy as np
 
 from mocrop_core.actor import ActorMethod, choose_actor_box
 from mocrop_core.actor_map import KeyFrames
-from mocrop_core.method import BoxSelection, choose_box_from, denoise
+from mocrop_core.method import BoxSelection, Method, choose_box_from, denoise
 from mocrop_core.motion_vectors import MotionVectors
 from mocrop_core.ranges import check_share
 from mocrop_core.vectors import VECTOR, Vectors, clip_rng
@@ -79,7 +79,7 @@ def find_box(
 
     >>> found = mocrop.find_box("clip.mp4", method="actor", area=0.5)
     >>> found.box
-    Box(x0=0, y0=0, x1=173, y1=223)
+    Box(x0=0, y0=0, x1=160, y1=240)
     >>> found.source == mocrop.SOURCE_MOTION, found.density.shape
     (True, (30, 40))
     """
@@ -100,6 +100,9 @@ def method_of(method: str | AnyMethod, area: float | None, segments: int | None 
     ValueError for what cannot be.
     """
     chosen = create_method(method) if isinstance(method, str) else method
+    if not isinstance(chosen, (Method, ActorMethod)):
+        hint = f"; did you mean area={method!r}?" if isinstance(method, float) else ""
+        raise TypeError(f"method must be a name or the result of create_method, got {method!r}{hint}")
     numbers: dict[str, Any] = {}
     if area is not None:
         check_share("area", area)

@@ -49,7 +49,7 @@ def crop_video(
 
     >>> found = mocrop.crop_video("clip.mp4", "cropped.mp4", area=0.5)
     >>> found.box
-    Box(x0=0, y0=0, x1=173, y1=223)
+    Box(x0=0, y0=0, x1=160, y1=240)
     >>> mocrop.read_motion_vectors("cropped.mp4").frame_size
     (222, 172)
     """
@@ -92,6 +92,8 @@ def check_target(source: Source, target: Path, size: tuple[int, int] | None) -> 
         raise ValueError(f"target {str(target)!r} is a folder; name a file in it")
     if isinstance(source, str | os.PathLike) and target.exists() and target.samefile(source):
         raise ValueError(f"target {str(target)!r} is {name_of(source)} itself; give it another name")
+    if size is not None and not (isinstance(size, tuple) and len(size) == 2):
+        raise TypeError(f"size must be (height, width), got {size!r}")
     if size is not None and not (all(side >= 2 and side % 2 == 0 for side in size) and size[0] * size[1] <= MAX_PIXELS):
         height, width = size
         raise ValueError(f"size {width}x{height}: give even numbers from 2, at most {MAX_PIXELS} px in all")

@@ -32,6 +32,8 @@ def crop(source: Source, box: Box | BoxPath, size: int = 224, frames: int | Sequ
     (4, 112, 112, 3)
     """
     check_count("size", size, least=1)
+    if not isinstance(box, (Box, BoxPath)):
+        raise TypeError(f"box must be a mocrop.Box or a path of boxes, got {box!r}; write mocrop.Box(x0, y0, x1, y1)")
     with local_video(source) as path:
         numbers = _numbers(path, frames)
         pictures = {}

@@ -147,7 +147,7 @@ def _notices(
         notices.append("This store has no clips.")
     elif states["pending"]:
         done = "No clip is done yet" if not states["done"] else f"{states['pending']} of {clips} clips are not done yet"
-        notices.append(f"{done}: mocrop preprocess goes on where it stopped. The page shows what there is.")
+        notices.append(f"{done}: run mocrop preprocess again to resume. The page shows what is done so far.")
     elif not states["done"]:
         notices.append("No clip is done: all are quarantined, for the reasons listed below.")
     if clips and not pictures:
@@ -157,7 +157,7 @@ def _notices(
     elif reader.full is None:
         notices.append("The store has no view of whole frames: boxes stand on empty frames, beside the cached crops.")
     if mismatches:
-        notices.append(f"{mismatches} annotated clips do not match the store or not wholly: see Actors.")
+        notices.append(f"{mismatches} annotated clips match the store not at all or only in part: see Actors.")
     if problems:
         more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
         notices.append(f"Not everything could be read; mocrop verify says more. {'; '.join(problems[:5])}{more}")

@@ -36,7 +36,7 @@ def too_many_quarantined(summary: Summary, max_quarantined: float) -> str | None
         return None
     id, reason = min(summary.quarantined.items())
     return (
-        f"{quarantined} of {summary.clips} clips are quarantined, more than max_quarantined {max_quarantined:g} "
+        f"{quarantined} of {summary.clips} clips are quarantined, more than --max-quarantined {max_quarantined:g} "
         f"allows ({id}: {reason}); mocrop status lists them"
     )
 

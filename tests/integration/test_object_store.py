@@ -149,7 +149,7 @@ def test_frames_for_training_are_read_from_s3(command: Command) -> None:
 
 @pytest.mark.usefixtures("s3")
 def test_a_shard_that_is_replaced_gives_its_own_frames(options: Options, synth_data: Path) -> None:
-    """As a run does that mends a quarantined clip: frames of the others lie elsewhere then, and raw ones all fit."""
+    """As a run does that repairs a quarantined clip: frames of the others lie elsewhere then, and raw ones all fit."""
     import boto3
 
     recipe = parse_recipe({**RAW, "views": [{"kind": "full"}]}, "raw")
@@ -448,7 +448,7 @@ def test_a_local_work_folder_has_to_be_named(options: Options) -> None:
 
 
 @pytest.mark.soak
-def test_verify_finds_damage_on_s3_and_the_next_run_mends_it(
+def test_verify_finds_damage_on_s3_and_the_next_run_repairs_it(
     s3: str, options: Options, local: dict[str, bytes]
 ) -> None:
     import boto3

@@ -136,7 +136,9 @@ def test_a_whole_store_verifies(ucf_store: Path) -> None:
     assert verify(str(ucf_store)) == []
 
 
-def test_verify_finds_flipped_bytes_and_the_next_run_mends_just_them(own_ucf_store: Path, ucf_options: Options) -> None:
+def test_verify_finds_flipped_bytes_and_the_next_run_repairs_just_them(
+    own_ucf_store: Path, ucf_options: Options
+) -> None:
     before = contents(own_ucf_store)
     chunks = [path for path in before if "/c/" in path]
     rng = random.Random(0)

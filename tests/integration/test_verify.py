@@ -1,4 +1,4 @@
-"""What ``mocrop verify`` finds, and that the next run mends just that."""
+"""What ``mocrop verify`` finds, and that the next run repairs just that."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def test_the_doctor_ends_with_status_1_where_something_is_wrong(monkeypatch: pyt
     monkeypatch.setattr(doctor, "torch_check", lambda: torch)
     healthy = CliRunner().invoke(app, ["doctor", "--json"])
     assert healthy.exit_code == 0, healthy.stdout
-    assert [check["name"] for check in json.loads(healthy.stdout) if not check["ok"] or check["mend"]] == []
+    assert [check["name"] for check in json.loads(healthy.stdout) if not check["ok"] or check["remedy"]] == []
     monkeypatch.setenv("MOCROP_FFMPEG", "/bin/false")
     broken = CliRunner().invoke(app, ["doctor"])
     assert broken.exit_code == 1
@@ -163,7 +163,7 @@ def test_too_many_quarantined_clips_end_a_run_with_status_1(
     arguments = ("--source", source, "--store", tmp_path / "s.zarr", "--recipe", "smoke")
     failed = mocrop("preprocess", *arguments, "--json", env=prefect_server)
     assert failed.returncode == 1
-    assert "1 of 2 clips are quarantined, more than max_quarantined 0.05 allows" in failed.stderr
+    assert "1 of 2 clips are quarantined, more than --max-quarantined 0.05 allows" in failed.stderr
     assert list(json.loads(failed.stdout)["quarantined"]) == ["Archery/broken"]
     status = json.loads(mocrop("status", tmp_path / "s.zarr", "--json").stdout)
     assert (status["done"], list(status["quarantined"])) == (1, ["Archery/broken"])
@@ -190,7 +190,7 @@ def test_a_run_that_is_stopped_says_that_it_can_go_on(
         process.send_signal(number)
         said = "".join(lines)
         assert process.wait(600) == status, said
-    assert said.endswith("mocrop: stopped; what is done is kept, start the same command again to go on\n")
+    assert said.endswith("mocrop: stopped; completed work is kept, run the same command again to resume\n")
     assert "Traceback" not in said
     assert json.loads(mocrop_here("status", tmp_path / "s.zarr", "--json").out)["clips"] == 15
 

@@ -1,4 +1,4 @@
-"""The doctor: it finds this machine well, and says of each fault what it is and how to mend it."""
+"""The doctor: it finds this machine well, and names each fault and its remedy."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def ffmpeg_findings(monkeypatch: pytest.MonkeyPatch, path: Path) -> list[Check]:
 
 def test_this_machine_is_well(found: dict[str, Check]) -> None:
     assert {name: check for name, check in found.items() if not check.ok} == {}
-    assert all(check.found and not check.mend for check in found.values())
+    assert all(check.found and not check.remedy for check in found.values())
     assert {"python", "mocrop", "av", "numpy", "zarr", "prefect", "dask", "fastapi", "torch"} <= set(found)
     assert {"ffmpeg", "disk", "memory", "prefect server"} <= set(found)
     assert found["python"].found == ".".join(map(str, sys.version_info[:3]))
@@ -59,14 +59,14 @@ def test_an_ffmpeg_that_is_not_executable_is_a_finding(monkeypatch: pytest.Monke
     (check,) = ffmpeg_findings(monkeypatch, script(tmp_path / "ffmpeg", "#!/bin/sh\n", mode=0o644))
     assert (check.name, check.ok) == ("ffmpeg", False)
     assert "MOCROP_FFMPEG names a program that cannot be run" in check.found
-    assert "unset MOCROP_FFMPEG" in check.mend
-    assert "apt install ffmpeg" in check.mend
+    assert "unset MOCROP_FFMPEG" in check.remedy
+    assert "apt install ffmpeg" in check.remedy
 
 
 def test_an_ffmpeg_that_is_not_there_is_a_finding(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (check,) = ffmpeg_findings(monkeypatch, tmp_path / "nowhere")
     assert not check.ok
-    assert "unset MOCROP_FFMPEG" in check.mend
+    assert "unset MOCROP_FFMPEG" in check.remedy
 
 
 def test_an_ffmpeg_without_libx264_is_a_finding(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_an_ffmpeg_without_libx264_is_a_finding(monkeypatch: pytest.MonkeyPatch,
     (check,) = ffmpeg_findings(monkeypatch, script(tmp_path / "ffmpeg", text.replace("\n    ", "\n")))
     assert not check.ok
     assert "cannot encode with libx264 (Unknown encoder 'libx264')" in check.found
-    assert "install an ffmpeg with libx264" in check.mend
+    assert "install an ffmpeg with libx264" in check.remedy
 
 
 def test_an_ffmpeg_that_writes_nothing_to_read_is_a_finding(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -91,26 +91,26 @@ def test_an_ffmpeg_that_writes_nothing_to_read_is_a_finding(monkeypatch: pytest.
     for trial in trials:
         assert not trial.ok
         assert trial.found
-        assert "MOCROP_FFMPEG" in trial.mend
+        assert "MOCROP_FFMPEG" in trial.remedy
 
 
-def test_a_version_out_of_range_is_a_finding_with_the_command_that_mends_it() -> None:
+def test_a_version_out_of_range_is_a_finding_with_the_command_that_repairs_it() -> None:
     assert doctor.package_check(Requirement("numpy>=2"), None).ok
     old = doctor.package_check(Requirement("numpy>=99,<100"), None)
     assert not old.ok
     assert ", needed <100,>=99" in old.found
-    assert old.mend == 'pip install "numpy<100,>=99"'
+    assert old.remedy == 'pip install "numpy<100,>=99"'
     server = doctor.package_check(Requirement("fastapi<0.1"), None)
     assert "the Prefect server does not start with it" in server.found
-    assert server.mend == 'pip install "fastapi<0.1"'
+    assert server.remedy == 'pip install "fastapi<0.1"'
 
 
 def test_an_absent_package_is_an_error_only_where_it_is_no_extra() -> None:
     absent = doctor.package_check(Requirement("no-such-package>=1"), None)
     assert (absent.ok, absent.found) == (False, "not installed")
-    assert absent.mend == 'pip install "no-such-package>=1"'
+    assert absent.remedy == 'pip install "no-such-package>=1"'
     extra = doctor.package_check(Requirement("no-such-package>=1"), "train")
-    assert (extra.ok, extra.mend) == (True, "")
+    assert (extra.ok, extra.remedy) == (True, "")
     assert 'only the extra "train" needs it' in extra.found
 
 
@@ -121,7 +121,7 @@ def test_a_torchvision_made_for_another_torch_is_a_finding(monkeypatch: pytest.M
     check = doctor.torch_check()
     assert not check.ok
     assert check.found.endswith("RuntimeError: operator torchvision::nms does not exist")
-    assert "install both from one index" in check.mend
+    assert "install both from one index" in check.remedy
 
 
 def test_disk_is_measured_where_a_new_folder_would_be(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_too_little_disk_or_memory_is_a_finding(monkeypatch: pytest.MonkeyPatch,
         (doctor.memory_check(), "--workers 1"),
     ):
         assert not check.ok
-        assert advice in check.mend
+        assert advice in check.remedy
 
 
 class Healthy(BaseHTTPRequestHandler):
@@ -190,4 +190,4 @@ def test_a_prefect_toml_that_cannot_be_read_is_a_finding(monkeypatch: pytest.Mon
     script(tmp_path / "prefect.toml", "[api\n")
     check = doctor.prefect_check()
     assert not check.ok
-    assert check.mend == "mend or remove prefect.toml"
+    assert check.remedy == "correct or remove prefect.toml"

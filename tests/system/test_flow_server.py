@@ -279,7 +279,7 @@ def test_a_run_with_too_many_quarantined_clips_fails_and_says_why(
     assert found.returncode == 1, found.stdout
     run = served.read("flow_runs")[0]
     assert run["state"]["type"] == "FAILED"
-    assert run["state"]["message"].startswith("1 of 2 clips are quarantined, more than max_quarantined 0.05")
+    assert run["state"]["message"].startswith("1 of 2 clips are quarantined, more than --max-quarantined 0.05")
     table = next(record for record in served.read("artifacts") if record["key"] == f"{FLOW}-result")
     assert any("transcode: " in row["detail"] for row in json.loads(table["data"]))
 
