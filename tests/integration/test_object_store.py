@@ -44,7 +44,7 @@ from training.shards import FrameReader
 
 MOCROP = [sys.executable, "-c", "from pipelines.cli.app import main; main()"]
 TINY = {"name": "tiny", "shard_clips": 2, "transcode": {"preset": "ultrafast"}, "frames": {"slots": 2, "size": 16}}
-LARGE, FRAMES = 72 << 20, "views/mocrop/frames/c/0/0/0/0/0"  # more than a document may have, less than any object
+LARGE, FRAMES = 160 << 20, "views/mocrop/frames/c/0/0/0/0/0"  # more than a document may have, less than any object
 RAW = {**TINY, "name": "raw", "frames": {"slots": 2, "size": 16, "codec": {"name": "raw"}}}
 
 
@@ -482,6 +482,7 @@ def megabytes_more(work: Callable[[], object]) -> float:
 
 
 @pytest.mark.usefixtures("s3")
+@pytest.mark.soak
 def test_objects_of_any_size_are_refused_or_hashed_without_being_read_into_memory(
     options: Options, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
