@@ -51,7 +51,7 @@ def crop_video(
     >>> found.box
     Box(x0=0, y0=0, x1=160, y1=240)
     >>> mocrop.read_motion_vectors("cropped.mp4").frame_size
-    (222, 172)
+    (240, 160)
     """
     report = crop_file(source, Path(target), method_of(method, area, segments), size)
     warn(source, report.notes)

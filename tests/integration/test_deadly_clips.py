@@ -52,7 +52,7 @@ def test_clips_that_end_or_hang_their_worker_are_found_and_quarantined_and_all_o
     }
     (log,) = Path(f"{options.store}.work", "logs").glob("process-died-*.log")
     text = log.read_text()
-    assert "ended with clip" in text
+    assert "ended while processing clip" in text
     assert "by SIGSEGV" in text
     assert "Fatal Python error: Segmentation fault" in text
     assert "in sabotaged" in text

@@ -280,6 +280,7 @@ def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *w
     return status, *capsys.readouterr()
 
 
+@pytest.mark.soak
 def test_requests_that_fail_now_and_then_are_sent_again(
     s3: str, options: Options, local: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -297,7 +298,8 @@ def test_requests_that_fail_now_and_then_are_sent_again(
     assert contents(s3, options.store) == local
 
 
-@pytest.mark.parametrize("kind", [pytest.param("error", marks=pytest.mark.soak), "reset"])
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", ["error", "reset"])
 def test_a_run_whose_object_store_fails_for_good_ends_in_one_line_and_is_completed_later(
     s3: str, options: Options, local: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, kind: Fault
 ) -> None:
@@ -521,6 +523,7 @@ def test_objects_of_any_size_are_refused_or_hashed_without_being_read_into_memor
         assert reason in error
 
 
+@pytest.mark.soak
 def test_a_store_that_may_only_be_read_is_verified_without_its_lock(
     s3: str, command: Command, synth_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -112,7 +112,8 @@ def stop_in_its_middle(number: signal.Signals, environment: dict[str, str], fold
     return url
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_run_needs_no_server_leaves_none_and_goes_on_after_being_stopped(
     number: signal.Signals,
     environment: dict[str, str],

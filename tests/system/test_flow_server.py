@@ -317,6 +317,7 @@ def test_a_wrong_source_ends_a_served_run_with_the_one_line(served: Served, tmp_
     assert not (tmp_path / "none.zarr").exists()
 
 
+@pytest.mark.soak
 def test_a_caller_cannot_have_the_server_open_an_address_of_its_choice(
     served: Served, synth_data: Path, tmp_path: Path
 ) -> None:

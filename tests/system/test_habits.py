@@ -27,6 +27,7 @@ def with_mocrop(**more: str) -> dict[str, str]:
     return kept | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"} | more
 
 
+@pytest.mark.soak
 def test_bash_completes_commands_and_flags() -> None:
     script = """
         eval "$(_MOCROP_COMPLETE=source_bash mocrop)"

@@ -117,7 +117,7 @@ def test_a_clip_with_damaged_pictures_is_refused_in_one_line(own_ucf_store: Path
     refused = CliRunner().invoke(app, ["boxes", str(own_ucf_store), "--clip", CLIP, "--png", figure])
     assert isinstance(refused.exception, StoreError)
     assert array in str(refused.exception)
-    assert "mocrop verify marks what is" in str(refused.exception)
+    assert "mocrop verify marks the damage" in str(refused.exception)
 
 
 @pytest.mark.parametrize("name", ["clip.mp4", "clip.avi"])
