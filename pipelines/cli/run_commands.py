@@ -69,7 +69,7 @@ def plan(
 
 @app.command(
     epilog="Example: mocrop preprocess --source UCF-101 --splits ucfTrainTestlist --store ucf101.zarr. "
-    "Stopped or killed, it goes on when the same command is started again."
+    "Run the same command again to resume a run that was stopped or killed."
 )
 def preprocess(
     source: Source,

@@ -166,7 +166,10 @@ def test_a_mask_of_infinities_that_the_model_has_too_is_taken() -> None:
 def test_weights_of_half_precision_are_taken() -> None:
     model = build("test_resnet", 3, 32, pretrained=False).model
     state = {key: value.half() if value.is_floating_point() else value for key, value in model.state_dict().items()}
-    load_strictly(model, state, "x")
+    fresh = build("test_resnet", 3, 32, pretrained=False).model
+    load_strictly(fresh, state, "x")
+    for key, value in fresh.state_dict().items():
+        assert torch.equal(value, state[key].to(value.dtype)), key
 
 
 RESUMED: dict[str, tuple[Callable[[Content], object], str]] = {
