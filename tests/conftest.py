@@ -7,6 +7,7 @@ import io
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from pipelines.acquire.synthetic import write_dataset
 from pipelines.cli import app
 from pipelines.execution.prefect_server import throwaway
 from pipelines.execution.process_setup import environment_restored
+from pipelines.media.ffmpeg_binary import find_ffmpeg
 from pipelines.runs.options import Options
 from pipelines.runs.run import open_run
 from pipelines.stages.shard_task import process_shard
@@ -112,6 +114,37 @@ def own_ucf_store(_ucf_store: Path, tmp_path: Path) -> Path:
     for name in ("ucf.zarr", "ucf.zarr.work"):
         shutil.copytree(_ucf_store.parent / name, tmp_path / name)
     return tmp_path / "ucf.zarr"
+
+
+LONG = (
+    ("Archery", "v_Archery_g01_c01"),
+    ("Bowling", "v_Bowling_g01_c01"),
+    ("JugglingBalls", "v_JugglingBalls_g01_c01"),
+)
+
+
+@pytest.fixture(scope="session")
+def long_video(ucf_clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A video of 4 s at 25 fps, made of three real clips, as H.264 with B-frames and few key frames."""
+
+    def make(folder: Path) -> None:
+        clips = [word for label, clip in LONG for word in ("-i", str(ucf_clips / label / f"{clip}.avi"))]
+        parts = "".join(f"[{number}:v]trim=end_frame=40,setpts=N/25/TB[v{number}];" for number in range(3))
+        joined = f"{parts}[v0][v1][v2]concat=n=3,trim=end_frame=100,fps=25"
+        encode = ["-c:v", "libx264", "-preset", "veryfast", "-bf", "2", "-g", "40", "-threads", "1"]
+        command = [
+            find_ffmpeg().path,
+            "-v",
+            "error",
+            *clips,
+            "-filter_complex",
+            joined,
+            *encode,
+            str(folder / "long.mp4"),
+        ]
+        subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+
+    return made_once(tmp_path_factory, "long", make) / "long.mp4"
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -21,7 +19,10 @@ from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideData
 from av.video.reformatter import VideoReformatter
 
+from data_specs.windows import Window
 from pipelines.media.containers import FORMATS, MAX_PIXELS, PROTOCOLS, NoVectors, VideoError, fault, too_large, url
+from pipelines.media.damage import Damage
+from pipelines.media.frame_times import WindowFrames
 from pipelines.media.motion_vectors import VectorPacker
 from pipelines.media.orientation import check_upright, upright
 from pipelines.media.sps import CropOffsets
@@ -54,10 +55,11 @@ def survey(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Sur
         frames = counted_frames(path, container, stream)
         share = 1.0
         if frames is None and (duration := header_duration(container)):
-            share = covered(duration, _packets(container, list(container.streams), _Damage()))
+            share = covered(duration, _packets(container, list(container.streams), Damage()))
         sound = tuple(audio.codec_context.name if audio.codec_context else "" for audio in container.streams.audio)
         others = len(container.streams) - len(streams) - len(sound)
-        return Survey(stream.index, choice, frames, share, stream.time_base, sound, others)
+        step = float(1 / stream.average_rate) if stream.average_rate else 0.0
+        return Survey(stream.index, choice, frames, share, stream.time_base, sound, others, step)
 
 
 def probe(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Probe:
@@ -78,19 +80,21 @@ def extract(
     max_pixels: int = MAX_PIXELS,
     time_limit: float = math.inf,
     on_key_frame: Callable[[np.ndarray], None] | None = None,
+    window: Window | None = None,
 ) -> Motion:
-    """Decode the motion vectors of a video and pass them to ``sink``.
+    """Decode the motion vectors of a video, or of a ``window`` of it, and pass them to ``sink``.
 
     ``sink`` gets new arrays of dtype `mocrop_core.PACKED`, each with ``block`` vectors or up to one frame's more, the
     last with fewer; it is not called if there are no vectors. Vectors are in the coordinates of the displayed frames:
     if H.264 crops pixels at the left or top, vectors are shifted, and those of completely cropped blocks are dropped.
     Displacements that refer to a later frame are reversed, so that all point back in time. ``on_key_frame`` gets the
     luma of each key frame, uint8 (height, width), decoded without the loop filter; the array is only valid during the
-    call. Memory use does not depend on the length of the video. Raises VideoError if nothing can be decoded, frames
-    change their size, a frame exceeds ``max_pixels``, a vector does not fit the dtype, or it takes more than
+    call. The frames of a window count from 0; those before it are decoded, too, as its first frames may refer to them.
+    Memory use does not depend on the length of the video. Raises VideoError if nothing can be decoded, frames change
+    their size, a frame exceeds ``max_pixels``, a vector does not fit the dtype, or it takes more than
     ``time_limit`` seconds; `NoVectors` if the decoder exports none, or frames are displayed rotated or mirrored.
     """
-    damage, reformatter = _Damage(time_limit), VideoReformatter()
+    damage, reformatter = Damage(time_limit), VideoReformatter()
     size, number, keys, interlaced = (0, 0), -1, [], 0
     with _opened(path, max_pixels) as (container, stream):
         context = stream.codec_context
@@ -99,8 +103,8 @@ def extract(
         # the loop filter takes a tenth of the decoding time; it does not change vectors, and hardly the texture
         _configure(stream, max_pixels, flags2="+export_mvs", skip_loop_filter="all")
         offsets = CropOffsets(context.extradata) if context.name == "h264" else None
-        packer = VectorPacker(sink, block, offsets)
-        for number, frame in enumerate(_frames(container, stream, damage, offsets)):
+        packer, part = VectorPacker(sink, block, offsets), WindowFrames(container, stream, window, damage)
+        for number, frame in part.of(_frames(container, stream, damage, offsets)):
             if (frame.height, frame.width) != size:
                 size = _same_size(size, frame, number)
             if frame.key_frame:
@@ -115,8 +119,9 @@ def extract(
             if (vectors := side_data.get(SideData.MOTION_VECTORS)) is not None and packer.add(number, bytes(vectors)):
                 packer.flush(size, (context.coded_height, context.coded_width))
         packer.flush(size, (context.coded_height, context.coded_width))
-    _some_frames(number + 1, damage)
-    return Motion(number + 1, size, tuple(keys), packer.scale or 1, packer.total, damage.total(), interlaced)
+    part.check(number + 1)
+    found = (number + 1, size, tuple(keys), packer.scale or 1, packer.total, damage.total(), interlaced)
+    return Motion(*found, part.first_frame, part.last_time, part.goes_on)
 
 
 def rgb_frames(
@@ -138,29 +143,37 @@ def rgb_frames(
     if wanted and wanted[0] < 0:
         raise ValueError(f"indices hold {wanted[0]}, expected frame numbers from 0")
     alone = key_frames if key_frames is not None and set(wanted) <= set(key_frames) else None
-    return _rgb_frames(path, wanted, alone, max_pixels, _Damage(time_limit))
+    return _rgb_frames(path, wanted, alone, max_pixels, Damage(time_limit))
 
 
-def decode_all(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS, time_limit: float = math.inf) -> Decoded:
-    """Decode a whole video without its pixels.
+def decode_all(
+    path: str | os.PathLike[str],
+    *,
+    max_pixels: int = MAX_PIXELS,
+    time_limit: float = math.inf,
+    window: Window | None = None,
+) -> Decoded:
+    """Decode a whole video, or a ``window`` of it, without its pixels.
 
-    Raises VideoError if nothing can be decoded, frames change size or rotation, or it takes more than ``time_limit``
-    seconds.
+    Raises VideoError if nothing can be decoded, frames change size or rotation, the window has no frame, or it takes
+    more than ``time_limit`` seconds.
     """
-    damage = _Damage(time_limit)
+    damage = Damage(time_limit)
     size, number, rotation = (0, 0), -1, None
     with _opened(path, max_pixels) as (container, stream):
         _configure(stream, max_pixels, skip_loop_filter="all", skip_idct="all")
-        for number, frame in enumerate(_frames(container, stream, damage)):
+        part = WindowFrames(container, stream, window, damage)
+        for number, frame in part.of(_frames(container, stream, damage)):
             size = _same_size(size, frame, number)
             if rotation not in (None, frame.rotation):
                 raise VideoError(f"frames change their rotation: frame {number} is rotated by {frame.rotation} degrees")
             rotation = frame.rotation
-    return Decoded(_some_frames(number + 1, damage), damage.total())
+    part.check(number + 1)
+    return Decoded(number + 1, damage.total())
 
 
 def _rgb_frames(
-    path: str | os.PathLike[str], wanted: list[int], alone: Sequence[int] | None, max_pixels: int, damage: _Damage
+    path: str | os.PathLike[str], wanted: list[int], alone: Sequence[int] | None, max_pixels: int, damage: Damage
 ) -> Iterator[tuple[int, np.ndarray]]:
     if not wanted:
         return
@@ -183,7 +196,7 @@ def _rgb_frames(
     if alone is not None:  # the remaining frames need those in between
         yield from _rgb_frames(path, [target, *left], None, max_pixels, damage)
         return
-    _some_frames(number + 1, damage)
+    damage.check_some(number + 1)
     raise VideoError(f"it ends after {number + 1} frames, before frame {target}")
 
 
@@ -252,7 +265,7 @@ def _single(path: str | os.PathLike[str], streams: Sequence[av.VideoStream], max
     if len(streams) < 2:
         return set()
     with _container(path, max_pixels) as container:
-        return single(_packets(container, container.streams.video, _Damage()), [stream.index for stream in streams])
+        return single(_packets(container, container.streams.video, Damage()), [stream.index for stream in streams])
 
 
 def _configure(stream: av.VideoStream, max_pixels: int, **options: str) -> None:
@@ -271,21 +284,8 @@ def _configure(stream: av.VideoStream, max_pixels: int, **options: str) -> None:
         raise VideoError(f"its decoder {context.name} does not know the options {', '.join(context.options)}")
 
 
-class _Damage(Counter[str]):
-    """Counts of undecodable packets by reason, and the deadline for decoding."""
-
-    def __init__(self, time_limit: float = math.inf) -> None:
-        super().__init__()
-        self.time_limit, self.end = time_limit, time.monotonic() + time_limit
-
-    def check_time(self) -> None:
-        """Raise VideoError after the deadline."""
-        if time.monotonic() > self.end:
-            raise VideoError(f"took longer than {self.time_limit:g} s and was stopped")
-
-
 def _frames(
-    container: InputContainer, stream: av.VideoStream, damage: _Damage, offsets: CropOffsets | None = None
+    container: InputContainer, stream: av.VideoStream, damage: Damage, offsets: CropOffsets | None = None
 ) -> Iterator[av.VideoFrame]:
     """Yield the decoded frames in display order; count errors in ``damage`` and pass the packets to ``offsets``."""
     decode = stream.codec_context.decode
@@ -305,7 +305,7 @@ def _frames(
         yield from frames
 
 
-def _packets(container: InputContainer, streams: Any, damage: _Damage) -> Iterator[av.Packet[Any] | None]:
+def _packets(container: InputContainer, streams: Any, damage: Damage) -> Iterator[av.Packet[Any] | None]:
     """Yield the packets of one or several streams and a final flush packet, also if reading fails."""
     try:
         yield from container.demux(streams)
@@ -320,10 +320,3 @@ def _same_size(size: tuple[int, int], frame: av.VideoFrame, number: int) -> tupl
         before, after = f"{size[1]}x{size[0]}", f"{new[1]}x{new[0]}"
         raise VideoError(f"frames change their size: frame {number} is {after} px after {before} px")
     return new
-
-
-def _some_frames(count: int, damage: _Damage) -> int:
-    if not count:
-        reasons = ", ".join(f"{reason} ({times} times)" for reason, times in damage.most_common(2))
-        raise VideoError(f"no frame could be decoded{': ' if reasons else ''}{reasons}")
-    return count

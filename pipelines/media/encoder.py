@@ -34,15 +34,15 @@ _SOURCE, _TARGET = (
     "the input",
     "the output",
 )  # placeholders for file names, which may not be valid UTF-8
-_EXACT: dict[str, Any] = {
+EXACT: dict[str, Any] = {
     "threads": 1,
     "fflags": "+bitexact",
     "flags:v": "+bitexact",
     "map_metadata": -1,
     "map_chapters": -1,
 }
-_COLOURS: dict[str, Any] = {"pix_fmt": "yuv420p", "sws_flags": "bicubic+accurate_rnd+bitexact"}
-_REGULAR: dict[str, Any] = {"bf": 0, "refs": 1, "sc_threshold": 0}
+COLOURS: dict[str, Any] = {"pix_fmt": "yuv420p", "sws_flags": "bicubic+accurate_rnd+bitexact"}
+REGULAR: dict[str, Any] = {"bf": 0, "refs": 1, "sc_threshold": 0}
 
 _ASIDE = -9_000_000  # a timestamp that no frame has
 _REPORT_INTERLACED = (
@@ -51,14 +51,14 @@ _REPORT_INTERLACED = (
     "[whole]null"
 )
 """Filters that print a line with this timestamp for each frame that the decoder marks as interlaced."""
-_DEINTERLACE = "bwdif=mode=send_frame:deint=interlaced"
+DEINTERLACE = "bwdif=mode=send_frame:deint=interlaced"
 _FACTS = {
     "filtered": re.compile(rb"^frame:(\d+) +pts:(?!%d )" % _ASIDE),
     "filter_starts": re.compile(rb"^frame:(0) +pts:(?!%d )" % _ASIDE),
     "interlaced": re.compile(rb"^frame:(\d+) +pts:%d " % _ASIDE),
     "encoded": ENCODED,
 }
-_DECODE_ERRORS = 69  # ffmpeg's exit status if decoding failed more often than -max_error_rate allows
+DECODE_ERRORS = 69  # ffmpeg's exit status if decoding failed more often than -max_error_rate allows
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ def transcode(
         with output_part(target) as part:
             names = {_SOURCE: url(source), _TARGET: url(part)}
             log = _run_transcoding(_transcoding(encode, survey.stream, 0), ffmpeg, names, end, on_frames)
-            damaged = log.status == _DECODE_ERRORS
+            damaged = log.status == DECODE_ERRORS
             if damaged:  # ffmpeg may have stopped early
                 log = _run_transcoding(_transcoding(encode, survey.stream, 1), ffmpeg, names, end, on_frames)
             if encode.deinterlace and log.counts["interlaced"] and not log.status:
@@ -152,7 +152,7 @@ def _transcoding(encode: EncodeSettings, stream: int, max_error_rate: float, dei
     The deinterlacing filter needs the next frame and would lose one wherever ffmpeg reinitialises its filters, so it is
     used only for videos with interlaced frames. It does not change other frames.
     """
-    filters = [EVEN, COUNT_FRAMES, _REPORT_INTERLACED, *([_DEINTERLACE] if deinterlace else [])]
+    filters = [EVEN, COUNT_FRAMES, _REPORT_INTERLACED, *([DEINTERLACE] if deinterlace else [])]
     source = ffmpeg_python.input(
         _SOURCE,
         protocol_whitelist=PROTOCOLS,
@@ -171,9 +171,9 @@ def _transcoding(encode: EncodeSettings, stream: int, max_error_rate: float, dei
         preset=encode.preset,
         crf=encode.crf,
         g=encode.gop,
-        **_REGULAR,
-        **_COLOURS,
-        **_EXACT,
+        **REGULAR,
+        **COLOURS,
+        **EXACT,
     )
 
 
@@ -204,9 +204,9 @@ def write_video(
     )
     settings: dict[str, Any] = {
         "mpeg4": {"format": "avi", "vtag": "XVID", "g": 12, "bf": 0, "sc_threshold": 10**9, "qscale:v": 3},
-        "libx264": {"format": "mp4", "preset": "medium", "crf": 23, "g": 12, **_REGULAR},
+        "libx264": {"format": "mp4", "preset": "medium", "crf": 23, "g": 12, **REGULAR},
     }[codec]
-    settings = {**settings, "vcodec": codec, **_COLOURS, **_EXACT, **options}
+    settings = {**settings, "vcodec": codec, **COLOURS, **EXACT, **options}
     with output_part(target) as part:
         command = _arguments(source.output(_TARGET, **settings), find_ffmpeg().path, {_TARGET: url(part)})
         log = run(command, time_limit, {}, _raw(chain([first], rest), first.shape))

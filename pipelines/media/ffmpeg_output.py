@@ -45,7 +45,7 @@ def check_whole(log: Log, names: Mapping[str, str], folder: Path) -> None:
     """
     decoded, encoded = log.counts[FILTERED], int(log.facts.get("encoded", 0))
     if log.status:
-        _check_disk(log.status, folder)
+        check_disk(log.status, folder)
         raise FfmpegError(cause(log, names))
     if not decoded:
         raise FfmpegError(known_cause(log.errors) or "no frame could be decoded")
@@ -53,7 +53,7 @@ def check_whole(log: Log, names: Mapping[str, str], folder: Path) -> None:
         raise FfmpegError(f"{decoded} frames were decoded but {encoded} encoded")
 
 
-def _check_disk(status: int, folder: Path) -> None:
+def check_disk(status: int, folder: Path) -> None:
     """Raise OSError if ffmpeg failed because nothing could be written to ``folder``.
 
     Since version 6.1, ffmpeg's exit status tells; for older versions, a nearly full disk is taken as the reason.

@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
+from data_specs.windows import Window
 from pipelines.media.containers import is_cut_off_avi
 
 _DEFAULT, _COVER = 1, 1 << 10 | 1 << 11  # FFmpeg's AV_DISPOSITION_: default; attached_pic, timed_thumbnails
@@ -40,7 +41,7 @@ class Survey:
     out, "" if there is only one; ``frames`` is the container's frame count, None if it has none; ``covered`` is the
     fraction of the container's duration that its packets reach, 1 if unknown; ``time_base`` is the unit of timestamps
     in seconds; ``sound`` has FFmpeg's codec name of each sound stream, "" if unknown; ``others`` is the number of
-    streams that are neither video nor sound.
+    streams that are neither video nor sound; ``step`` is the average distance of frames in seconds, 0 if unknown.
     """
 
     stream: int
@@ -50,6 +51,16 @@ class Survey:
     time_base: Fraction | None = None
     sound: tuple[str, ...] = ()
     others: int = 0
+    step: float = 0.0
+
+    def of_window(self, window: Window, decoded: Decoded, last_time: float, *, goes_on: bool) -> Survey:
+        """The survey of a window: how many frames it should have.
+
+        They are the decoded ones, one for each bad packet, and those that are missing at its end if the video ends in
+        it: if it does not go on after the window, and its last frame is shown at ``last_time``.
+        """
+        tail = 0.0 if goes_on or not self.step else (window.end - last_time) / self.step - 1
+        return replace(self, frames=decoded.frames + decoded.bad_packets + max(0, round(tail)), covered=1.0)
 
     def expected(self, decoded: Decoded) -> int:
         """The expected number of frames; if the container does not give it, each bad packet counts as a frame."""
