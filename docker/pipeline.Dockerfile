@@ -1,4 +1,3 @@
-# syntax=docker/dockerfile:1
 # The pipeline on a CPU: mocrop's commands, the Prefect server, Dask's scheduler and workers, the served deployment.
 #
 #     docker build --file docker/pipeline.Dockerfile --tag mocrop-pipeline:0.2.0 .
@@ -6,9 +5,10 @@
 #
 # Every version is in constraints.txt. The ffmpeg with libx264 is imageio-ffmpeg's, so it is pinned with the rest and
 # nothing of the distribution has to be installed. There is no program for RAR in it: mocrop fetch ucf101 DIR --zip.
-# Where you keep digests of base images, give one: --build-arg PYTHON_IMAGE=python@sha256:…
+# For another base image: --build-arg PYTHON_IMAGE=python:…@sha256:…
 
-ARG PYTHON_IMAGE=python:3.11.14-slim-bookworm
+# The digest is of the index of all platforms, as Docker's official images list it (docker-library/repo-info).
+ARG PYTHON_IMAGE=python:3.11.16-slim-bookworm@sha256:0bee7276f83efd4a1ee05bbbf4281d95ed28e079220a9457f25a93e3f1e3c31b
 
 FROM ${PYTHON_IMAGE} AS build
 WORKDIR /src

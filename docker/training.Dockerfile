@@ -1,4 +1,3 @@
-# syntax=docker/dockerfile:1
 # Training and testing on NVIDIA GPUs: the wheels of torch bring CUDA, the host brings its driver.
 #
 #     docker build --file docker/training.Dockerfile --tag mocrop-training:0.2.0 .
@@ -7,7 +6,8 @@
 #
 # Every version is in constraints.txt; some 6 GB installed. Without a GPU it runs on the CPU, and is unhealthy.
 
-ARG PYTHON_IMAGE=python:3.11.14-slim-bookworm
+# The digest is of the index of all platforms, as Docker's official images list it (docker-library/repo-info).
+ARG PYTHON_IMAGE=python:3.11.16-slim-bookworm@sha256:0bee7276f83efd4a1ee05bbbf4281d95ed28e079220a9457f25a93e3f1e3c31b
 
 FROM ${PYTHON_IMAGE} AS build
 WORKDIR /src

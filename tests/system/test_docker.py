@@ -65,8 +65,8 @@ def test_an_image_is_pinned_built_in_stages_and_runs_as_nobody_special(dockerfil
     everything, final = instructions(dockerfile), final_stage(dockerfile)
     assert len(values(everything, "FROM")) == 2
     (base,) = [rest for rest in values(everything, "ARG") if rest.startswith("PYTHON_IMAGE=")]
-    python = re.fullmatch(r"PYTHON_IMAGE=python:(\d+\.\d+\.\d+)-slim-\w+", base)
-    assert python is not None, "a whole version and the distribution's name"
+    python = re.fullmatch(r"PYTHON_IMAGE=python:(\d+\.\d+\.\d+)-slim-\w+@sha256:[0-9a-f]{64}", base)
+    assert python is not None, "a whole version, the distribution's name and the image's digest"
     assert SpecifierSet(PROJECT["requires-python"]).contains(python[1])
     installs = [rest for rest in values(everything, "RUN") if "pip install" in rest]
     assert installs
@@ -148,7 +148,9 @@ def test_every_service_is_pinned_checked_and_without_rights_it_does_not_need() -
         assert re.search(r":\d+\.\d+", service["image"]), f"{name}: an image's version"
         assert service["healthcheck"]["test"][0] == "CMD"
         assert "no-new-privileges:true" in service["security_opt"]
-        if name != "postgres":
+        if name == "postgres":
+            assert re.search(r"@sha256:[0-9a-f]{64}$", service["image"]), "an image that others build: its digest too"
+        else:
             assert service["image"].endswith(f":{PROJECT['version']}")
             assert service["cap_drop"] == ["ALL"]
             assert service["read_only"] is True
