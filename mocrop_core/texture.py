@@ -33,9 +33,10 @@ def key_frame_texture(luma: Luma) -> npt.NDArray[np.uint8]:
     (rows, columns), side = grid.shape, grid.side
     beyond = ((0, rows * side - luma.shape[0]), (0, columns * side - luma.shape[1]))
     whole = np.pad(luma, beyond, mode="edge") if beyond != ((0, 0), (0, 0)) else luma
-    # sums of squares are whole numbers, and small ones in small cells
+    # sums of squares are whole numbers, and small ones in small cells: exact in any order of summation
     values: Values = whole.astype(np.float32) if side <= 16 else whole.astype(np.float64)
-    total, squares = (_cell_sums(each, grid).astype(np.float64) for each in (values, values * values))
+    total = _cell_sums(values, grid)
+    squares = _cell_sums(np.multiply(values, values, out=values), grid)
     variance = (squares * side**2 - total * total) / side**4
     return np.rint(255 * variance / (variance + CONTRAST**2)).astype(np.uint8)
 
@@ -97,6 +98,8 @@ def _bar_ends(luma: Luma) -> tuple[int, int]:
 def _bar_rows(luma: Luma) -> int:
     """Return how many of the first rows of an image belong to a bar, in steps that look at few rows of most images."""
     count, cut, step = 0, luma.shape[1] // 50, 1
+    if np.count_nonzero(luma[0] > BLACKEST_BAR) > cut:  # most images: no bar at all
+        return 0
     while count < len(luma):
         some = luma[count : count + step]
         ordered = np.sort(some, axis=1)
@@ -108,10 +111,12 @@ def _bar_rows(luma: Luma) -> int:
     return count
 
 
-def _cell_sums(values: Values, grid: CellGrid) -> Values:
+def _cell_sums(values: Values, grid: CellGrid) -> npt.NDArray[np.float64]:
+    """Return the sum of each cell; a matrix product, since NumPy's own sum is slow over so short an axis."""
     (rows, columns), side = grid.shape, grid.side
-    sums: Values = values.reshape(rows, side, -1).sum(axis=1).reshape(rows, columns, side).sum(axis=2)
-    return sums
+    lines = values.reshape(rows, side, -1).sum(axis=1)
+    sums: npt.NDArray[np.float64] = (lines.reshape(-1, side) @ np.ones(side, lines.dtype)).astype(np.float64)
+    return sums.reshape(rows, columns)
 
 
 def _sums_of_three(maps: Cells, axis: int) -> Cells:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import av
 import cv2
@@ -25,7 +26,10 @@ from mocrop_core.frames import sample_segments_test, spread
 from mocrop_core.vectors import filter_by_magnitude, in_pixels
 from pipelines.media import decoder
 from pipelines.media.video_facts import Motion
-from tests.benchmarks.footage import encoded, real_clips
+from pipelines.runs.options import Options
+from pipelines.runs.run import open_run
+from pipelines.stages.shard_task import process_shard
+from tests.benchmarks.footage import encoded, many, real_clips
 from tests.benchmarks.measuring import REPETITIONS, Result, interleaved, least, ratios, spent_here
 
 FRAMES, GRID, THRESHOLD = 8, (6, 8), 1.0
@@ -158,7 +162,9 @@ def run(quick: bool = False) -> list[Result]:
     with tempfile.TemporaryDirectory() as folder, one_core():
         videos = encoded(real_clips()[: 2 if quick else None], Path(folder))
         vectors = sum(map(assert_same_vectors, videos))
-        return _vectors(videos, repetitions, vectors) + _whole(videos, repetitions)
+        results = _vectors(videos, repetitions, vectors) + _whole(videos, repetitions)
+    with tempfile.TemporaryDirectory() as folder, one_core():
+        return results + _texture(Path(folder), 2 if quick else None, repetitions)
 
 
 def _all(work: Callable[[Path], object], videos: list[Path]) -> Callable[[], float]:
@@ -198,6 +204,34 @@ def _vectors(videos: list[Path], repetitions: int, vectors: int) -> list[Result]
             "vectors, against PyAV decoding alone without the loop filter", "times",
             ratios(samples["pyav_unfiltered"], own), None, "what the vectors themselves cost",
         ),
+    ]  # fmt: skip
+
+
+def _texture(folder: Path, clips: int | None, repetitions: int) -> list[Result]:
+    """The motion stage, which also stores the key frames' texture, against the same stage without any key frames."""
+    sources = real_clips()[:clips]
+    options = Options(str(many(sources, len(sources), folder / "source")), str(folder / "clips.zarr"), recipe="ucf101")
+    extract = decoder.extract
+
+    def without(*args: Any, on_key_frame: object, **named: Any) -> Motion:
+        return extract(*args, **named)
+
+    with open_run(options) as run:
+        for plan in run.pending("transcode"):
+            process_shard(plan, run.recipe)
+        plans = list(run.pending("motion"))
+
+        def stage(reads: Callable[..., Motion]) -> float:
+            with patch.object(decoder, "extract", reads):
+                return spent_here(lambda: [process_shard(plan, run.recipe) for plan in plans]) / len(sources)
+
+        samples = interleaved({"with": lambda: stage(extract), "without": lambda: stage(without)}, repetitions)
+    return [
+        Result(
+            "motion stage with texture, its speed against that without", "times",
+            ratios(samples["without"], samples["with"]), least(0.95), "vectors and texture read and stored",
+            _milliseconds(samples),
+        )
     ]  # fmt: skip
 
 
