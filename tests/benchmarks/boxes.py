@@ -23,6 +23,7 @@ from data_specs.annotations import actor_boxes
 from mocrop_core import ACTOR, Box, KeyFrames, choose_actor_box, in_pixels, key_frame_texture
 from mocrop_core.coverage import shares_kept
 from pipelines.media import decoder
+from tests.benchmarks.compiled_loop import compared, inputs
 from tests.benchmarks.footage import encoded
 from tests.benchmarks.measuring import REPETITIONS, Result, interleaved, least, most, ratios, spent_here
 from tests.places import DATA
@@ -86,7 +87,7 @@ def overlap(one: Box, other: Box) -> float:
     return common / (one.area + other.area - common)
 
 
-def compared(name: str, clips: list[Clip]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+def agreement(name: str, clips: list[Clip]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """What is kept of the actors, and the overlap with the expected boxes: (clips, areas) each."""
     known, annotations = expected(), read_annotations(DATA / "annotations" / ANNOTATIONS[name])
     kept, overlaps = [], []
@@ -108,10 +109,14 @@ def run(quick: bool = False) -> list[Result]:
             continue  # its frames take seconds to encode
         with tempfile.TemporaryDirectory() as folder:
             clips = clips_of(name, ids, Path(folder))
-            kept, overlaps = compared(name, clips)
+            kept, overlaps = agreement(name, clips)
             results += _agreement(name, kept, overlaps, None if quick else known["kept_mean"][name]["actor"])
             if name in LINES:
                 results.append(_cost(name, clips, 2 if quick else REPETITIONS))
+            if name == "ucf-101":
+                first = clips[0]
+                arrays = inputs(first.vectors, first.num_frames, first.keys, first.frame_size)
+                results += compared(arrays, 2 if quick else REPETITIONS)
     return results
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.benchmarks.boxes import clips_of, compared, expected
+from tests.benchmarks.boxes import agreement, clips_of, expected
 
 CLIPS = {
     "ucf-101": ["VolleyballSpiking/v_VolleyballSpiking_g01_c01"],
@@ -21,7 +21,7 @@ CLIPS = {
 def test_real_clips_have_the_boxes_that_another_implementation_gives(name: str, tmp_path: Path) -> None:
     """`expected_boxes.json` was made by somebody else from METHOD.md, on the files of the default encode."""
     clips = clips_of(name, CLIPS[name], tmp_path)
-    kept, overlaps = compared(name, clips)
+    kept, overlaps = agreement(name, clips)
     assert kept.shape == (len(CLIPS[name]), len(expected()["areas"])) == overlaps.shape
     assert np.median(overlaps) >= 0.98
     assert overlaps.min() > 0.8
