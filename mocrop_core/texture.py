@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,13 +12,13 @@ from mocrop_core.cells import CellGrid, Cells, Picture, cell_grid
 from mocrop_core.ranges import check_size
 
 Luma = npt.NDArray[np.uint8]
-Values = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 Bars = tuple[int, int, int, int]
 """Widths of the black bars at the left, top, right and bottom, px."""
 
 CONTRAST = 16.0  # levels: the standard deviation of a cell that counts half
 BLACKEST_BAR = 26  # luma: black is 16, or 0 in full range
 FLATTEST_BAR = 12  # levels between the darkest and the brightest fiftieth of a line of a bar
+AT_ONCE = 2**15  # values: so few that they stay in the cache
 LEAST_PICTURE = 0.25  # of the frame's side: what leaves less is a dark scene
 
 
@@ -33,11 +34,8 @@ def key_frame_texture(luma: Luma) -> npt.NDArray[np.uint8]:
     (rows, columns), side = grid.shape, grid.side
     beyond = ((0, rows * side - luma.shape[0]), (0, columns * side - luma.shape[1]))
     whole = np.pad(luma, beyond, mode="edge") if beyond != ((0, 0), (0, 0)) else luma
-    # sums of squares are whole numbers, and small ones in small cells: exact in any order of summation
-    values: Values = whole.astype(np.float32) if side <= 16 else whole.astype(np.float64)
-    total = _cell_sums(values, grid)
-    squares = _cell_sums(np.multiply(values, values, out=values), grid)
-    variance = (squares * side**2 - total * total) / side**4
+    total, squares = _cell_sums(whole, grid)
+    variance: npt.NDArray[np.float64] = (squares * side**2 - total * total) / side**4
     return np.rint(255 * variance / (variance + CONTRAST**2)).astype(np.uint8)
 
 
@@ -111,12 +109,25 @@ def _bar_rows(luma: Luma) -> int:
     return count
 
 
-def _cell_sums(values: Values, grid: CellGrid) -> npt.NDArray[np.float64]:
-    """Return the sum of each cell; a matrix product, since NumPy's own sum is slow over so short an axis."""
+def _cell_sums(luma: Luma, grid: CellGrid) -> npt.NDArray[np.float64]:
+    """Return the sums of the luma and of its squares in each cell: (2, rows, columns).
+
+    Some rows of cells at a time, in one array that stays in the cache. All are whole numbers, and small ones in small
+    cells: exact in any order. The last sums are a matrix product, since NumPy's own are slow over so short an axis.
+    """
     (rows, columns), side = grid.shape, grid.side
-    lines = values.reshape(rows, side, -1).sum(axis=1)
-    sums: npt.NDArray[np.float64] = (lines.reshape(-1, side) @ np.ones(side, lines.dtype)).astype(np.float64)
-    return sums.reshape(rows, columns)
+    dtype: type[np.floating[Any]] = np.float32 if side <= 16 else np.float64
+    lines = np.empty((2, rows, columns * side), dtype)
+    step = max(1, AT_ONCE // (side * luma.shape[1]))
+    values = np.empty((min(step, rows), side, luma.shape[1]), dtype)
+    for row in range(0, rows, step):
+        some = values[: min(step, rows - row)]
+        some[:] = luma[row * side : (row + len(some)) * side].reshape(some.shape)
+        np.add.reduce(some, axis=1, out=lines[0, row : row + len(some)])
+        np.multiply(some, some, out=some)
+        np.add.reduce(some, axis=1, out=lines[1, row : row + len(some)])
+    sums: npt.NDArray[np.float64] = (lines.reshape(-1, side) @ np.ones(side, dtype)).astype(np.float64)
+    return sums.reshape(2, rows, columns)
 
 
 def _sums_of_three(maps: Cells, axis: int) -> Cells:
