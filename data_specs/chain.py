@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from data_specs.fingerprints import fingerprint
 from data_specs.recipes import Recipe, View, view_params
-from data_specs.stored import Record
+from data_specs.records import BoxRow, MotionRow, Record, TranscodeRow
 
 REVISION = 2
 """Raised when the same inputs give other bytes, or when records change. Stores of another revision are refused."""
@@ -26,22 +26,24 @@ def transcode_inputs(recipe: Recipe, build: str, ids: Sequence[str]) -> str:
     return fingerprint("transcode", REVISION, settings, build, list(ids))
 
 
-def motion_inputs(transcode: Record) -> str:
+def motion_inputs(transcode: Record[TranscodeRow]) -> str:
     """What decides the motion vectors of a shard, and the texture of its key frames."""
     return fingerprint("motion", REVISION, "texture", transcode.output)
 
 
-def motion_inputs_without_texture(transcode: Record) -> str:
+def motion_inputs_without_texture(transcode: Record[TranscodeRow]) -> str:
     """What decided the motion vectors of a shard before texture was kept: such shards are done again."""
     return fingerprint("motion", REVISION, transcode.output)
 
 
-def boxes_inputs(motion: Record, recipe: Recipe, view: View) -> str:
+def boxes_inputs(motion: Record[MotionRow], recipe: Recipe, view: View) -> str:
     """What decides the boxes of a shard in a view."""
     return fingerprint("boxes", REVISION, motion.output, recipe.seed, view_params(view))
 
 
-def clips_inputs(transcode: Record, motion: Record, boxes: Record, recipe: Recipe) -> str:
+def clips_inputs(
+    transcode: Record[TranscodeRow], motion: Record[MotionRow], boxes: Record[BoxRow], recipe: Recipe
+) -> str:
     """What decides the crops of a shard in a view."""
     outputs = [transcode.output, motion.output, boxes.output]
     return fingerprint("clips", REVISION, outputs, recipe.frames.model_dump(mode="json"))

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,8 +13,6 @@ from zarr.abc.store import Store as ZarrStore
 
 from data_specs import schema
 from data_specs.arrays import open_array, stored_length
-from data_specs.fingerprints import fingerprint
-from data_specs.local_files import LocalFiles
 from data_specs.locations import Damaged as Damaged
 from data_specs.locations import NoStore as NoStore
 from data_specs.locations import StoreError as StoreError
@@ -26,7 +21,6 @@ from data_specs.locations import is_url as is_url
 from data_specs.locations import shown as shown
 from data_specs.objects import Attributes as Attributes
 from data_specs.objects import attributes as attributes
-from data_specs.objects import documents
 from data_specs.objects import hash_objects as hash_objects
 from data_specs.objects import parse_attributes as parse_attributes
 from data_specs.objects import read_objects as read_objects
@@ -34,104 +28,10 @@ from data_specs.objects import reading as reading
 from data_specs.objects import run as run
 from data_specs.objects import zarr_store as zarr_store
 from data_specs.recipes import MotionView, Recipe, density_grid, moves, parse_recipe, view_params
-from data_specs.record_content import check_content
+from data_specs.records import Record, Row, read_records
 from data_specs.schema import ArraySpec
 from data_specs.store_content import as_class_names, as_revision, as_text, check_params, is_id
 from data_specs.vector_reader import VectorReader as VectorReader
-
-_FEW = 64  # shards, whose records are asked for one by one
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """That a shard of a stage is done, what it was made from and what came out.
-
-    ``inputs`` is the fingerprint of all that decides the result; ``clips`` has, for each clip id, what is known of it
-    after the stage, or ``{"reason": …}`` if it was quarantined there; ``objects`` the SHA-256 of every object that the
-    task wrote into the store, by its key; ``sizes`` their bytes, by which a file that was cut short is told at once;
-    ``software`` the versions of the packages that made them.
-    """
-
-    stage: str
-    view: str | None
-    shard: int
-    inputs: str
-    clips: Mapping[str, Attributes]
-    objects: Mapping[str, str]
-    sizes: Mapping[str, int] = field(default_factory=dict)
-    software: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def path(self) -> str:
-        return schema.progress_path(self.stage, self.view, self.shard)
-
-    @property
-    def output(self) -> str:
-        """The fingerprint of what went in and what came out, whichever versions made it: the link to the next stage."""
-        return fingerprint(self.stage, self.view, self.inputs, dict(self.clips), dict(self.objects))
-
-    @property
-    def reasons(self) -> dict[str, str]:
-        """The clips that this stage quarantined, and why."""
-        return {id: row["reason"] for id, row in self.clips.items() if "reason" in row}
-
-    @property
-    def notes(self) -> dict[str, dict[str, str]]:
-        """What this stage noted: for each kind (`schema.NOTES`) the clips, and one line on each."""
-        found: dict[str, dict[str, str]] = {}
-        for id, row in self.clips.items():
-            for kind, text in row.get("notes", {}).items():
-                found.setdefault(kind, {})[id] = text
-        return found
-
-    def as_attributes(self) -> Attributes:
-        """The record as the attributes of its group."""
-        return {
-            "inputs": self.inputs,
-            "output": self.output,
-            "clips": self.clips,
-            "objects": self.objects,
-            "sizes": self.sizes,
-            "software": self.software,
-        }
-
-
-def read_records(
-    store: ZarrStore, stage: str, view: str | None, shards: Iterable[int], damaged: list[str] | None = None
-) -> dict[int, Record]:
-    """The records that there are of a stage (and view), by shard.
-
-    One that is damaged, which its own fingerprint tells, counts as none; its path is appended to ``damaged``.
-    """
-    wanted = _existing(store, stage, view, list(shards))
-    found = documents(store, (schema.progress_path(stage, view, shard) for shard in wanted))
-    records = {}
-    for shard, values in zip(wanted, found, strict=True):
-        record = None if isinstance(values, Damaged) else _record(stage, view, shard, values or {})
-        if record is not None:
-            records[shard] = record
-        elif values is not None and damaged is not None:
-            damaged.append(schema.progress_path(stage, view, shard))
-    return records
-
-
-def _existing(store: ZarrStore, stage: str, view: str | None, shards: list[int]) -> list[int]:
-    """Those of many shards for which there is a folder, where one listing tells; all of them on an object store."""
-    if len(shards) <= _FEW or not isinstance(store, LocalFiles):
-        return shards
-    folder = Path(store.root, schema.progress_path(stage, view, 0)).parent
-    names = set(os.listdir(folder)) if folder.is_dir() else set()
-    return [shard for shard in shards if Path(schema.progress_path(stage, view, shard)).name in names]
-
-
-def _record(stage: str, view: str | None, shard: int, values: Attributes) -> Record | None:
-    try:
-        check_content(stage, values)
-        names = ("inputs", "clips", "objects", "sizes", "software")
-        record = Record(stage, view, shard, *(values[name] for name in names))
-        return record if values["output"] == record.output else None
-    except (KeyError, TypeError, ValueError, RecursionError):
-        return None
 
 
 class View:
@@ -257,9 +157,9 @@ class Store:
     def num_shards(self) -> int:
         return schema.num_shards(len(self.ids), self.recipe.shard_clips)
 
-    def records(self, stage: str, view: str | None = None) -> dict[int, Record]:
+    def records(self, row_type: type[Row], view: str | None = None) -> dict[int, Record[Row]]:
         """The records of a stage (and view), by shard; shards that are not done are left out."""
-        return read_records(self.zarr, stage, view, range(self.num_shards))
+        return read_records(self.zarr, row_type, view, range(self.num_shards))
 
 
 def open_store(location: str | Path) -> Store:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from data_specs import schema, stored
 from data_specs.locations import StoreError, shown
+from data_specs.records import MotionRow, read_records
 from data_specs.vector_reader import VectorReader
 from mocrop_core.cells import cell_grid
 from mocrop_core.motion_vectors import MotionVectors
@@ -110,16 +111,16 @@ class Store:
         """
         row = self._checked(row)
         shard, within = divmod(row, self._store.recipe.shard_clips)
-        record = stored.read_records(self._store.zarr, "motion", None, [shard]).get(shard)
-        known: dict[str, Any] = dict(record.clips[self.ids[row]]) if record else {}
-        if "frames" not in known:
-            reason = known.get("reason", "its motion stage is not done")
+        record = read_records(self._store.zarr, MotionRow, None, [shard]).get(shard)
+        known = record.clips.get(self.ids[row]) if record else None
+        if known is None or known.picture is None:
+            reasons = record.reasons if record else {}
+            reason = reasons.get(self.ids[row], "its motion stage is not done")
             raise StoreError(f"clip {self.ids[row]!r} has no motion vectors: {reason}")
-        height, width = known["size"]
-        keys, reader = tuple(known["key_frames"]), VectorReader(self._store.zarr, shard)
-        textures = reader.textures(within, (len(keys), *cell_grid((height, width)).shape))
-        vectors, picture = reader.read(within), tuple(known["picture"])
-        return MotionVectors(vectors, (height, width), known["frames"], keys, textures, picture)
+        reader = VectorReader(self._store.zarr, shard)
+        textures = reader.textures(within, (len(known.key_frames), *cell_grid(known.size).shape))
+        vectors, picture = reader.read(within), known.picture.corners
+        return MotionVectors(vectors, known.size, known.frames, known.key_frames, textures, picture)
 
     def _view_table(self, view: str, name: str) -> npt.NDArray[Any]:
         return self._table(f"views/{self._store.view(view).name}/{name}")

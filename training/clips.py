@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from data_specs.datasets import TEST, TRAIN, VALIDATION
 from data_specs.fingerprints import fingerprint
+from data_specs.records import CropRow
 from data_specs.schema import State, shard_rows
 from data_specs.stored import Store, StoreError, View, open_store, shown
 
@@ -123,7 +124,7 @@ def _check_rows(store: Store, where: str, wrong: npt.NDArray[np.int64], what: st
 
 def _unfinished(store: Store, where: str) -> StoreError:
     """Return the error for an unfinished store, from its records: a killed run has not written its tables."""
-    done = set.intersection(*(set(store.records("clips", view)) for view in store.views))
+    done = set.intersection(*(set(store.records(CropRow, view)) for view in store.views))
     sizes = [len(shard_rows(shard, len(store.ids), store.recipe.shard_clips)) for shard in range(store.num_shards)]
     pending = sum(size for shard, size in enumerate(sizes) if shard not in done)
     what = f"{pending} of {len(store.ids)} clips are pending" if pending else "its tables are not written"

@@ -23,6 +23,7 @@ from safetensors.numpy import save
 from torch import nn
 
 from data_specs.fingerprints import fingerprint
+from data_specs.records import CropRow
 from data_specs.resources import usable_cores
 from data_specs.stored import open_store
 from training.augmentation import prepared
@@ -64,7 +65,7 @@ class Source:
 def source_of(clips: Clips, arch: str, weights: str, input_size: int, segments: int) -> Source:
     """What the features of these clips would be made from."""
     store = open_store(clips.location)
-    records = store.records("clips", clips.view)
+    records = store.records(CropRow, clips.view)
     return Source(
         arch=arch,
         weights=weights,

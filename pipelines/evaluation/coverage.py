@@ -10,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from data_specs.annotations import ActorBoxes, Matched
-from data_specs.box_rows import frame_box
 from data_specs.recipes import Recipe, moves
-from data_specs.stored import Record
+from data_specs.records import BoxRow, Record
 from mocrop_core.coverage import (
     best_static_box,
     central_box,
@@ -81,7 +80,7 @@ def coverage(
 
 
 def stored_boxes(
-    records: Mapping[str, Mapping[int, Record]], recipe: Recipe, ids: Sequence[str], tables: Tables
+    records: Mapping[str, Mapping[int, Record[BoxRow]]], recipe: Recipe, ids: Sequence[str], tables: Tables
 ) -> BoxesOf:
     """The boxes of a store: where a view's box moves, as its record of the stage boxes says; else one for all frames.
 
@@ -94,7 +93,7 @@ def stored_boxes(
             return np.broadcast_to(tables[f"views/{view}/box"][row].astype(np.float64), (len(frames), 4))
         chosen = records[view][row // recipe.shard_clips].clips[ids[row]]
         different, places = np.unique(frames, return_inverse=True)
-        return np.array([frame_box(chosen, int(frame)) for frame in different], np.float64)[places]
+        return np.array([chosen.box_at(int(frame)).corners for frame in different], np.float64)[places]
 
     return boxes_of
 

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from data_specs.box_rows import box_path
 from data_specs.recipes import FullView, MotionView, moves
 from data_specs.stored import Store, StoreError, VectorReader, reading
 from mocrop_core import PAPER_V1, SOURCE_NONE, VECTOR, ActorMethod, BoxPath, filter_by_magnitude
@@ -94,7 +93,7 @@ class ClipReader:
         if not moves(self.recipe.view(view)) or self.box(view, row) is None:
             return None
         record = self.progress.boxes[view][row // self.recipe.shard_clips]
-        return box_path(record.clips[self.ids[row]])
+        return record.clips[self.ids[row]].path
 
     def boxes_at(self, view: str, row: int, frames: Iterable[int]) -> Boxes | None:
         """The box in each of some frames; None where none was chosen yet."""
@@ -145,7 +144,7 @@ class ClipReader:
     def has_vectors(self, row: int) -> bool:
         """Whether the motion vectors of a clip are in the store."""
         record = self.progress.motion.get(row // self.recipe.shard_clips)
-        return record is not None and "reason" not in record.clips[self.ids[row]]
+        return record is not None and self.ids[row] in record.clips
 
     def fast_vectors(self, row: int) -> Vectors:
         """The vectors of a clip that are longer than ``threshold``, in decode order."""
@@ -153,7 +152,7 @@ class ClipReader:
         reader = self._reader(shard)
         count = reader.count(index)
         with reading(f"motion of {self.ids[row]!r} in the store"):
-            if count != self.progress.motion[shard].clips[self.ids[row]]["vectors"]:
+            if count != self.progress.motion[shard].clips[self.ids[row]].vectors:
                 raise ValueError(f"{count} vectors, not as many as its record says")
         kept, length = [np.empty(0, VECTOR)], 0
         for block in reader.blocks(index):

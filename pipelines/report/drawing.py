@@ -250,13 +250,13 @@ def h264_path(reader: ClipReader, row: int, work_dir: str | None) -> Path | None
     """Where a clip's H.264 file is; None if it is not there."""
     encode = reader.recipe.transcode
     record = reader.progress.transcode.get(row // reader.recipe.shard_clips)
-    known = record.clips[reader.ids[row]] if record else {}
+    known = record.clips.get(reader.ids[row]) if record else None
     location = reader.store.location.rstrip("/")
     folder = work_dir or (None if is_url(location) else f"{location}.work")
-    if not isinstance(encode, Encode) or "source" not in known or folder is None:
+    if not isinstance(encode, Encode) or known is None or folder is None:
         return None
     clip = Clip(id=reader.ids[row], path="", label=0, split=(0, 0, 0))
-    path = target_path(clip, known["source"], encode, reader.store.attrs["software"]["ffmpeg"], Folders("", folder))
+    path = target_path(clip, known.source, encode, reader.store.attrs["software"]["ffmpeg"], Folders("", folder))
     return path if path.is_file() else None
 
 

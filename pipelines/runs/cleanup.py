@@ -16,7 +16,8 @@ from data_specs.datasets import Clip
 from data_specs.documents import parse_json
 from data_specs.local_files import read_part, refuse_links
 from data_specs.recipes import Encode
-from data_specs.stored import NoStore, Store, StoreError, is_url, open_store, read_records, shown
+from data_specs.records import TranscodeRow
+from data_specs.stored import NoStore, Store, StoreError, is_url, open_store, shown
 from pipelines.atomic_files import atomic_write
 from pipelines.runs.source_index import SOURCES
 from pipelines.stages.h264_cache import H264, Folders, default_work_dir, target_path
@@ -144,14 +145,14 @@ def _needs(store: Store, work_dir: str) -> tuple[set[Path], set[str]]:
     if not isinstance(encode, Encode):
         return set(), set()
     files, names = set(), set()
-    records = read_records(store.zarr, "transcode", None, range(store.num_shards))
+    records = store.records(TranscodeRow)
     for shard in range(store.num_shards):
         rows = schema.shard_rows(shard, len(store.ids), store.recipe.shard_clips)
         transcoded = records[shard].clips if shard in records else {}
         for id in store.ids[rows.start : rows.stop]:
-            source = transcoded.get(id, {}).get("source", "")
-            target = target_path(Clip(id, "", 0), source, encode, store.build, folders)
-            if "source" in transcoded.get(id, {}):
+            row = transcoded.get(id)
+            target = target_path(Clip(id, "", 0), row.source if row else "", encode, store.build, folders)
+            if row:
                 files.add(target)
             elif shard not in records:
                 names.add(str(target.parent / target.stem.rpartition("-")[0]))

@@ -13,7 +13,8 @@ from data_specs.chain import motion_inputs_without_texture
 from data_specs.datasets import Clip, Dataset
 from data_specs.local_files import refuse_links
 from data_specs.recipes import Encode, Recipe
-from data_specs.stored import Store, StoreError, attributes, is_url, open_store, read_records, shown, zarr_store
+from data_specs.records import MotionRow, TranscodeRow, read_records
+from data_specs.stored import Store, StoreError, attributes, is_url, open_store, shown, zarr_store
 from pipelines.atomic_files import sweep
 from pipelines.disk_space import SPARE, free_bytes, least_bytes, mebibytes
 from pipelines.errors import RunError
@@ -95,9 +96,9 @@ class Run:
         """Add the source files of newly transcoded shards to the index, with the fingerprints in their records."""
         for shard, record in shards.transcode.items():
             for clip in self.clips_of(shard):
-                source, stamp = record.clips[clip.id].get("source"), self._stamps.pop(clip.id, None)
-                if source and stamp:
-                    self.sources.remember(clip.path, stamp, source)
+                row, stamp = record.clips.get(clip.id), self._stamps.pop(clip.id, None)
+                if row and stamp:
+                    self.sources.remember(clip.path, stamp, row.source)
         self.sources.save()
 
     def _plan(self, stage: str, shard: int, views: Sequence[str]) -> ShardPlan:
@@ -145,7 +146,8 @@ def about_store(options: Options, recipe: Recipe) -> list[str]:
 
 def _lacks_texture(store: Store) -> bool:
     """Return whether the first shard's motion was stored by a version that kept no texture."""
-    motion, transcode = (read_records(store.zarr, stage, None, [0]).get(0) for stage in ("motion", "transcode"))
+    motion = read_records(store.zarr, MotionRow, None, [0]).get(0)
+    transcode = read_records(store.zarr, TranscodeRow, None, [0]).get(0)
     return motion is not None and transcode is not None and motion.inputs == motion_inputs_without_texture(transcode)
 
 

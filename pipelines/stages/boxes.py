@@ -7,7 +7,8 @@ import numpy as np
 from data_specs.chain import boxes_inputs
 from data_specs.datasets import Clip
 from data_specs.recipes import FixedView, FullView, MotionView, Recipe, view_rng
-from data_specs.stored import Attributes, Record, VectorReader
+from data_specs.records import BoxRow, MotionRow, Record
+from data_specs.stored import VectorReader
 from mocrop_core import ActorMethod, Box, BoxSelection, KeyFrames, cell_grid, choose_actor_box
 from mocrop_core import boxes as core_boxes
 from mocrop_core.free_box import box_shapes
@@ -18,9 +19,9 @@ from pipelines.stages.upstream import undone_if_failed, upstream
 from pipelines.store.writer import HashingStore, write_rows
 
 
-def box_records(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: EachClip) -> list[Record]:
+def box_records(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: EachClip) -> list[Record[BoxRow]]:
     """Choose the box of each clip in each of the plan's views and write the densities; return one record per view."""
-    before = upstream(store, "motion", plan.shard)
+    before = upstream(store, MotionRow, plan.shard)
     views = [recipe.view(name) for name in plan.views]
     vectors = VectorReader(store, plan.shard)
     density = {
@@ -28,13 +29,13 @@ def box_records(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: Each
         for view in views
         if isinstance(view, MotionView)
     }
-    chosen: dict[str, dict[str, Attributes]] = {view.name: {} for view in views}
+    chosen: dict[str, dict[str, BoxRow]] = {view.name: {} for view in views}
 
     def blank(index: int) -> None:
         for maps in density.values():
             maps[index] = 0
 
-    def work(index: int, clip: Clip) -> Attributes:
+    def work(index: int, clip: Clip) -> None:
         with undone_if_failed(blank, index):
             for view in views:
                 if isinstance(view, MotionView):
@@ -42,42 +43,41 @@ def box_records(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: Each
                     density[view.name][index] = choice.density
                     chosen[view.name][clip.id] = _choice_row(choice)
                 else:
-                    height, width = before.clips[clip.id]["size"]
-                    box = fixed_box(view, recipe, clip.id, (height, width))
-                    chosen[view.name][clip.id] = {"box": list(box.corners), "score": None, "source": SOURCE_FIXED}
-        return {}
+                    box = fixed_box(view, recipe, clip.id, before.clips[clip.id].size)
+                    chosen[view.name][clip.id] = BoxRow(box, None, SOURCE_FIXED)
 
-    failed = {id: row for id, row in each(before, work).items() if "reason" in row}
+    _, reasons = each(before, work)
     records = []
     for view in views:
         if view.name in density:
             write_rows(store, f"views/{view.name}/density", plan.rows, density[view.name])
-        rows = {clip.id: failed.get(clip.id) or chosen[view.name][clip.id] for clip in plan.clips}
+        rows = {id: row for id, row in chosen[view.name].items() if id not in reasons}
         inputs = boxes_inputs(before, recipe, view)
-        records.append(Record("boxes", view.name, plan.shard, inputs, rows, *store.taken()))
+        records.append(Record("boxes", view.name, plan.shard, inputs, rows, reasons, *store.taken()))
     return records
 
 
 def motion_choice(
-    view: MotionView, recipe: Recipe, id: str, motion: Attributes, vectors: VectorReader, index: int
+    view: MotionView, recipe: Recipe, id: str, motion: MotionRow, vectors: VectorReader, index: int
 ) -> BoxSelection:
     """Choose the box of a clip in a motion view, from its row in the motion record and the stored vectors.
 
     Raises ``ClipError`` if no box of the method's aspect and area fits the frame.
     """
-    (height, width), method = motion["size"], view.method()
+    method = view.method()
     if isinstance(method, ActorMethod):
-        x0, y0, x1, y1 = motion["picture"]
+        picture = motion.picture
+        assert picture is not None, "motion without texture is extracted again first"
         try:
-            box_shapes(method.crop_ratio, method.aspect, (y1 - y0, x1 - x0))
+            box_shapes(method.crop_ratio, method.aspect, (picture.height, picture.width))
         except ValueError as error:  # the aspect does not fit this frame
             raise ClipError(str(error)) from None
-        keys, grid = motion["key_frames"], cell_grid((height, width))
+        keys, grid = motion.key_frames, cell_grid(motion.size)
         textures = vectors.textures(index, (len(keys), *grid.shape))
-        key_frames = KeyFrames(tuple(keys), textures, (x0, y0, x1, y1))
-        return choose_actor_box(vectors.blocks(index), motion["frames"], key_frames, (height, width), method)
+        key_frames = KeyFrames(keys, textures, picture.corners)
+        return choose_actor_box(vectors.blocks(index), motion.frames, key_frames, motion.size, method)
     kept = denoise(vectors.blocks(index), method, vectors.count(index))
-    return choose_box_from(kept, (height, width), method, view_rng(view, recipe.seed, id))
+    return choose_box_from(kept, motion.size, method, view_rng(view, recipe.seed, id))
 
 
 def fixed_box(view: FullView | FixedView, recipe: Recipe, id: str, frame_size: tuple[int, int]) -> Box:
@@ -89,10 +89,7 @@ def fixed_box(view: FullView | FixedView, recipe: Recipe, id: str, frame_size: t
     return core_boxes.random_box(frame_size, view.crop_ratio, view_rng(view, recipe.seed, id))
 
 
-def _choice_row(choice: BoxSelection) -> Attributes:
+def _choice_row(choice: BoxSelection) -> BoxRow:
     """The row of a record for a choice."""
     score = None if np.isnan(choice.score) else float(np.float32(choice.score))
-    row: Attributes = {"box": list(choice.box.corners), "score": score, "source": choice.source}
-    if choice.path is not None:
-        row["path"] = {"moments": list(choice.path.moments), "boxes": [list(box.corners) for box in choice.path.boxes]}
-    return row
+    return BoxRow(choice.box, score, choice.source, choice.path)

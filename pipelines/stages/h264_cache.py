@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data_specs.chain import REVISION
@@ -15,11 +15,10 @@ from data_specs.fingerprints import file_fingerprint, fingerprint
 from data_specs.local_files import read_part, refuse_links
 from data_specs.locations import Linked
 from data_specs.recipes import Encode, Recipe
-from data_specs.stored import Attributes
+from data_specs.records import MotionRow, TranscodeRow, decode_row, encode_row
 from pipelines.atomic_files import atomic_write
 from pipelines.errors import ClipError, RunStopped
 from pipelines.media import encoder, ffmpeg_binary
-from pipelines.media.streams import Decoded, Survey
 
 _MOST_NOTE = 1 << 16  # largest size in bytes of the note beside an H.264 file
 H264 = "h264"  # subfolder of the work folder
@@ -66,23 +65,22 @@ def source_path(clip: Clip, folders: Folders) -> Path:
     return path
 
 
-def video_of(clip: Clip, recipe: Recipe, build: str, folders: Folders) -> tuple[Path, Attributes]:
-    """The file to read a clip's vectors and frames from, and its attributes; transcode the source file if necessary.
+def video_of(clip: Clip, recipe: Recipe, build: str, folders: Folders) -> tuple[Path, TranscodeRow]:
+    """The file to read a clip's vectors and frames from, and its row; transcode the source file if necessary.
 
-    The attributes are ``source`` (fingerprint of the source file), ``bytes`` (its size) and, if it was transcoded,
-    ``h264``, ``h264_bytes``, ``frames`` (decoded from the source) and those of `losses`. With ``transcode = "keep"``,
-    the file is the source file itself.
+    With ``transcode = "keep"``, the file is the source file itself.
     """
     source = source_path(clip, folders)
     try:
-        attrs: Attributes = {"source": file_fingerprint(source), "bytes": source.stat().st_size}
+        kept = TranscodeRow(file_fingerprint(source), source.stat().st_size)
     except OSError as error:  # errors of reading do not name the file
         raise OSError(error.errno, error.strerror, str(source)) from error
     if not isinstance(recipe.transcode, Encode):
-        return source, attrs
-    target = target_path(clip, attrs["source"], recipe.transcode, build, folders)
-    made = _finished(target) or _transcode(source, target, recipe, recipe.transcode, build, Path(folders.work_dir))
-    return target, attrs | made
+        return source, kept
+    target = target_path(clip, kept.source, recipe.transcode, build, folders)
+    if row := _finished(target, kept):
+        return target, row
+    return target, _transcode(source, target, kept, recipe, recipe.transcode, build, Path(folders.work_dir))
 
 
 def target_path(clip: Clip, source: str, encode: Encode, build: str, folders: Folders) -> Path:
@@ -92,35 +90,26 @@ def target_path(clip: Clip, source: str, encode: Encode, build: str, folders: Fo
     return Path(folders.work_dir, H264, *folder, f"{stem}-{key[:16]}.mp4")
 
 
-def losses(survey: Survey, decoded: Decoded, combs: str) -> Attributes:
-    """The entries ``missing`` (number of missing frames) and ``notes`` of a clip's row, without empty ones.
-
-    ``combs`` says how interlaced frames were handled.
-    """
-    entries: Attributes = {"missing": survey.missing(decoded), "notes": survey.notes(decoded, combs)}
-    return {name: value for name, value in entries.items() if value}
-
-
-def check_missing(row: Attributes, recipe: Recipe) -> None:
+def check_missing(row: TranscodeRow | MotionRow, recipe: Recipe) -> None:
     """Raise ``ClipError`` if a larger fraction of a clip's frames is missing than the recipe allows."""
-    missing = row.get("missing", 0)
-    if missing > recipe.max_missing * (row["frames"] + missing):
-        raise ClipError(f"{row['notes']['missing']}: more are missing than max_missing {recipe.max_missing:g} allows")
+    if row.missing > recipe.max_missing * ((row.frames or 0) + row.missing):
+        raise ClipError(f"{row.notes['missing']}: more are missing than max_missing {recipe.max_missing:g} allows")
 
 
-def _finished(target: Path) -> Attributes | None:
-    """The contents of the note beside an H.264 file; None if the file is missing, incomplete or modified."""
+def _finished(target: Path, kept: TranscodeRow) -> TranscodeRow | None:
+    """The row of a clip by the note beside its H.264 file; None if the file is missing, incomplete or modified."""
     try:
-        made: Attributes = parse_json(read_part(target.with_suffix(".json"), None, _MOST_NOTE) or b"", _MOST_NOTE)
-        if not (target.is_file() and type(made["frames"]) is int and made["frames"] > 0):
-            return None
-        whole = target.stat().st_size == made["h264_bytes"] and file_fingerprint(target) == made["h264"]
-    except (OSError, ValueError, KeyError, TypeError):
+        note = parse_json(read_part(target.with_suffix(".json"), None, _MOST_NOTE) or b"", _MOST_NOTE)
+        row = decode_row(TranscodeRow, {**note, **encode_row(kept)})
+        whole = target.is_file() and target.stat().st_size == row.h264_bytes and file_fingerprint(target) == row.h264
+    except (OSError, ValueError, TypeError):
         return None
-    return made if whole else None
+    return row if whole and row.frames else None
 
 
-def _transcode(source: Path, target: Path, recipe: Recipe, encode: Encode, build: str, work_dir: Path) -> Attributes:
+def _transcode(
+    source: Path, target: Path, kept: TranscodeRow, recipe: Recipe, encode: Encode, build: str, work_dir: Path
+) -> TranscodeRow:
     refuse_links(work_dir, target.parent)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -140,12 +129,15 @@ def _transcode(source: Path, target: Path, recipe: Recipe, encode: Encode, build
             raise
         raise RunStopped(f"{tool.path} no longer exists; fix this and run the same command again") from error
     combs = "deinterlaced" if encode.deinterlace else "their combs kept: deinterlace = false"
-    made = {
-        "h264": file_fingerprint(target),
-        "h264_bytes": target.stat().st_size,
-        "frames": done.frames,
-        **losses(done.survey, done.decoded, combs),
-    }
+    row = replace(
+        kept,
+        h264=file_fingerprint(target),
+        h264_bytes=target.stat().st_size,
+        frames=done.frames,
+        missing=done.survey.missing(done.decoded),
+        notes=done.survey.notes(done.decoded, combs),
+    )
+    made = {name: value for name, value in encode_row(row).items() if name not in encode_row(kept)}
     with atomic_write(target.with_suffix(".json")) as note:
         note.write_text(json.dumps(made))
-    return made
+    return row

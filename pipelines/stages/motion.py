@@ -7,29 +7,30 @@ import numpy as np
 from data_specs.chain import motion_inputs
 from data_specs.datasets import Clip
 from data_specs.recipes import Recipe
-from data_specs.stored import Attributes, Record
+from data_specs.records import MotionRow, Record, TranscodeRow
+from mocrop_core import Box
 from mocrop_core.texture import Bars, Luma, bars, key_frame_texture, picture_area
 from pipelines.errors import ClipError
 from pipelines.media import decoder
 from pipelines.media.streams import Decoded
-from pipelines.stages.h264_cache import check_missing, losses, video_of
+from pipelines.stages.h264_cache import check_missing, video_of
 from pipelines.stages.tasks import EachClip, ShardPlan
 from pipelines.stages.upstream import check_unchanged, upstream
 from pipelines.store.shard_writer import VectorWriter
 from pipelines.store.writer import HashingStore
 
 
-def motion_records(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: EachClip) -> list[Record]:
+def motion_records(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: EachClip) -> list[Record[MotionRow]]:
     """Write the motion vectors and the key-frame texture of the shard's clips; return the record of the stage."""
-    before = upstream(store, "transcode", plan.shard)
+    before = upstream(store, TranscodeRow, plan.shard)
     writer = VectorWriter(store, plan.shard)
     scales = [0] * len(plan.clips)
     counts = [0] * len(plan.clips)
     cells = [0] * len(plan.clips)
 
-    def work(index: int, clip: Clip) -> Attributes:
-        path, attrs = video_of(clip, recipe, plan.build, plan.folders)
-        check_unchanged(clip, attrs, before, store)
+    def work(index: int, clip: Clip) -> MotionRow:
+        path, video = video_of(clip, recipe, plan.build, plan.folders)
+        check_unchanged(clip, video, before, store)
         mark, first, first_cell = writer.mark(), writer.count, writer.num_cells
         borders: list[Bars | None] = []
 
@@ -40,27 +41,28 @@ def motion_records(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: E
         try:
             survey = decoder.survey(path)
             motion = decoder.extract(path, writer.append, time_limit=recipe.time_limit, on_key_frame=keep)
-            if motion.num_frames != attrs.get("frames", motion.num_frames):
+            if video.frames not in (None, motion.num_frames):
                 raise ClipError(
-                    f"{motion.num_frames} frames decoded from the H.264 file, {attrs['frames']} from the source"
+                    f"{motion.num_frames} frames decoded from the H.264 file, {video.frames} from the source"
                 )
             decoded = Decoded(motion.num_frames, motion.bad_packets, motion.num_interlaced)
-            row = {
-                "frames": motion.num_frames,
-                "size": list(motion.frame_size),
-                "key_frames": list(motion.key_frames),
-                "vectors": writer.count - first,
-                "picture": list(picture_area(motion.frame_size, borders)),
-                **losses(survey, decoded, 'their combs kept: transcode = "keep"'),
-            }
+            row = MotionRow(
+                motion.num_frames,
+                motion.frame_size,
+                tuple(motion.key_frames),
+                writer.count - first,
+                Box(*picture_area(motion.frame_size, borders)),
+                survey.missing(decoded),
+                survey.notes(decoded, 'their combs kept: transcode = "keep"'),
+            )
             check_missing(row, recipe)
         except BaseException:
             writer.rollback(mark)
             raise
-        counts[index], cells[index] = row["vectors"], writer.num_cells - first_cell
+        counts[index], cells[index] = row.vectors, writer.num_cells - first_cell
         scales[index] = motion.motion_scale if counts[index] else 0
         return row
 
-    rows = each(before, work)
+    rows, reasons = each(before, work)
     writer.close([0, *np.cumsum(counts).tolist()], [0, *np.cumsum(cells).tolist()], scales)
-    return [Record("motion", None, plan.shard, motion_inputs(before), rows, *store.taken())]
+    return [Record("motion", None, plan.shard, motion_inputs(before), rows, reasons, *store.taken())]

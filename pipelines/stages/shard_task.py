@@ -20,9 +20,12 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+from data_specs.datasets import Clip
 from data_specs.recipes import Recipe
-from data_specs.stored import Attributes, Record, zarr_store
+from data_specs.records import Record
+from data_specs.stored import zarr_store
 from data_specs.text import printable
 from pipelines.errors import ClipError, RunStopped
 from pipelines.internal_errors import mark_clip
@@ -32,7 +35,7 @@ from pipelines.stages.boxes import box_records
 from pipelines.stages.crops import crop_records
 from pipelines.stages.h264_cache import check_source
 from pipelines.stages.motion import motion_records
-from pipelines.stages.tasks import Around, EachClip, ShardPlan, ShardReport, Work
+from pipelines.stages.tasks import Around, EachClip, Result, ShardPlan, ShardReport
 from pipelines.stages.transcode import transcode_records
 from pipelines.store.software import versions_here
 from pipelines.store.writer import HashingStore, write_record
@@ -76,32 +79,35 @@ def _stop_if_not_the_clips_fault(error: OSError) -> None:
         raise RunStopped(f"{error.strerror}{place}; fix this and run the same command again") from error
 
 
-def _each_clip(plan: ShardPlan, around: Around, before: Record | None, work: Work) -> dict[str, Attributes]:
-    """Call ``work`` for each clip of the shard; clips that fail, or failed in an earlier stage, get a ``reason``."""
-    earlier = {id: f"{plan.stage}: {why}" for id, why in plan.dead} | (before.reasons if before else {})
-    rows: dict[str, Attributes] = {}
+def _each_clip(
+    plan: ShardPlan, around: Around, before: Record[Any] | None, work: Callable[[int, Clip], Result]
+) -> tuple[dict[str, Result], dict[str, str]]:
+    """Call ``work`` for each clip of the shard; return its results, and why clips failed here or earlier."""
+    earlier = {id: f"{plan.stage}: {why}" for id, why in plan.dead} | dict(before.reasons if before else {})
+    rows: dict[str, Result] = {}
+    reasons: dict[str, str] = {}
     for index, clip in enumerate(plan.clips):
         if clip.id in earlier:
-            rows[clip.id] = {"reason": earlier[clip.id]}
+            reasons[clip.id] = earlier[clip.id]
             continue
         try:
             with around(clip):
                 rows[clip.id] = work(index, clip)
         except MemoryError:  # a worker's memory is limited, and a clip's need depends on its frame size
-            rows[clip.id] = {"reason": f"{plan.stage}: it needs more memory than a worker may have"}
+            reasons[clip.id] = f"{plan.stage}: it needs more memory than a worker may have"
         except (ClipError, FfmpegError, VideoError) as error:  # errors of this clip's file
             check_source(plan.folders)
-            rows[clip.id] = {"reason": f"{plan.stage}: {_one_line(error, plan)}"}
+            reasons[clip.id] = f"{plan.stage}: {_one_line(error, plan)}"
         except OSError as error:  # concerns the clip's source file, or else the store or the work folder
             _stop_if_not_the_clips_fault(error)
             check_source(plan.folders)
             if not _is_of_source(error, plan):
                 raise
-            rows[clip.id] = {"reason": f"{plan.stage}: {type(error).__name__}: {_one_line(error, plan)}"}
+            reasons[clip.id] = f"{plan.stage}: {type(error).__name__}: {_one_line(error, plan)}"
         except Exception as error:  # a bug in our own code or a damaged store, not a fault of the clip
             mark_clip(error, clip.id)
             raise
-    return rows
+    return rows, reasons
 
 
 def _is_of_source(error: OSError, plan: ShardPlan) -> bool:
@@ -118,7 +124,7 @@ def _one_line(error: Exception, plan: ShardPlan) -> str:
     return printable(" ".join(text.split())[:300]) or type(error).__name__
 
 
-_STAGE: dict[str, Callable[[ShardPlan, Recipe, HashingStore, EachClip], list[Record]]] = {
+_STAGE: dict[str, Callable[[ShardPlan, Recipe, HashingStore, EachClip], list[Record[Any]]]] = {
     "transcode": transcode_records,
     "motion": motion_records,
     "boxes": box_records,

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
 
 from data_specs import schema
 from data_specs.datasets import Clip
-from data_specs.stored import Attributes, Record
+from data_specs.records import Record
 from pipelines.stages.h264_cache import Folders
 
+Result = TypeVar("Result")
 STAGES = schema.STAGES
 DOES = {
     "transcode": "Transcode each video to H.264, which contains motion vectors",
@@ -59,5 +61,11 @@ class ShardReport:
 
 Around = Callable[[Clip], AbstractContextManager[object]]
 """Context manager around the work on a clip, with which a caller sets an alarm or records the current clip."""
-Work = Callable[[int, Clip], Attributes]
-EachClip = Callable[[Record | None, Work], dict[str, Attributes]]
+
+
+class EachClip(Protocol):
+    """Calls a function for each clip of a shard; returns its results, and the reasons of quarantined clips, by id."""
+
+    def __call__(
+        self, before: Record[Any] | None, work: Callable[[int, Clip], Result], /
+    ) -> tuple[dict[str, Result], dict[str, str]]: ...

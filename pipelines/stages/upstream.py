@@ -8,16 +8,16 @@ from contextlib import contextmanager
 from zarr.abc.store import Store as ZarrStore
 
 from data_specs.datasets import Clip
-from data_specs.stored import Attributes, Record, read_records
+from data_specs.records import Record, Row, TranscodeRow, read_records
 from pipelines.errors import RunStopped
 from pipelines.store.writer import remove_attributes
 
 
-def upstream(store: ZarrStore, stage: str, shard: int, view: str | None = None) -> Record:
+def upstream(store: ZarrStore, row_type: type[Row], shard: int, view: str | None = None) -> Record[Row]:
     """The record of a previous stage of a shard; ``RunStopped`` if it is missing."""
-    records = read_records(store, stage, view, [shard])
+    records = read_records(store, row_type, view, [shard])
     if shard not in records:
-        raise RunStopped(f"shard {shard} has no record of its stage {stage}; run mocrop preprocess again")
+        raise RunStopped(f"shard {shard} has no record of its stage {row_type.stage}; run mocrop preprocess again")
     return records[shard]
 
 
@@ -31,12 +31,12 @@ def undone_if_failed(undo: Callable[[int], None], index: int) -> Iterator[None]:
         raise
 
 
-def check_unchanged(clip: Clip, attrs: Attributes, transcoded: Record, store: ZarrStore) -> None:
+def check_unchanged(clip: Clip, video: TranscodeRow, transcoded: Record[TranscodeRow], store: ZarrStore) -> None:
     """Raise ``RunStopped`` if the source or the H.264 file differs from the transcode record, and remove the record."""
     recorded = transcoded.clips[clip.id]
-    if attrs["source"] != recorded["source"]:
+    if video.source != recorded.source:
         problem = f"the source file of {clip.id} was changed; run the same command again"
-    elif attrs.get("h264") != recorded.get("h264"):
+    elif video.h264 != recorded.h264:
         problem = f"the H.264 file of {clip.id} was changed; run the same command again"
     else:
         return

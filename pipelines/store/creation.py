@@ -11,6 +11,7 @@ from data_specs import schema
 from data_specs.chain import transcode_inputs
 from data_specs.datasets import Dataset
 from data_specs.recipes import Recipe, view_params
+from data_specs.records import TranscodeRow, read_records
 from data_specs.stored import (
     Damaged,
     Store,
@@ -18,7 +19,6 @@ from data_specs.stored import (
     attributes,
     is_url,
     open_store,
-    read_records,
     shown,
     zarr_store,
 )
@@ -124,7 +124,7 @@ def _check_remains(location: str, dataset: Dataset, recipe: Recipe, build: str) 
     """Raise ``StoreError`` if a store that lost its attributes holds work that was made with other settings."""
     zarr = zarr_store(location, read_only=True)
     clips, step = dataset.clips, recipe.shard_clips
-    records = read_records(zarr, "transcode", None, range(schema.num_shards(len(clips), step)))
+    records = read_records(zarr, TranscodeRow, None, range(schema.num_shards(len(clips), step)))
     expected = {
         shard: transcode_inputs(recipe, build, [clip.id for clip in clips[shard * step : (shard + 1) * step]])
         for shard in records

@@ -11,12 +11,12 @@ import numpy.typing as npt
 from zarr.abc.store import Store as ZarrStore
 
 from data_specs import schema
-from data_specs.box_rows import frame_box
 from data_specs.chain import REVISION, boxes_inputs, clips_inputs, motion_inputs, transcode_inputs
 from data_specs.datasets import Clip
 from data_specs.recipes import Recipe, View, moves
+from data_specs.records import BoxRow, CropRow, MotionRow, Record, Row, TranscodeRow, read_records
 from data_specs.schema import State
-from data_specs.stored import Attributes, Record, Store, StoreError, open_store, read_records, shown, zarr_store
+from data_specs.stored import Attributes, Store, StoreError, open_store, shown, zarr_store
 from pipelines.store.software import Versions, as_attribute, versions_of
 from pipelines.store.writer import put_attributes, write_table
 
@@ -71,36 +71,36 @@ class Progress:
         self.num_shards = num_shards
         self.damaged: list[str] = []
 
-        def read(stage: str, view: str | None = None) -> dict[int, Record]:
-            return read_records(store, stage, view, range(num_shards), self.damaged)
+        def read(row_type: type[Row], view: str | None = None) -> dict[int, Record[Row]]:
+            return read_records(store, row_type, view, range(num_shards), self.damaged)
 
-        self.transcode = read("transcode")
-        self.motion = read("motion")
-        self.boxes = {view.name: read("boxes", view.name) for view in recipe.views}
-        self.clips = {view.name: read("clips", view.name) for view in recipe.views}
+        self.transcode = read(TranscodeRow)
+        self.motion = read(MotionRow)
+        self.boxes = {view.name: read(BoxRow, view.name) for view in recipe.views}
+        self.clips = {view.name: read(CropRow, view.name) for view in recipe.views}
         if ids is not None:
             self._drop_foreign(ids)
 
     def _drop_foreign(self, ids: Sequence[str]) -> None:
-        for records in (self.transcode, self.motion, *self.boxes.values(), *self.clips.values()):
+        for records in self._by_stage:
             for shard, record in list(records.items()):
                 rows = schema.shard_rows(shard, len(ids), self.recipe.shard_clips)
-                if record.clips.keys() != set(ids[rows.start : rows.stop]) or not self._fits(record):
+                if record.ids != set(ids[rows.start : rows.stop]) or not self._fits(record):
                     del records[shard]
                     self.damaged.append(record.path)
 
-    def _fits(self, record: Record) -> bool:
+    @property
+    def _by_stage(self) -> list[dict[int, Record[Any]]]:
+        return [self.transcode, self.motion, *self.boxes.values(), *self.clips.values()]
+
+    def _fits(self, record: Record[Any]) -> bool:
         motion = self.motion.get(record.shard)
         for id, row in record.clips.items():
-            video = motion.clips.get(id, {}) if motion else {}
-            if "box" in row and "size" in video:
-                height, width = video["size"]
-                boxes = [row["box"], *row.get("path", {}).get("boxes", [])]
-                if any(x1 > width or y1 > height for _, _, x1, y1 in boxes):
-                    return False
-            if "frame_index" in row and (
-                len(row["frame_index"]) > self.recipe.frames.slots
-                or ("frames" in video and row["frame_index"][-1] >= video["frames"])
+            video = motion.clips.get(id) if motion else None
+            if isinstance(row, BoxRow) and video and not row.inside(video.size):
+                return False
+            if isinstance(row, CropRow) and (
+                len(row.frame_index) > self.recipe.frames.slots or (video and row.frame_index[-1] >= video.frames)
             ):
                 return False
         return True
@@ -115,10 +115,9 @@ class Progress:
             raise StoreError(problem)
         return cls(store.zarr, store.recipe, store.num_shards, None if foreign else store.ids)
 
-    def records_of(self, shard: int) -> list[Record]:
+    def records_of(self, shard: int) -> list[Record[Any]]:
         """The existing records of a shard, in the order of the stages."""
-        by_stage = [self.transcode, self.motion, *self.boxes.values(), *self.clips.values()]
-        return [records[shard] for records in by_stage if shard in records]
+        return [records[shard] for records in self._by_stage if shard in records]
 
     @property
     def software(self) -> Versions:
@@ -142,8 +141,8 @@ class Progress:
         record = self.transcode.get(shard)
         if record is None or record.inputs != transcode_inputs(self.recipe, build, [clip.id for clip in clips]):
             return False
-        rows = [(record.clips[clip.id], sources.get(clip.path)) for clip in clips]
-        return all("reason" in row or source in (None, row["source"]) for row, source in rows)
+        rows = [(record.clips.get(clip.id), sources.get(clip.path)) for clip in clips]
+        return all(row is None or source in (None, row.source) for row, source in rows)
 
     def vectors(self, shard: int) -> bool:
         """Return whether a shard's motion vectors were made from its current H.264 files."""
@@ -251,12 +250,12 @@ def expected_tables(store: Store, progress: Progress) -> dict[str, npt.NDArray[A
     """The contents of the tables, by path, according to the records."""
     states, reasons = clip_rows(store, progress)
     motion = _by_id(progress.motion)
-    rows = [motion.get(id, {}) for id in store.ids]
+    rows = [motion.get(id) for id in store.ids]
     tables = {
         "state": np.array(states, dtype=np.uint8),
         "reason": np.array(reasons, dtype=object),
-        "num_frames": np.array([row.get("frames", 0) for row in rows], dtype=np.int32),
-        "frame_size": np.array([row.get("size", (0, 0)) for row in rows], dtype=np.int32).reshape(-1, 2),
+        "num_frames": np.array([row.frames if row else 0 for row in rows], dtype=np.int32),
+        "frame_size": np.array([row.size if row else (0, 0) for row in rows], dtype=np.int32).reshape(-1, 2),
     }
     for view in store.recipe.views:
         boxes, clips = _by_id(progress.boxes[view.name]), _by_id(progress.clips[view.name])
@@ -266,7 +265,7 @@ def expected_tables(store: Store, progress: Progress) -> dict[str, npt.NDArray[A
 
 
 def _view_tables(
-    store: Store, boxes: dict[str, dict[str, Any]], clips: dict[str, dict[str, Any]], moving: bool
+    store: Store, boxes: dict[str, BoxRow], clips: dict[str, CropRow], moving: bool
 ) -> dict[str, npt.NDArray[Any]]:
     rows, slots = len(store.ids), store.recipe.frames.slots
     box = np.zeros((rows, 4), np.int32)
@@ -276,18 +275,18 @@ def _view_tables(
     for row, id in enumerate(store.ids):
         if id in boxes:
             chosen = boxes[id]
-            box[row], source[row] = chosen["box"], chosen["source"]
-            score[row] = np.nan if chosen["score"] is None else chosen["score"]
-        indices = clips.get(id, {}).get("frame_index", [])
-        frame_index[row, : len(indices)] = indices
+            box[row], source[row] = chosen.box.corners, chosen.source
+            score[row] = np.nan if chosen.score is None else chosen.score
+        if id in clips:
+            frame_index[row, : len(clips[id].frame_index)] = clips[id].frame_index
     tables: dict[str, npt.NDArray[Any]] = {"box": box, "score": score, "source": source, "frame_index": frame_index}
     if moving:
         tables["frame_box"] = np.zeros((rows, slots, 4), np.int32)
         for row, id in enumerate(store.ids):
-            for slot, frame in enumerate(clips.get(id, {}).get("frame_index", [])):
-                tables["frame_box"][row, slot] = frame_box(boxes[id], frame)
+            for slot, frame in enumerate(clips[id].frame_index if id in clips else ()):
+                tables["frame_box"][row, slot] = boxes[id].box_at(frame).corners
     return tables
 
 
-def _by_id(records: dict[int, Record]) -> dict[str, dict[str, Any]]:
-    return {id: row for record in records.values() for id, row in record.clips.items() if "reason" not in row}
+def _by_id(records: dict[int, Record[Row]]) -> dict[str, Row]:
+    return {id: row for record in records.values() for id, row in record.clips.items()}

@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.metadata import version
+from typing import Any
 
+from data_specs.records import Record
 from data_specs.schema import STAGES
-from data_specs.stored import Record
 
 _WRITING = ("mocrop", "numcodecs", "numpy", "zarr")
 _USED = {
@@ -34,7 +35,7 @@ def versions_here(stage: str | None = None) -> Mapping[str, str]:
     return {name: version(name) for name in sorted(names)}
 
 
-def versions_of(records: Iterable[Record]) -> Versions:
+def versions_of(records: Iterable[Record[Any]]) -> Versions:
     """The versions that made a store's records."""
     counts: dict[tuple[str, str], Counter[str]] = {}
     for record in records:

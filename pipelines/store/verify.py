@@ -6,17 +6,16 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from zarr.abc.store import Store as ZarrStore
 
 from data_specs import schema
 from data_specs.chain import boxes_inputs, clips_inputs, motion_inputs, transcode_inputs
+from data_specs.records import BoxRow, CropRow, MotionRow, Record
 from data_specs.stored import (
-    Attributes,
     Damaged,
-    Record,
     Store,
     StoreError,
     VectorReader,
@@ -148,7 +147,7 @@ def _root_faults(store: Store) -> list[Fault]:
     return faults + [Fault(key, "it is missing, damaged or does not follow from the recipe") for key in wrong]
 
 
-def _chain_faults(store: Store, progress: Progress, record: Record) -> Iterator[Fault]:
+def _chain_faults(store: Store, progress: Progress, record: Record[Any]) -> Iterator[Fault]:
     for path in _sources(progress, record):
         if path in progress.damaged:  # already a fault; the inputs can be checked when it has been recreated
             return
@@ -158,10 +157,10 @@ def _chain_faults(store: Store, progress: Progress, record: Record) -> Iterator[
         yield Fault(record.path, "its inputs differ from what is in the store now")
 
 
-def _sources(progress: Progress, record: Record) -> Iterator[str]:
+def _sources(progress: Progress, record: Record[Any]) -> Iterator[str]:
     """The paths of the records that this one was made from and that are missing or damaged."""
     shard = record.shard
-    before: list[tuple[str, str | None, dict[int, Record]]] = []
+    before: list[tuple[str, str | None, dict[int, Record[Any]]]] = []
     if record.stage == "motion":
         before = [("transcode", None, progress.transcode)]
     elif record.stage == "boxes":
@@ -172,7 +171,7 @@ def _sources(progress: Progress, record: Record) -> Iterator[str]:
     yield from (schema.progress_path(stage, view, shard) for stage, view, records in before if shard not in records)
 
 
-def _expected_inputs(store: Store, progress: Progress, record: Record) -> str:
+def _expected_inputs(store: Store, progress: Progress, record: Record[Any]) -> str:
     if record.stage == "transcode":
         return transcode_inputs(store.recipe, store.build, _shard_ids(store, record.shard))
     if record.stage == "motion":
@@ -190,7 +189,7 @@ def _shard_ids(store: Store, shard: int) -> list[str]:
     return store.ids[rows.start : rows.stop]
 
 
-def _object_faults(store: Store, record: Record) -> Iterator[Fault]:
+def _object_faults(store: Store, record: Record[Any]) -> Iterator[Fault]:
     """Compare every object that the record's task wrote with its hash."""
     keys, frames = list(record.objects), store.recipe.frames
     most = schema.largest_object(frames.slots, frames.size, store.recipe.shard_clips)
@@ -203,59 +202,52 @@ def _object_faults(store: Store, record: Record) -> Iterator[Fault]:
                 yield Fault(key, "the object's bytes differ from those that were written", record.path)
 
 
-def _row_faults(store: Store, progress: Progress, record: Record) -> Iterator[Fault]:
+def _row_faults(store: Store, progress: Progress, record: Record[Any]) -> Iterator[Fault]:
     """Check that a record's clips are those of its shard, its boxes lie in their frames, and its counts agree."""
-    if set(record.clips) != set(_shard_ids(store, record.shard)):
+    if record.ids != set(_shard_ids(store, record.shard)):
         yield Fault(record.path, "its clips are not those of the shard", record.path)
         return
     motion = progress.motion.get(record.shard)
     slots = store.recipe.frames.slots
     for id, row in record.clips.items():
-        video: Attributes = dict(motion.clips.get(id, {})) if motion else {}
-        if "box" in row and "size" in video:
-            height, width = video["size"]
-            x0, y0, x1, y1 = row["box"]
-            if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
-                yield Fault(record.path, f"{id}: box {row['box']} is not inside {width} × {height} px", record.path)
-        if (
-            "frame_index" in row
-            and "frames" in video
-            and not _rising_inside(row["frame_index"], video["frames"], slots)
-        ):
-            problem = f"{id}: invalid frame indices {row['frame_index']} for {video['frames']} frames"
+        video = motion.clips.get(id) if motion else None
+        if isinstance(row, BoxRow) and video and not row.inside(video.size):
+            height, width = video.size
+            problem = f"{id}: box {list(row.box.corners)} is not inside {width} × {height} px"
+            yield Fault(record.path, problem, record.path)
+        if isinstance(row, CropRow) and video and not _fit(row.frame_index, video.frames, slots):
+            problem = f"{id}: invalid frame indices {list(row.frame_index)} for {video.frames} frames"
             yield Fault(record.path, problem, record.path)
     if record.stage == "motion":
         yield from _frame_count_faults(progress, record)
         yield from _vector_count_faults(store, record)
 
 
-def _rising_inside(indices: list[int], frames: int, slots: int) -> bool:
-    rising = all(first < second for first, second in pairwise(indices))
-    return rising and 0 < len(indices) <= slots and indices[0] >= 0 and indices[-1] < frames
+def _fit(indices: tuple[int, ...], frames: int, slots: int) -> bool:
+    """Return whether increasing indices are those of at most ``slots`` of some frames."""
+    return 0 < len(indices) <= slots and indices[-1] < frames
 
 
-def _frame_count_faults(progress: Progress, record: Record) -> Iterator[Fault]:
+def _frame_count_faults(progress: Progress, record: Record[MotionRow]) -> Iterator[Fault]:
     """Check that the clips have as many frames as were encoded, and that their key frames are among these."""
     transcode = progress.transcode.get(record.shard)
     for id, row in record.clips.items():
-        if "frames" not in row:
-            continue
-        encoded = transcode.clips.get(id, {}).get("frames") if transcode else None
-        if encoded not in (None, row["frames"]):
-            yield Fault(record.path, f"{id}: {row['frames']} frames, {encoded} were encoded", record.path)
-        if row["key_frames"] and not _rising_inside(row["key_frames"], row["frames"], row["frames"]):
-            problem = f"{id}: invalid key frames {row['key_frames']} for {row['frames']} frames"
+        video = transcode.clips.get(id) if transcode else None
+        if video and video.frames not in (None, row.frames):
+            yield Fault(record.path, f"{id}: {row.frames} frames, {video.frames} were encoded", record.path)
+        if row.key_frames and row.key_frames[-1] >= row.frames:
+            problem = f"{id}: invalid key frames {list(row.key_frames)} for {row.frames} frames"
             yield Fault(record.path, problem, record.path)
 
 
-def _vector_count_faults(store: Store, record: Record) -> Iterator[Fault]:
+def _vector_count_faults(store: Store, record: Record[MotionRow]) -> Iterator[Fault]:
     path = schema.motion_path(record.shard)
     try:
         stored_counts = VectorReader(store.zarr, record.shard).counts()
     except Damaged as error:
         yield Fault(path, f"it cannot be read: {error.__cause__}", record.path)
         return
-    counts = [record.clips[id].get("vectors", 0) for id in _shard_ids(store, record.shard)]
+    counts = [record.clips[id].vectors if id in record.clips else 0 for id in _shard_ids(store, record.shard)]
     if stored_counts != counts:
         yield Fault(path, "the number of vectors differs from the record", record.path)
 

@@ -31,8 +31,9 @@ from data_specs.fingerprints import LENGTH, fingerprint
 from data_specs.jpeg import JpegCodec
 from data_specs.local_files import refuse_links
 from data_specs.recipes import FrameCodec, Recipe, density_grid, moves, view_params
+from data_specs.records import Record
 from data_specs.schema import ArraySpec
-from data_specs.stored import Attributes, Damaged, Record, Store, StoreError, read_objects, reading, run, zarr_store
+from data_specs.stored import Attributes, Damaged, Store, StoreError, read_objects, reading, run, zarr_store
 
 ALONE_SECONDS = 10.0
 
@@ -145,7 +146,7 @@ def remove_attributes(store: ZarrStore, path: str) -> None:
     run(store.delete_dir(path))
 
 
-def write_record(store: ZarrStore, record: Record) -> None:
+def write_record(store: ZarrStore, record: Record[Any]) -> None:
     """Write the completion record of a shard, as the last step of a task."""
     put_attributes(store, record.path, record.as_attributes())
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from data_specs.annotation_files import read_annotations
 from data_specs.annotations import match
+from data_specs.records import MotionRow
 from data_specs.stored import Store, VectorReader, open_store
 from mocrop_core import ACTOR, ActorMethod, KeyFrames, actor_map, cell_grid, choose_actor_box
 from mocrop_core.coverage import shares_kept
@@ -75,12 +76,12 @@ def contributions(location: Path, annotations: Path, areas: Sequence[float]) -> 
 def annotated(store: Store, annotations: Path) -> dict[str, Clip]:
     """The annotated clips of a store, by id."""
     matched = match(read_annotations(annotations), store.ids, store.table("num_frames"), store.table("frame_size"))
-    records, clips = store.records("motion"), {}
+    records, clips = store.records(MotionRow), {}
     for row, actors in matched.boxes.items():
         shard, index = divmod(row, store.recipe.shard_clips)
         known, reader = records[shard].clips[store.ids[row]], VectorReader(store.zarr, shard)
-        size, numbers = (int(known["size"][0]), int(known["size"][1])), tuple(known["key_frames"])
-        textures = reader.textures(index, (len(numbers), *cell_grid(size).shape))
-        keys = KeyFrames(numbers, textures, tuple(known["picture"]))
-        clips[store.ids[row]] = Clip(list(reader.blocks(index)), known["frames"], keys, size, actors.box)
+        assert known.picture is not None
+        textures = reader.textures(index, (len(known.key_frames), *cell_grid(known.size).shape))
+        keys = KeyFrames(known.key_frames, textures, known.picture.corners)
+        clips[store.ids[row]] = Clip(list(reader.blocks(index)), known.frames, keys, known.size, actors.box)
     return clips

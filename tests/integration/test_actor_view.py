@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_specs.box_rows import frame_box
 from data_specs.chain import motion_inputs_without_texture
 from data_specs.recipes import Recipe, RecipeError, parse_recipe
-from data_specs.stored import VectorReader, open_store, read_records, zarr_store
+from data_specs.records import BoxRow, MotionRow, TranscodeRow, read_records
+from data_specs.stored import VectorReader, open_store, zarr_store
 from mocrop_core import ACTOR, KeyFrames, bars, choose_actor_box, in_pixels, key_frame_texture, picture_area
 from pipelines.media import decoder
 from pipelines.runs.options import Options
@@ -81,8 +81,8 @@ def test_a_box_that_moves_has_one_size_and_a_place_in_each_cached_frame(actor_ru
     sizes = boxes[..., 2:] - boxes[..., :2]
     assert (sizes == (static[:, 2:] - static[:, :2])[:, None]).all()
     assert len(np.unique(boxes[0], axis=0)) > 1, "the disc moves, and so does its box"
-    rows = read_records(store.zarr, "boxes", "moving", [0])[0].clips
-    assert boxes[0].tolist() == [frame_box(rows["a/a"], frame) for frame in frames[0].tolist()]
+    rows = read_records(store.zarr, BoxRow, "moving", [0])[0].clips
+    assert boxes[0].tolist() == [list(rows["a/a"].box_at(frame).corners) for frame in frames[0].tolist()]
     (x0, y0, x1, y1), frame = boxes[0, 3].tolist(), int(frames[0, 3])
     ((_, picture),) = decoder.rgb_frames(DISC, [frame])
     kept = store.array("views/moving/frames")[0, 3].astype(float).mean(axis=(0, 1))
@@ -93,7 +93,7 @@ def test_motion_without_texture_is_extracted_again_and_the_run_says_so(actor_run
     options = replace(actor_run, store=str(tmp_path / "s.zarr"))
     shutil.copytree(actor_run.store, options.store)
     store = zarr_store(options.store, read_only=False)
-    before, made = (read_records(store, stage, None, [0])[0] for stage in ("transcode", "motion"))
+    before, made = read_records(store, TranscodeRow, None, [0])[0], read_records(store, MotionRow, None, [0])[0]
     write_record(store, replace(made, inputs=motion_inputs_without_texture(before)))
     shutil.rmtree(Path(options.store, "motion", "00000", "texture"))
     assert "without key-frame texture is extracted again" in " ".join(about_store(options, recipe()))

@@ -16,8 +16,9 @@ import pytest
 from data_specs.annotation_files import read_annotations
 from data_specs.annotations import Annotation, Matched, actor_boxes, match
 from data_specs.recipes import FixedView, FullView, MotionView, Recipe, parse_recipe
-from data_specs.stored import Record, StoreError, open_store
-from mocrop_core import Box
+from data_specs.records import BoxRow, Record
+from data_specs.stored import StoreError, open_store
+from mocrop_core import Box, BoxPath
 from mocrop_core.coverage import central_box, random_shares, shares_kept
 from pipelines.evaluation.coverage import Coverage, coverage, mismatches, stored_boxes
 from pipelines.evaluation.evaluation import evaluate, rows_of
@@ -92,9 +93,8 @@ def test_the_best_box_is_never_below_the_views_own_static_box() -> None:
 def test_a_box_that_moves_is_taken_in_each_frame() -> None:
     recipe = Recipe(views=(MotionView(preset="actor", crop_ratio=0.5, segments=2),))
     tables = tables_of(recipe, [LEFT])
-    path = {"moments": [0.0, 4.0], "boxes": [(0, 0, 160, 240), (160, 0, 320, 240)]}
-    row = {"box": LEFT.corners, "source": 1, "score": 1.0, "path": path}
-    records = {"mocrop": {0: Record("boxes", "mocrop", 0, "", {"c/0": row}, {})}}
+    row = BoxRow(LEFT, 1.0, 1, BoxPath((0.0, 4.0), (Box(0, 0, 160, 240), Box(160, 0, 320, 240))))
+    records = {"mocrop": {0: Record("boxes", "mocrop", 0, "", {"c/0": row}, {}, {})}}
     boxes_of = stored_boxes(records, recipe, ["c/0"], tables)
     assert boxes_of("mocrop", 0, np.array([9, 0, 2, 4, 0]))[:, 0].tolist() == [160, 0, 80, 160, 0]
     eased = [0, 25, 80, 135, 160]  # 3 t² − 2 t³ of 160 px

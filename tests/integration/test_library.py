@@ -16,6 +16,7 @@ from obstore.store import S3Store
 
 import mocrop
 from data_specs.recipes import MotionView
+from data_specs.records import MotionRow
 from data_specs.stored import VectorReader, open_store
 from pipelines.media.encoder import write_video
 from pipelines.media.ffmpeg_binary import find_ffmpeg
@@ -49,7 +50,7 @@ def test_a_box_is_that_of_the_boxes_stage_for_the_same_file(
 ) -> None:
     store, files = open_store(ucf_store), h264_files(ucf_store)
     view, chosen = MotionView(preset=method, **settings), mocrop.create_method(method, **settings)
-    shards = store.records("motion")
+    shards = store.records(MotionRow)
     assert len(shards) == 4
     for shard, record in shards.items():
         row = shard * store.recipe.shard_clips

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_specs.box_rows import frame_box
-from data_specs.stored import open_store, read_records
+from data_specs.records import BoxRow, read_records
+from data_specs.stored import open_store
 from pipelines.media.decoder import rgb_frames
 from pipelines.report.clip_cards import grey_levels, picture_bytes, row_bytes
 from pipelines.report.clip_reader import ClipReader
@@ -65,8 +65,9 @@ def test_each_frame_of_the_page_has_its_own_box(document: dict[str, Any], moving
     assert document["boxes"]["moving"]["shown"][:4] == boxes[len(boxes) // 2] != boxes[0]
     assert document["boxes"]["moving"]["box"][:4] == store.table("views/moving/box")[0].tolist()
     assert "shown" not in document["boxes"]["actor"]
-    path = read_records(store.zarr, "boxes", "moving", [0])[0].clips[CLIP]["path"]
-    assert document["details"]["0"]["places"] == {"moving": path["boxes"]}
+    path = read_records(store.zarr, BoxRow, "moving", [0])[0].clips[CLIP].path
+    assert path
+    assert document["details"]["0"]["places"] == {"moving": [list(box.corners) for box in path.boxes]}
     heads = {view["name"]: view for view in document["head"]["views"]}
     assert heads["moving"]["places"] == 2 * 3
     assert heads["actor"]["places"] == 2
@@ -83,21 +84,21 @@ def test_a_page_with_moving_boxes_keeps_to_its_budget(document: dict[str, Any], 
 def test_vectors_are_counted_in_the_box_of_their_frame(
     document: dict[str, Any], moving_run: Options, reader: ClipReader
 ) -> None:
-    row = read_records(open_store(moving_run.store).zarr, "boxes", "moving", [0])[0].clips[CLIP]
+    row = read_records(open_store(moving_run.store).zarr, BoxRow, "moving", [0])[0].clips[CLIP]
     vectors = reader.fast_vectors(0)
     inside = 0
     for x, y, frame in zip(*(vectors[name].tolist() for name in ("x", "y", "frame")), strict=True):
-        x0, y0, x1, y1 = frame_box(row, frame)
+        x0, y0, x1, y1 = row.box_at(frame).corners
         inside += x0 <= x < x1 and y0 <= y < y1
     assert 0 < inside == sum(document["details"]["0"]["time"]["inside"]["moving"])
 
 
 def test_the_head_line_counts_the_box_of_each_frame(document: dict[str, Any], moving_run: Options) -> None:
     """By hand: the share of each annotated box that is in the view's box of its frame."""
-    row = read_records(open_store(moving_run.store).zarr, "boxes", "moving", [0])[0].clips[CLIP]
+    row = read_records(open_store(moving_run.store).zarr, BoxRow, "moving", [0])[0].clips[CLIP]
     shares, static = [], []
     for frame in range(25):
-        for kept, (x0, y0, x1, y1) in ((shares, frame_box(row, frame)), (static, row["box"])):
+        for kept, (x0, y0, x1, y1) in ((shares, row.box_at(frame).corners), (static, row.box.corners)):
             wide, high = min(2 * frame + 30, x1) - max(2 * frame, x0), min(50, y1) - max(20, y0)
             kept.append(max(wide, 0) * max(high, 0) / 900)
     series = next(one for one in document["actors"]["series"] if one["name"] == "moving")
@@ -123,14 +124,14 @@ def box_drawn(picture: np.ndarray, colour: tuple[int, int, int], scale: float) -
 
 def test_a_video_has_the_box_of_each_frame(reader: ClipReader, moving_run: Options, tmp_path: Path) -> None:
     write_clip_video(reader, CLIP, ["moving"], tmp_path / "clip.mp4")
-    row = read_records(open_store(moving_run.store).zarr, "boxes", "moving", [0])[0].clips[CLIP]
+    row = read_records(open_store(moving_run.store).zarr, BoxRow, "moving", [0])[0].clips[CLIP]
     colour, seen = view_colour(reader, "moving"), set()
     count = int(reader.tables["num_frames"][0])
     for number, picture in rgb_frames(tmp_path / "clip.mp4", [0, count // 2, count - 1]):
-        expected = frame_box(row, number)
+        expected = row.box_at(number).corners
         drawn = box_drawn(picture, colour, picture.shape[0] / reader.frame_size(0)[0])
         np.testing.assert_allclose(drawn, expected, atol=2)
-        seen.add(tuple(expected))
+        seen.add(expected)
     assert len(seen) > 1
 
 

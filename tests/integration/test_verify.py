@@ -17,8 +17,11 @@ import numpy as np
 import pytest
 import zarr
 
+from data_specs.fingerprints import fingerprint
 from data_specs.recipes import load_recipe
-from data_specs.stored import Record, StoreError, open_store, read_records, zarr_store
+from data_specs.records import BoxRow, MotionRow, Record, read_records
+from data_specs.stored import StoreError, open_store, zarr_store
+from mocrop_core import Box
 from pipelines.errors import RunError
 from pipelines.runs.options import Options
 from pipelines.store.lock import StoreLocked, locked
@@ -118,17 +121,16 @@ def test_a_missing_record_is_found(options: Options) -> None:
     mended(options, before, "boxes")
 
 
-def forge(options: Options, record: Record) -> None:
+def forge(options: Options, record: Record[Any]) -> None:
     """Put a record with a right fingerprint of wrong content into a store."""
     write_record(zarr_store(options.store, read_only=False), record)
 
 
 def test_a_box_outside_its_frame_is_found(options: Options) -> None:
     before = contents(Path(options.store))
-    (record,) = read_records(zarr_store(options.store, read_only=True), "boxes", "mocrop", [1]).values()
-    clips: dict[str, Any] = {id: dict(row) for id, row in record.clips.items()}
-    clips[min(clips)]["box"] = [0, 0, 9999, 10]
-    forge(options, replace(record, clips=clips))
+    (record,) = read_records(zarr_store(options.store, read_only=True), BoxRow, "mocrop", [1]).values()
+    id, row = min(record.clips.items())
+    forge(options, replace(record, clips={**record.clips, id: replace(row, box=Box(0, 0, 9999, 10))}))
     faults = [fault for fault in verify(options.store) if fault.where == BOXES]
     assert any("box [0, 0, 9999, 10] is not inside" in fault.what for fault in faults)
     _, done = run_stages(options)
@@ -139,10 +141,9 @@ def test_a_box_outside_its_frame_is_found(options: Options) -> None:
 @pytest.mark.parametrize(("key", "what"), [("vectors", "the number of vectors"), ("frames", "were encoded")])
 def test_a_wrong_count_of_vectors_or_frames_is_found_and_counted_again(options: Options, key: str, what: str) -> None:
     before = contents(Path(options.store))
-    (record,) = read_records(zarr_store(options.store, read_only=True), "motion", None, [0]).values()
-    clips: dict[str, Any] = {id: dict(row) for id, row in record.clips.items()}
-    clips[min(clips)][key] = 1
-    forge(options, replace(record, clips=clips))
+    (record,) = read_records(zarr_store(options.store, read_only=True), MotionRow, None, [0]).values()
+    id, row = min(record.clips.items())
+    forge(options, replace(record, clips={**record.clips, id: replace(row, **{key: 1})}))
     assert any(what in fault.what and fault.record == record.path for fault in verify(options.store))
     _, done = run_stages(options)
     assert "transcode" not in done
@@ -152,8 +153,11 @@ def test_a_wrong_count_of_vectors_or_frames_is_found_and_counted_again(options: 
 
 def test_a_record_that_makes_no_sense_is_found(options: Options) -> None:
     before = contents(Path(options.store))
-    (record,) = read_records(zarr_store(options.store, read_only=True), "boxes", "mocrop", [1]).values()
-    forge(options, replace(record, clips={id: {"box": "x"} for id in record.clips}))
+    (record,) = read_records(zarr_store(options.store, read_only=True), BoxRow, "mocrop", [1]).values()
+    clips = {id: {"box": "x"} for id in record.clips}
+    output = fingerprint("boxes", "mocrop", record.inputs, clips, dict(record.objects))
+    values = {**record.as_attributes(), "clips": clips, "output": output}
+    put_attributes(zarr_store(options.store, read_only=False), record.path, values)
     assert Fault(BOXES, "the record is damaged", BOXES) in verify(options.store)
     _, done = run_stages(options)
     assert set(done) <= {"boxes", "clips"}
@@ -171,7 +175,7 @@ def test_a_note_of_what_to_do_again_removes_nothing_but_records(options: Options
 
 def test_a_fingerprint_that_does_not_follow_from_its_inputs_is_found(options: Options) -> None:
     before = contents(Path(options.store))
-    (record,) = read_records(zarr_store(options.store, read_only=True), "boxes", "mocrop", [1]).values()
+    (record,) = read_records(zarr_store(options.store, read_only=True), BoxRow, "mocrop", [1]).values()
     forge(options, replace(record, inputs="0" * 32))
     assert "its inputs differ from what is in the store now" in {fault.what for fault in verify(options.store)}
     mended(options, before, "boxes")

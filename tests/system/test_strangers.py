@@ -25,8 +25,9 @@ from data_specs.annotation_files import read_annotations
 from data_specs.annotations import AnnotationError
 from data_specs.arrays import open_array
 from data_specs.documents import parse_json
+from data_specs.records import MotionRow, read_records
 from data_specs.schema import tables
-from data_specs.stored import Damaged, StoreError, open_store, read_records, zarr_store
+from data_specs.stored import Damaged, StoreError, open_store, zarr_store
 from data_specs.text import csv_cell, json_text, printable
 from pipelines.cli.tables import box_rows
 from pipelines.errors import RunError
@@ -207,7 +208,7 @@ RECORDS = ["objects: /dev/zero", "objects: ../../../../../../etc/shadow", f"obje
 def test_a_record_that_says_what_none_may_say_counts_as_damaged(options: Options, name: str) -> None:
     store = spoilt(options, name)
     damaged: list[str] = []
-    assert 0 not in read_records(zarr_store(store, read_only=True), "motion", None, range(3), damaged)
+    assert 0 not in read_records(zarr_store(store, read_only=True), MotionRow, None, range(3), damaged)
     assert damaged == ["progress/motion/00000"]
     assert summarise(store).pending == 4
     assert {fault.where for fault in verify(store)} >= {"progress/motion/00000"}

@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from data_specs.recipes import parse_recipe
+from data_specs.records import MotionRow
 from data_specs.schema import NOTES
 from data_specs.stored import open_store
 from pipelines.cli.app import app
@@ -65,10 +66,10 @@ def test_a_note_stands_in_the_clips_record_and_in_the_summary(damaged_store: Pat
     assert summary.done == 6
     assert summary.notes["damage"] == DAMAGE
     rows = {
-        id: row for record in open_store(damaged_store).records("motion").values() for id, row in record.clips.items()
+        id: row for record in open_store(damaged_store).records(MotionRow).values() for id, row in record.clips.items()
     }
-    assert "notes" not in rows["Hop/h0"]
-    assert rows["Hop/h1"]["notes"]["damage"] == DAMAGE["Hop/h1"]
+    assert rows["Hop/h0"].notes == {}
+    assert rows["Hop/h1"].notes["damage"] == DAMAGE["Hop/h1"]
 
 
 def test_status_counts_the_notes_with_examples_and_lists_them_all_as_json(damaged_store: Path) -> None:

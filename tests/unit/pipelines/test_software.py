@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from data_specs.records import BoxRow, CropRow, MotionRow, TranscodeRow
 from data_specs.stored import open_store, zarr_store
 from pipelines.cli.app import app
 from pipelines.runs import outcome
@@ -44,7 +45,7 @@ def begun(made: Path, tmp_path: Path) -> Options:
     options = Options(str(tmp_path / "source"), str(tmp_path / "store.zarr"), recipe=ENCODE)
     store, writable = open_store(options.store), zarr_store(options.store, read_only=False)
     for view in VIEWS:
-        record = store.records("clips", view)[0]
+        record = store.records(CropRow, view)[0]
         assert record.software["pillow"] == PILLOW
         write_record(writable, replace(record, software={**record.software, "pillow": "1.7.8"}))
         shutil.rmtree(Path(options.store, f"progress/clips/{view}/00001"))
@@ -56,9 +57,9 @@ def begun(made: Path, tmp_path: Path) -> Options:
 
 def test_each_record_names_the_versions_of_what_its_stage_uses(made: Path) -> None:
     store = open_store(made / "store.zarr")
-    used = {"transcode": {"av"}, "motion": {"av"}, "boxes": set(), "clips": {"av", "pillow"}}
-    for stage, names in used.items():
-        records = store.records(stage, None if stage in ("transcode", "motion") else "mocrop")
+    used = {TranscodeRow: {"av"}, MotionRow: {"av"}, BoxRow: set(), CropRow: {"av", "pillow"}}
+    for row_type, names in used.items():
+        records = store.records(row_type, None if row_type in (TranscodeRow, MotionRow) else "mocrop")
         assert len(records) == 2
         for record in records.values():
             assert {"av", "pillow"} & set(record.software) == names
@@ -102,7 +103,7 @@ def test_a_record_made_again_by_another_version_with_the_same_result_leaves_all_
     run_stages(begun)
     expected = contents(Path(begun.store))
     store, writable = open_store(begun.store), zarr_store(begun.store, read_only=False)
-    record = store.records("motion")[0]
+    record = store.records(MotionRow)[0]
     write_record(writable, replace(record, software={**record.software, "av": "9.0.0"}))
     assert run_stages(begun)[1] == []
     assert open_store(begun.store).attrs["software"]["av"] == ", ".join(sorted(["9.0.0", AV]))
