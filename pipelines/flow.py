@@ -110,7 +110,7 @@ def run_stage(run: Run, stage: str, client: Client, on_progress: OnProgress) -> 
     name = f"{stage}: {len(plans)} of {run.num_shards} shards to do"
 
     def add(report: ShardReport) -> None:
-        run.lease.check()
+        run.lock.check()
         progress.add(report)
 
     @task(name=stage, description=DOES[stage], task_run_name=name, cache_policy=NO_CACHE, persist_result=False)

@@ -36,11 +36,9 @@ from pipelines.store.verify import DAMAGED, damaged_records
 class Run:
     """A store being filled. Made by ``open_run``, which holds the store's lock."""
 
-    def __init__(
-        self, options: Options, dataset: Dataset, recipe: Recipe, lease: StoreLock, notices: list[str]
-    ) -> None:
+    def __init__(self, options: Options, dataset: Dataset, recipe: Recipe, lock: StoreLock, notices: list[str]) -> None:
         self.options = options
-        self.lease = lease
+        self.lock = lock
         self.notices = notices
         self.dataset = dataset
         self.recipe = recipe
@@ -75,7 +73,7 @@ class Run:
 
     def pending(self, stage: str) -> list[ShardPlan]:
         """The pending tasks of a stage: those without a record, or with one made from other inputs."""
-        self.lease.check()
+        self.lock.check()
         shards = Progress(self.zarr, self.recipe, self.num_shards, self.ids)
         if stage == "transcode":
             return [self._plan(stage, shard, ()) for shard in self._changed(shards)]
@@ -111,7 +109,7 @@ class Run:
 
     def publish(self) -> Summary:
         """Write the tables from the records and return the store's progress."""
-        self.lease.check()
+        self.lock.check()
         publish(self.location)
         return self.summary()
 
@@ -164,12 +162,12 @@ def open_run(options: Options) -> Iterator[Run]:
         _refuse_links(location, folders)
         if not is_made(location):
             _check_space(location, recipe, len(dataset.clips))
-        with locked(location) as lease:
+        with locked(location) as lock:
             notices = about_store(options, recipe)
             make_or_reopen(location, dataset, recipe)
             _sweep(location)
             sweep(Path(folders.work_dir, H264))  # only subfolders of our own, as other programs may use the work folder
-            run = Run(options, dataset, recipe, lease, notices)
+            run = Run(options, dataset, recipe, lock, notices)
             if isinstance(recipe.transcode, Encode):
                 register(folders.work_dir, location)
             _forget_damaged(run)

@@ -88,41 +88,41 @@ def locked(location: str, doing: str = "written") -> Iterator[StoreLock]:
     ``StoreError`` or ``OSError`` if it cannot be written.
     """
     store = zarr_store(location, read_only=False)
-    lease = StoreLock(location, _me(doing))
-    _HELD.add(lease.holder.token)
+    lock = StoreLock(location, _me(doing))
+    _HELD.add(lock.holder.token)
     try:
-        _take(store, lease)
+        _take(store, lock)
         try:
-            with _beating(store, lease):
-                yield lease
+            with _beating(store, lock):
+                yield lock
         finally:
-            if not lease.lost.is_set():
+            if not lock.lost.is_set():
                 with suppress(OSError, StoreError):  # a lock that stays behind is recognised as abandoned
-                    exchange(store, LOCK, group_document(asdict(lease.holder)), None)
+                    exchange(store, LOCK, group_document(asdict(lock.holder)), None)
     finally:
-        _HELD.discard(lease.holder.token)
+        _HELD.discard(lock.holder.token)
 
 
-def _take(store: ZarrStore, lease: StoreLock) -> None:
+def _take(store: ZarrStore, lock: StoreLock) -> None:
     """Acquire the lock; if several processes find it free or abandoned, exactly one succeeds."""
     problem: StoreError | None = None
     for _ in range(10):
         document = _text(store)
         holder = _holder(document)
-        if holder is not None and holder.token == lease.holder.token:
+        if holder is not None and holder.token == lock.holder.token:
             return
         if holder is not None and (holder.alive() or not _silent(store, holder, document)):
             who = f"{holder}" if holder.here else f"{holder} (last seen {holder.seen})"
             raise StoreLocked(
-                f"store {shown(lease.location)!r} is being {holder.doing} by {who}; wait for it, or stop it first"
+                f"store {shown(lock.location)!r} is being {holder.doing} by {who}; wait for it, or stop it first"
             )
         try:
-            exchange(store, LOCK, document, asdict(lease.holder))
+            exchange(store, LOCK, document, asdict(lock.holder))
             problem = None
         except StoreError as error:  # a failed request may have been carried out: read the lock again
             problem = error
     raise problem or StoreLocked(
-        f"store {shown(lease.location)!r} is being written by another run; wait for it, or stop it first"
+        f"store {shown(lock.location)!r} is being written by another run; wait for it, or stop it first"
     )
 
 
@@ -179,9 +179,9 @@ def _now() -> str:
 
 
 @contextmanager
-def _beating(store: ZarrStore, lease: StoreLock) -> Iterator[None]:
+def _beating(store: ZarrStore, lock: StoreLock) -> Iterator[None]:
     stop = Event()
-    beat = Thread(target=_beat, args=(store, lease, stop), daemon=True)
+    beat = Thread(target=_beat, args=(store, lock, stop), daemon=True)
     beat.start()
     try:
         yield
@@ -190,19 +190,19 @@ def _beating(store: ZarrStore, lease: StoreLock) -> Iterator[None]:
         beat.join()
 
 
-def _beat(store: ZarrStore, lease: StoreLock, stop: Event) -> None:
+def _beat(store: ZarrStore, lock: StoreLock, stop: Event) -> None:
     """Refresh the heartbeat periodically, and notice when another process takes over the lock."""
     while not stop.wait(BEAT.total_seconds()):
-        newer = replace(lease.holder, seen=_now())
+        newer = replace(lock.holder, seen=_now())
         with suppress(OSError, StoreError):  # the run reports a broken store itself; the next heartbeat may succeed
-            if exchange(store, LOCK, group_document(asdict(lease.holder)), asdict(newer)):
-                lease.holder = newer
+            if exchange(store, LOCK, group_document(asdict(lock.holder)), asdict(newer)):
+                lock.holder = newer
                 continue
             current = read_holder(store)
-            if current is not None and current.token == lease.holder.token:
-                lease.holder = current  # an earlier request failed but was carried out
+            if current is not None and current.token == lock.holder.token:
+                lock.holder = current  # an earlier request failed but was carried out
             else:
-                lease.lost.set()
+                lock.lost.set()
                 return
 
 

@@ -58,10 +58,10 @@ def verify(location: str, on_record: Callable[[int, int], None] | None = None) -
     attributes are damaged, it has another revision, or a run is writing it.
     """
     open_store(location)  # raises before the lock creates a folder
-    with _held(location) as lease:
+    with _held(location) as lock:
         faults = _faults(open_store(location), on_record)
-        if lease:
-            lease.check()
+        if lock:
+            lock.check()
         elif faults:
             again = _faults(open_store(location))
             faults = [fault for fault in faults if fault in again]
@@ -74,14 +74,14 @@ def verify(location: str, on_record: Callable[[int, int], None] | None = None) -
 def _held(location: str) -> Iterator[StoreLock | None]:
     """Hold the lock of a store; yield None if it cannot be written. ``StoreLocked`` if a live process holds it."""
     with ExitStack() as stack:
-        lease = None
+        lock = None
         try:
-            lease = stack.enter_context(locked(location, "verified"))
+            lock = stack.enter_context(locked(location, "verified"))
         except StoreLocked:
             raise
         except (OSError, StoreError):  # the lock cannot be written; other problems show up when the store is read
             pass
-        yield lease
+        yield lock
 
 
 def _faults(store: Store, on_record: Callable[[int, int], None] | None = None) -> list[Fault]:

@@ -176,11 +176,11 @@ def test_a_live_process_elsewhere_whose_clock_is_wrong_keeps_its_lock(
 @pytest.mark.usefixtures("quick")
 def test_the_holder_says_that_it_lives(place: str) -> None:
     store = zarr_store(place, read_only=True)
-    with locked(place) as lease:
-        before = lease.holder
+    with locked(place) as held:
+        before = held.holder
         old = replace(before, seen="2020-01-01T00:00:00+00:00")
         assert wait_until(lambda: read_holder(store) not in (before, old))
-        lease.check()
+        held.check()
 
 
 @pytest.mark.usefixtures("quick")
@@ -191,7 +191,7 @@ def test_a_run_whose_lock_was_taken_over_ends_and_leaves_the_others_lock(place: 
     def lose() -> None:
         with open_run(options) as run:
             left(place, other)
-            assert run.lease.lost.wait(600)
+            assert run.lock.lost.wait(600)
             run.pending("transcode")
 
     with pytest.raises(RunError, match=r"was taken over by another run .*; this run ends, completed work is kept"):
