@@ -26,7 +26,7 @@ from pipelines.runs.estimate import _shards_left
 from pipelines.runs.options import Options, read_request
 from pipelines.stages.tasks import STAGES
 from pipelines.store.verify import verify
-from tests.conftest import run_stages
+from tests.conftest import made_once, run_stages
 from tests.integration.test_store import contents
 
 VALUES = {"name": "tiny", "shard_clips": 2, "transcode": {"preset": "ultrafast"}, "frames": {"slots": 2, "size": 32}}
@@ -41,20 +41,21 @@ def still(path: Path, colour: tuple[int, int, int]) -> None:
     write_video(path, np.full((14, 48, 64, 3), colour, np.uint8), 25)
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with three still red clips and a store of them, in two shards."""
-    folder = tmp_path_factory.mktemp("still")
-    for number in range(3):
-        still(folder / f"source/Still/s{number}.avi", RED)
-    run_stages(Options(str(folder / "source"), str(folder / "store.zarr"), recipe=ENCODE))
-    return folder
+def still_store(factory: pytest.TempPathFactory) -> Path:
+    """A folder, to be read only, with three still red clips and a store of them, in two shards."""
+
+    def make(folder: Path) -> None:
+        for number in range(3):
+            still(folder / f"source/Still/s{number}.avi", RED)
+        run_stages(Options(str(folder / "source"), str(folder / "store.zarr"), recipe=ENCODE))
+
+    return made_once(factory, "still", make)
 
 
 @pytest.fixture
-def options(made: Path, tmp_path: Path) -> Options:
-    """A copy of all this, to do with as one likes, and what the store was made with."""
-    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+def options(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Options:
+    """A copy of the still clips and their store, to change at will, and the options that made it."""
+    shutil.copytree(still_store(tmp_path_factory), tmp_path, dirs_exist_ok=True)
     return Options(str(tmp_path / "source"), str(tmp_path / "store.zarr"), recipe=ENCODE)
 
 

@@ -21,7 +21,7 @@ from pipelines.store.records import summarise
 from pipelines.store.verify import verify
 from pipelines.store.writer import write_record
 from tests.conftest import run_stages
-from tests.integration.test_chain import ENCODE, RED, still
+from tests.integration.test_chain import ENCODE, still_store
 from tests.integration.test_store import contents
 
 PILLOW, AV = version("pillow"), version("av")
@@ -30,12 +30,8 @@ VIEWS = ("full", "mocrop")
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three clips and a store of them, in two shards."""
-    folder = tmp_path_factory.mktemp("software")
-    for number in range(3):
-        still(folder / f"source/Still/s{number}.avi", RED)
-    run_stages(Options(str(folder / "source"), str(folder / "store.zarr"), recipe=ENCODE))
-    return folder
+    """Three still clips and a store of them, in two shards."""
+    return still_store(tmp_path_factory)
 
 
 @pytest.fixture
