@@ -18,7 +18,14 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError, NotSupportedError, PreconditionError
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    NotSupportedError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+)
 from obstore.store import AzureStore, GCSStore, S3Store
 from zarr.abc.store import ByteRequest, RangeByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
@@ -62,7 +69,7 @@ def download(location: str, target: Path) -> None:
                 file.write(piece)
     except FileNotFoundError as error:
         raise StoreError(f"{shown(location)!r}: no such object") from error
-    except (BaseError, PermissionError) as error:
+    except BaseError as error:
         raise StoreError(f"{shown(location)!r}: {reason(error)}") from error
 
 
@@ -270,34 +277,33 @@ class RemoteStore(ObjectStore[AnyStore]):
         except FileNotFoundError as error:
             self._check_bucket(error)
             raise
-        except (BaseError, PermissionError) as error:
+        except BaseError as error:
             if "NoSuchBucket" in str(error):
                 self._check_bucket(FileNotFoundError(str(error)))
             raise StoreError(f"store {self.where!r}: {reason(error)}") from error
 
 
+_ANSWER = re.compile(
+    r"status code: (\d+ [A-Z][A-Za-z ]+)(?:.*?<Code>([^<]+)</Code>)?(?:.*?<Message>([^<]+)</Message>)?", re.DOTALL
+)
+
+
 def reason(error: Exception) -> str:
-    """What an obstore error says, in one line: its text goes on for a page."""
+    """An error of obstore in one line.
+
+    Its type tells refused requests; all else that matters here is only in its text, which goes on for a page.
+    """
     text, _, details = str(error).partition("Debug source")
+    if "169.254." in text or "instance credentials" in text:  # of a machine's role
+        return "no credentials; put AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY into the environment"
     retries = re.search(r"after (\d+) retries", text)
     tried = f", tried {int(retries[1]) + 1} times" if retries else ""
-    code, message = re.search(r"<Code>([^<]+)</Code>", text), re.search(r"<Message>([^<]+)</Message>", text)
-    status = re.search(r"status code: (\d+ [A-Z][A-Za-z ]+)", text)
-    if code or status:
-        said = message[1].strip() if message else ""
-        answer = " ".join(part for part in (status[1] if status else "", code[1] if code else "", said) if part)
-        hint = "; check the credentials in the environment and the rights on the bucket" if _refused(answer) else ""
-        return f"it answers {answer[:200]}{tried}{hint}"
-    if "169.254." in text or "instance credentials" in text:
-        return "no credentials; put AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY into the environment"
+    if answer := _ANSWER.search(text):
+        refused = isinstance(error, PermissionDeniedError | UnauthenticatedError)
+        hint = "; check the credentials in the environment and the rights on the bucket" if refused else ""
+        return f"it answers {' '.join(part.strip() for part in answer.groups('') if part)[:200]}{tried}{hint}"
     causes = re.findall(r'message: "([^"]+)"', details) or re.findall(r"\b(TimedOut|Timeout|BadScheme)\b", details)
     if causes:
         host = re.search(r"https?://[^/\s?]+", text)
         return f"{host[0] if host else 'the object store'} does not answer: {causes[-1]}{tried}; check AWS_ENDPOINT_URL"
     return " ".join(text.split())[:300] + tried
-
-
-def _refused(answer: str) -> bool:
-    return answer.startswith(("401", "403")) or any(
-        code in answer for code in ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch")
-    )

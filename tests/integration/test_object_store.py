@@ -398,16 +398,22 @@ def test_what_cannot_be_reached_or_asked_for_is_one_line(
 
 
 def test_rights_that_are_missing_are_one_line(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from obstore.exceptions import GenericError, PermissionDeniedError
+
     from data_specs.remote import reason
 
     text = (
         "Error performing GET http://h/b/k in 3ms - Server returned non-2xx status code: 403 Forbidden: <?xml?><Error>"
         "<Code>AccessDenied</Code><Message>Access Denied</Message></Error>\n\nDebug source:\nPermissionDenied {}"
     )
-    assert reason(Exception(text)) == (
+    assert reason(PermissionDeniedError(text)) == (
         "it answers 403 Forbidden AccessDenied Access Denied; "
         "check the credentials in the environment and the rights on the bucket"
     )
+    text = (
+        "Error performing PUT http://169.254.169.254/token in 3ms - Server returned non-2xx status code: 403 Forbidden"
+    )
+    assert reason(GenericError(text)).startswith("no credentials; put AWS_ACCESS_KEY_ID")
 
 
 def test_keys_are_taken_as_they_stand(s3: str) -> None:
