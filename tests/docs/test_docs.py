@@ -29,10 +29,8 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-import nbformat
 import pytest
 import typer.main
-from nbclient import NotebookClient
 
 import mocrop
 from data_specs.recipes import load_recipe
@@ -398,6 +396,9 @@ def test_the_stages_are_named_in_the_tutorial() -> None:
 
 @pytest.mark.documents
 def test_the_notebook_runs(ucf_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import nbformat
+    from nbclient import NotebookClient
+
     copy_store(ucf_store, tmp_path)
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     notebook = nbformat.read(NOTEBOOK, as_version=4)

@@ -30,7 +30,6 @@ from pipelines.execution import server_address
 from pipelines.execution.deployment_alias import DEPLOYMENT, FLOW
 from pipelines.execution.server_address import held_port
 from pipelines.execution.server_secret import secret_path
-from pipelines.flow import preprocess_ucf101
 from pipelines.runs.options import Options
 from pipelines.runs.run import open_run
 from pipelines.stages.tasks import DOES
@@ -139,7 +138,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         )
         try:
             wait_until_served(process, output)
-            yield Served(environment, process, output)
+            served = Served(environment, process, output)
+            served.deployment()
+            yield served
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(600)
@@ -337,6 +338,8 @@ def test_a_caller_cannot_have_the_server_open_an_address_of_its_choice(
 
 
 def test_the_page_draws_the_form_from_the_recipe_and_the_docstring(served: Served) -> None:
+    from pipelines.flow import preprocess_ucf101
+
     deployment = served.deployment()
     schema = deployment["parameter_openapi_schema"]
     assert deployment["name"] == "local"

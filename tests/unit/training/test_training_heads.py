@@ -6,10 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from training.groups import groups_by_pattern, groups_of_file, groups_of_ucf
 from training.linear_head import STRENGTHS, folds_of, predict
@@ -29,6 +25,10 @@ def blobs(count: int, features: int, classes: int = 3) -> tuple[np.ndarray, np.n
 @pytest.mark.parametrize("features", [5, 400])
 def test_a_head_is_scikit_learns_on_standardised_features(features: int) -> None:
     """Also with more features than clips, where it is fitted in the space that the training clips span."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     values, labels, groups = blobs(90, features)
     compared = 0
     for sides in folds_of(labels, groups, 3, seed=0):
@@ -122,6 +122,8 @@ def test_a_file_that_gives_no_groups_is_refused(content: str | bytes, what: str,
 
 
 def test_mcnemars_p_is_that_of_the_exact_binomial_test() -> None:
+    from scipy.stats import binomtest
+
     checked = 0
     for gained in range(0, 12, 3):
         for lost in range(0, 40, 7):
