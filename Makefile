@@ -25,7 +25,7 @@ lint: $(READY)  ## ruff and mypy
 	$(BIN)/mypy --num-workers 2
 
 test: lint  ## lint, types and every test of a change
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 30
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 30
 
 check-docs: $(READY)  ## every command of the documents, and the notebook
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not soak" tests/docs/test_docs.py

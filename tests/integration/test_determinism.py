@@ -25,6 +25,7 @@ from pipelines.runs.run import Run, open_run
 from pipelines.stages.shard_task import process_shard
 from pipelines.stages.tasks import STAGES, ShardPlan
 from tests.conftest import run_stages
+from tests.places import SABOTAGE
 from tests.support.saboteurs import SMALL, contents, copy_clips, do_on_dask
 from tests.support.soak import record
 
@@ -53,6 +54,7 @@ def asked(in_order: tuple[Options, dict[str, bytes]], tmp_path: Path) -> tuple[O
 def test_the_number_of_workers_changes_no_byte(
     workers: int, asked: tuple[Options, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also if one of two workers dies on a shard."""
     options, expected = asked
     rng = random.Random(workers)
     in_order_of_rows = Run.pending
@@ -63,12 +65,16 @@ def test_the_number_of_workers_changes_no_byte(
         return plans
 
     monkeypatch.setattr(Run, "pending", shuffled)
+    if workers == 2:
+        monkeypatch.setenv("PYTHONPATH", str(SABOTAGE))
+        monkeypatch.setenv("MOCROP_SABOTAGE", "extract dies-once v_Shotput")
     with dask_client(workers=workers) as client:
         processes = [psutil.Process(pid) for pid in client.run(os.getpid).values()]
         assert len(processes) == workers
         do_on_dask(options, client)
     assert contents(Path(options.store)) == expected
     assert psutil.wait_procs(processes, 60)[1] == [], "they outlived their cluster"
+    assert len(list(Path(f"{options.store}.work").rglob("*.died"))) == (workers == 2)
     if workers != 2:
         record(f"the same bytes with {workers} workers in shuffled order", files=len(expected))
 

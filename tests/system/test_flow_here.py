@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -204,8 +203,8 @@ def test_a_server_elsewhere_that_does_not_answer_is_one_line(
 
 
 def test_a_port_that_another_program_uses_is_one_line_with_the_variable_that_names_another(tmp_path: Path) -> None:
-    with socket.create_server((server_address.LOOPBACK, 0)) as taken:
-        port = taken.getsockname()[1]
+    with recording_proxy() as (address, _):
+        port = int(address.rpartition(":")[2])
         with pytest.raises(prefect_server.ServerError) as error, prefect_server.persistent(port, tmp_path):
             pass
     assert re.fullmatch(
