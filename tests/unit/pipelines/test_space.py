@@ -95,7 +95,7 @@ CASES = {
 }
 
 
-OFTEN = ("the disk of the store is full",)  # the others: in `make soak`
+OFTEN = ("the disk of the store is full", "rights were taken away")  # the others: in `make soak`
 
 
 @pytest.mark.parametrize(
