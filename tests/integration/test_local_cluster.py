@@ -22,16 +22,22 @@ STRANGER = Security.temporary()
 
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[Client]:
+def others() -> set[str]:
+    """What listens already in this process and below it: servers of other tests."""
+    return listening(os.getpid())
+
+
+@pytest.fixture(scope="module")
+def client(others: set[str]) -> Iterator[Client]:
     with dask_client(workers=1) as client:
         assert client.submit(os.getpid, pure=False).result(60) != os.getpid()
         yield client
 
 
 @pytest.fixture(scope="module")
-def ports(client: Client) -> list[int]:
+def ports(client: Client, others: set[str]) -> list[int]:
     """All ports that the run's processes listen on: of the scheduler, the nanny and the worker."""
-    found = [int(place.split()[1]) for place in listening(os.getpid())]
+    found = [int(place.split()[1]) for place in listening(os.getpid()) - others]
     assert len(found) >= 3
     return found
 
