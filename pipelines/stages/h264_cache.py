@@ -93,7 +93,8 @@ def target_path(clip: Clip, source: str, encode: Encode, build: str, folders: Fo
 def check_missing(row: TranscodeRow | MotionRow, recipe: Recipe) -> None:
     """Raise ``ClipError`` if a larger fraction of a clip's frames is missing than the recipe allows."""
     if row.missing > recipe.max_missing * ((row.frames or 0) + row.missing):
-        raise ClipError(f"{row.notes['missing']}: more are missing than max_missing {recipe.max_missing:g} allows")
+        what = row.notes.get("missing", f"{row.missing} frames are missing")
+        raise ClipError(f"{what}: more are missing than max_missing {recipe.max_missing:g} allows")
 
 
 def _finished(target: Path, kept: TranscodeRow) -> TranscodeRow | None:

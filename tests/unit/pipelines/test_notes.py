@@ -13,14 +13,15 @@ import pytest
 from typer.testing import CliRunner
 
 from data_specs.recipes import parse_recipe
-from data_specs.records import MotionRow
+from data_specs.records import MotionRow, TranscodeRow
 from data_specs.schema import NOTES
 from data_specs.stored import open_store
 from pipelines.cli.app import app
-from pipelines.errors import RunError
+from pipelines.errors import ClipError, RunError
 from pipelines.media.encoder import write_video
 from pipelines.runs import outcome
 from pipelines.runs.options import Options
+from pipelines.stages.h264_cache import check_missing
 from pipelines.store.records import summarise
 from tests.conftest import run_stages
 from tests.integration.test_report_file import report_of
@@ -105,6 +106,13 @@ def test_a_clip_that_lacks_more_than_max_missing_is_quarantined_with_both_number
     assert run_stages(options) == (summary, [])
     with pytest.raises(RunError, match=r"max_missing is 0\.2 in the store, 0\.5 requested"):
         run_stages(replace(options, max_missing=0.5))
+
+
+def test_missing_frames_without_a_note_quarantine_a_clip_too() -> None:
+    """As a note beside an H.264 file may say that someone else has written."""
+    row = TranscodeRow("0" * 32, 9, h264="1" * 32, h264_bytes=9, frames=5, missing=7)
+    with pytest.raises(ClipError, match=r"^7 frames are missing: more are missing than max_missing 0\.25 allows$"):
+        check_missing(row, parse_recipe(SMALL, "small"))
 
 
 def test_prefects_table_and_its_last_line_count_the_notes(damaged_store: Path) -> None:
