@@ -24,10 +24,11 @@ import numpy.typing as npt
 import tensorstore
 import torch
 import zarr
-from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ZstdCodec
 
-from data_specs.stored import open_store
+from data_specs.recipes import FrameCodec
+from data_specs.stored import open_store, zarr_store
 from pipelines.runs.options import Options
+from pipelines.store.writer import put_attributes, repair_documents, write_rows, write_table
 from tests.benchmarks.footage import many, real_clips, run_alone
 from tests.benchmarks.measuring import (
     REPETITIONS,
@@ -52,11 +53,7 @@ STEADY_SECONDS = 1.0  # of each repetition: whole epochs, one after the other
 FASTER, OF_MEMORY_MAP = 40.0, 0.5
 SLACK_MB = 64.0  # compressed frames, decoders and stacks of the reading threads, and what the allocator keeps
 GROWTH_MB = 20.0  # a batch of raw frames, which the allocator keeps or does not
-CODECS: dict[str, tuple[Any, ...]] = {
-    "raw": (),
-    "lz4": (BloscCodec(cname="lz4", clevel=5, shuffle="noshuffle", typesize=1),),
-    "zstd": (ZstdCodec(level=1),),
-}
+CODECS = ("raw", "lz4", "zstd")
 VIEW = "mocrop"
 Batch = npt.NDArray[np.int64]
 
@@ -70,34 +67,25 @@ def built_store(folder: Path, clips: int | None = None) -> Path:
 
 def repeated_store(store: Path, folder: Path, rows: int, codec: str) -> Path:
     """The tables and frames of one view with the clips again and again, all in the train list of split 1."""
-    target = folder / f"{codec}.zarr"
-    old, attrs = open_store(store), dict(zarr.open_group(store, mode="r").attrs)
-    new = zarr.create_group(target, attributes=attrs)
+    target, old = folder / f"{codec}.zarr", open_store(store)
+    frames_settings = old.recipe.frames.model_copy(update={"codec": FrameCodec.model_validate({"name": codec})})
+    recipe = old.recipe.model_copy(update={"frames": frames_settings, "shard_clips": SHARD})
+    writable = zarr_store(str(target), read_only=False)
+    put_attributes(writable, "", {**old.attrs, "recipe": recipe.model_dump(mode="json")})
+    repair_documents(writable, recipe, rows)
     turn = np.arange(rows) % len(old.ids)
-    for name in ("label", "state", "num_frames", "frame_size"):
-        new.create_array(name, data=old.table(name)[turn])
-    lists = np.zeros((rows, 3), np.uint8)
-    lists[:, 0] = 1
-    new.create_array("split", data=lists)
     ids = [f"{old.ids[k].rpartition('_c')[0]}_c{row}" for row, k in enumerate(turn.tolist())]
-    new.create_array("id", shape=rows, dtype="string")[:] = np.array(ids, dtype=object)
-    view = old.view(VIEW)
-    described = zarr.open_group(store, path=f"views/{VIEW}", mode="r")
-    group = new.create_group(f"views/{VIEW}", attributes=dict(described.attrs))
-    for name in ("box", "frame_index"):
-        group.create_array(name, data=view.table(name)[turn])
-    frames = view.table("frames")
-    array = group.create_array(
-        "frames",
-        shape=(rows, *frames.shape[1:]),
-        dtype="uint8",
-        chunks=(1, 1, *frames.shape[2:]),
-        shards=(SHARD, *frames.shape[1:]),
-        serializer=BytesCodec(),
-        compressors=(*CODECS[codec], Crc32cCodec()),
-    )
+    in_train = np.zeros((rows, 3), np.uint8)
+    in_train[:, 0] = 1
+    tables = {"id": np.array(ids, dtype=object), "split": in_train}
+    copied = ("label", "state", "num_frames", "frame_size", f"views/{VIEW}/box", f"views/{VIEW}/frame_index")
+    new = open_store(target)
+    for path, values in {**tables, **{path: old.table(path)[turn] for path in copied}}.items():
+        write_table(writable, new.spec(path), values)
+    frames = old.view(VIEW).table("frames")
     for start in range(0, rows, SHARD):
-        array[start : start + SHARD] = frames[turn[start : start + SHARD]]
+        shard = range(start, min(start + SHARD, rows))
+        write_rows(writable, f"views/{VIEW}/frames", shard, frames[turn[shard.start : shard.stop]])
     return target
 
 
