@@ -1,9 +1,9 @@
-"""Reading actor boxes in the forms that people have them in; see docs/howto/evaluate.md.
+"""Read actor boxes from the formats in common use; see docs/howto/evaluate.md.
 
-- JSON of ours: ``{id: {"num_frames": n, "frame_size": [height, width], "tubes": [{"start_frame", "end_frame",
-  "boxes_xywh"}]}}``: a box a frame from ``start_frame`` to ``end_frame``, which is exclusive; frames count from 0. The
-  numbers of frames and ``frame_size`` may be missing; ``"frame_size"`` beside the ids holds for all of them.
-- CSV as MOTChallenge has it (https://motchallenge.net/instructions): one file a clip, or one with a column ``clip``.
+- mocrop's JSON: ``{id: {"num_frames": n, "frame_size": [height, width], "tubes": [{"start_frame", "end_frame",
+  "boxes_xywh"}]}}``: one box per frame from ``start_frame`` to ``end_frame`` (exclusive); frames count from 0.
+  ``num_frames`` and ``frame_size`` are optional; a ``"frame_size"`` beside the ids applies to all clips.
+- MOTChallenge's CSV (https://motchallenge.net/instructions): one file per clip, or one file with a column ``clip``.
 - ``pyannot.pkl`` of UCF101-24: `data_specs.ucf101_24`.
 - J-HMDB's ``puppet_mask`` or ``joint_positions``, and folders of masks as PNG: `data_specs.annotation_masks`.
 """
@@ -26,7 +26,7 @@ from data_specs.schema import MAX_FRAMES, MAX_SIDE
 from data_specs.ucf101_24 import read_ucf101_24
 
 ACCEPTED = (
-    "a JSON file, a CSV file as MOTChallenge has it (.csv, .txt), UCF101-24's pyannot.pkl, or a folder of such CSV "
+    "a JSON file, a MOTChallenge CSV file (.csv, .txt), UCF101-24's pyannot.pkl, or a folder of such CSV "
     "files, of J-HMDB's puppet_mask or joint_positions, or of masks (CLIP/00000.png)"
 )
 MOT_COLUMNS = ("frame", "id", "bb_left", "bb_top", "bb_width", "bb_height", "conf")
@@ -37,7 +37,7 @@ FrameSize = tuple[Side, Side]
 
 
 class _Tube(BaseModel):
-    """One actor's boxes, a frame each."""
+    """One actor's boxes, one per frame."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -64,10 +64,10 @@ class _Clip(BaseModel):
 
 
 def read_annotations(path: str | Path, on_clip: OnClip = lambda done, total: None) -> dict[str, Annotation]:
-    """The annotations of each clip id, from a file or folder of any form that is known.
+    """The annotations by clip id, from a file or folder in any supported format.
 
-    The form follows from the name's ending or from what is in the folder. ``on_clip`` is told of the clips read from a
-    folder. ``AnnotationError`` in one line for what cannot be read or is none of these forms.
+    The format follows from the file's suffix or from the contents of the folder. ``on_clip`` is called for each clip
+    that is read from a folder. Raises ``AnnotationError`` if the annotations are unreadable or in no supported format.
     """
     place = Path(path)
     try:
@@ -91,7 +91,7 @@ def read_annotations(path: str | Path, on_clip: OnClip = lambda done, total: Non
 
 
 def _read_folder(folder: Path, on_clip: OnClip) -> dict[str, Annotation]:
-    """Each clip's annotation, of the one form that the files in a folder have. Hidden files are none of them."""
+    """The annotations of the clips in a folder, whose files must all have one format; hidden files are ignored."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]
     if jhmdb := [path for path in files if path.name in (PUPPETS, JOINTS)]:
         return read_jhmdb(folder, jhmdb, on_clip)
@@ -151,9 +151,9 @@ def _read_mot_folder(folder: Path, files: list[Path], on_clip: OnClip) -> dict[s
 def _read_mot(path: Path, id: str | None = None) -> dict[str, Annotation]:
     """Rows ``frame, id, bb_left, bb_top, bb_width, bb_height, conf, …``: frames and pixels count from 1.
 
-    A row whose ``conf`` is 0 is not to be considered, by the format; such rows are left out and counted. The first
-    line may name the columns; one called ``clip`` then says which clip each row is of. ``seqinfo.ini`` beside the
-    folder ``gt`` says the clip's frame size and number of frames.
+    Rows whose ``conf`` is 0 are to be ignored, by the definition of the format; they are left out and counted. The
+    first line may name the columns; a column ``clip`` then names the clip of each row. ``seqinfo.ini`` beside the
+    folder ``gt`` gives the clip's frame size and number of frames.
     """
     whole = path.absolute()
     named = id or (whole.parents[1].name if whole.parts[-2:] == ("gt", "gt.txt") else path.stem)
@@ -168,16 +168,14 @@ def _read_mot(path: Path, id: str | None = None) -> dict[str, Annotation]:
         table = np.array(own, np.float64)
         used = table[:, 5] != 0
         left_out = int((~used).sum())
-        notes = (
-            (f"{left_out} of {len(own)} boxes marked as not to be considered (conf 0) left out",) if left_out else ()
-        )
+        notes = (f"{left_out} of {len(own)} boxes marked as ignored (conf 0) left out",) if left_out else ()
         xywh = table[used, 1:5] - [1, 1, 0, 0]
         found[clip] = Annotation(table[used, 0].astype(np.int64) - 1, xywh, frames, size, notes)
     return found
 
 
 def _mot_rows(path: Path, named: str) -> Iterator[tuple[int, str, list[float]]]:
-    """The line's number, its clip, and frame, left, top, width, height and conf, of each row that is not empty."""
+    """Each non-empty row: its line number, its clip, and its frame, left, top, width, height and conf."""
     columns: Sequence[str] = MOT_COLUMNS
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -211,7 +209,7 @@ def _is_number(text: str) -> bool:
 
 
 def _seqinfo(path: Path) -> tuple[int | None, tuple[int, int] | None]:
-    """The number of frames and the frame's height and width that MOTChallenge's ``seqinfo.ini`` says, if it exists."""
+    """The number of frames and the frame's height and width from MOTChallenge's ``seqinfo.ini``, if it exists."""
     info = path.parent.parent / "seqinfo.ini"
     if path.parent.name != "gt" or not info.is_file():
         return None, None
@@ -223,5 +221,5 @@ def _seqinfo(path: Path) -> tuple[int | None, tuple[int, int] | None]:
         what = " ".join(str(error).split())
         raise AnnotationError(f"annotations {str(info)!r}: no seqLength, imHeight and imWidth ({what})") from None
     if not (0 <= length <= MAX_FRAMES and 1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE):
-        raise AnnotationError(f"annotations {str(info)!r}: {length} frames of {width}×{height} px cannot be")
+        raise AnnotationError(f"annotations {str(info)!r}: {length} frames of {width}×{height} px are impossible")
     return length, (height, width)

@@ -1,4 +1,4 @@
-"""Actor boxes from masks and joints: the smallest box around what is marked, in each frame."""
+"""Actor boxes from masks and joints: in each frame, the smallest box around the marked pixels or joints."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Mask = npt.NDArray[Any]
 
 
 def mask_box(mask: Mask) -> tuple[int, int, int, int] | None:
-    """Left, top, width and height of the smallest box around what is not 0 in (height, width); None for nothing."""
+    """Left, top, width and height of the smallest box around the nonzero pixels of a mask; None if all are 0."""
     columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
     if not len(columns):
         return None
@@ -30,11 +30,12 @@ def mask_box(mask: Mask) -> tuple[int, int, int, int] | None:
 
 
 def read_masks(folder: Path, files: list[Path], on_clip: OnClip) -> dict[str, Annotation]:
-    """Each clip's boxes from masks ``CLIP/00000.png``, the file's number being the frame's, from 0.
+    """Each clip's boxes from masks ``CLIP/00000.png``; the file name is the frame number, from 0.
 
-    As DAVIS has them (Perazzi et al. 2016; https://davischallenge.org). What is not 0 is actor: all objects of a
-    palette together; transparency does not count. A frame without actor has no box. Masks lie in the folder itself
-    for one clip of its name. ``AnnotationError`` where a name is no number or the sizes of a clip's masks differ.
+    The layout is that of DAVIS (Perazzi et al. 2016; https://davischallenge.org). Every nonzero pixel belongs to the
+    actor: all objects of a palette together; transparency is ignored. A frame without actor has no box. If the masks
+    lie in the folder itself, it is one clip with the folder's name. Raises ``AnnotationError`` if a file name is not a
+    number or the masks of a clip differ in size.
     """
     clips: dict[str, list[Path]] = {}
     for path in files:
@@ -64,7 +65,7 @@ def _of_masks(paths: list[Path]) -> Annotation:
 
 
 def _read_mask(path: Path) -> Mask:
-    """(height, width), 0 where nothing is marked."""
+    """The mask, (height, width), 0 outside the actor."""
     try:
         with Image.open(path) as image:
             opaque = {"LA": "L", "PA": "P", "RGBA": "RGB"}.get(image.mode)
@@ -77,9 +78,9 @@ def _read_mask(path: Path) -> Mask:
 def read_jhmdb(folder: Path, files: list[Path], on_clip: OnClip) -> dict[str, Annotation]:
     """Each clip's boxes from J-HMDB's files ``CLASS/CLIP/puppet_mask.mat`` or ``…/joint_positions.mat``.
 
-    As published (Jhuang et al. 2013; http://jhmdb.is.tue.mpg.de): ``part_mask`` (height, width, frames), not 0 on the
-    person; ``pos_img`` (2, joints, frames), x and y in px from 1. The box around the joints leaves out what reaches
-    beyond them (hands, hair, feet): take the masks where both are at hand. ``AnnotationError`` for another content.
+    As published (Jhuang et al. 2013; http://jhmdb.is.tue.mpg.de): ``part_mask`` (height, width, frames), nonzero on
+    the person; ``pos_img`` (2, joints, frames), x and y in px from 1. The box around the joints omits what extends
+    beyond them (hands, hair, feet): prefer the masks if you have both. Raises ``AnnotationError`` for other contents.
     """
     wanted = PUPPETS if any(path.name == PUPPETS for path in files) else JOINTS
     chosen = [path for path in files if path.name == wanted]

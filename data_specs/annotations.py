@@ -1,7 +1,7 @@
-"""Actor boxes: what an annotation says of a clip, and what of it fits the clips of a store.
+"""Actor boxes of clips, and matching them to the clips of a store.
 
-Frames count from 0. Boxes are in px of the annotation's own frame where it names that frame's size, and are then scaled
-to the clip's; else in px of the clip's frame. `data_specs.annotation_files` reads them.
+Frames count from 0. If an annotation gives its own frame size, its boxes are in px of that frame and are scaled to the
+clip's; otherwise they are in px of the clip's frame. `data_specs.annotation_files` reads them.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ import numpy as np
 import numpy.typing as npt
 
 Boxes = npt.NDArray[np.float64]
-SAME_SHAPE = 0.02  # how far, relative to each other, the scales across and down may be apart unnoticed
+SAME_SHAPE = 0.02  # relative difference of the horizontal and vertical scales that is not reported
 
 
 class AnnotationError(ValueError):
-    """A file of actor boxes that cannot be read: one line that says where and what."""
+    """Annotations that cannot be read; the message is one line with the place and the cause."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Annotation:
-    """The actors of one clip: an entry for each actor in each frame.
+    """The actors of one clip: one entry per actor and frame.
 
     ``frame`` (n,) int64, from 0; ``xywh`` (n, 4) float64: left, top, width, height, px. ``num_frames`` of the clip and
-    ``frame_size`` (height, width) that the boxes are in, px: None where the annotation does not say. ``notes``: what
-    was left out when the file was read, one line each.
+    ``frame_size`` (height, width) of the frame that the boxes refer to, px; None if the annotation does not give them.
+    ``notes``: what was left out when the file was read, one line each.
     """
 
     frame: npt.NDArray[np.int64]
@@ -39,10 +39,10 @@ class Annotation:
 
 @dataclass(frozen=True, slots=True)
 class ActorBoxes:
-    """The actor boxes of a clip that lie in its frame.
+    """The actor boxes of a clip, clipped to its frame.
 
-    ``frame`` (n,) int64, from 0; ``box`` (n, 4) float64, x0, y0, x1, y1 in px, cut at the frame's edges, each with an
-    area above 0. ``problems`` says what did not fit: one line each.
+    ``frame`` (n,) int64, from 0; ``box`` (n, 4) float64, x0, y0, x1, y1 in px, clipped at the frame's edges, each with
+    an area above 0. ``problems``: what did not fit, one line each.
     """
 
     frame: npt.NDArray[np.int64]
@@ -58,9 +58,9 @@ class ActorBoxes:
 def actor_boxes(annotation: Annotation, num_frames: int, frame_size: tuple[int, int]) -> ActorBoxes:
     """The boxes that fit a clip of ``num_frames`` frames of ``frame_size`` (height, width), px.
 
-    They are scaled first where the annotation's frame has another size. A box over the edge is cut there; one that is
-    outside, empty, not finite or of a frame that the clip does not have is left out. All are counted in ``problems``,
-    as are another number of frames and another shape of the frame, which alone leave nothing out.
+    Boxes are scaled first if the annotation's frame has a different size. A box that crosses the frame's edge is
+    clipped; one that is outside, empty, not finite or of a frame that the clip does not have is left out. Both are
+    counted in ``problems``. A different number of frames or aspect ratio is reported there too, but drops no box.
     """
     height, width = frame_size
     frame, problems = annotation.frame, list(annotation.notes)
@@ -68,8 +68,10 @@ def actor_boxes(annotation: Annotation, num_frames: int, frame_size: tuple[int, 
         problems.append(f"annotated as {annotation.num_frames} frames, the clip has {num_frames}")
     down, across = _scales(annotation, frame_size)
     if abs(down / across - 1) > SAME_SHAPE:
-        problems.append(f"scaled by {across:.3g} across and {down:.3g} down: the annotated frame has another shape")
-    with np.errstate(over="ignore"):  # then it is not finite
+        problems.append(
+            f"scaled by {across:.3g} across and {down:.3g} down: the annotated frame has a different aspect ratio"
+        )
+    with np.errstate(over="ignore"):  # such a box is not finite
         xywh = annotation.xywh * [across, down, across, down]
         whole = np.hstack([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]])
     finite = np.asarray(np.isfinite(whole).all(axis=1))[:, None]
@@ -77,11 +79,11 @@ def actor_boxes(annotation: Annotation, num_frames: int, frame_size: tuple[int, 
     inside = finite[:, 0] & (cut[:, 2] > cut[:, 0]) & (cut[:, 3] > cut[:, 1])
     timely = (frame >= 0) & (frame < num_frames)
     good = inside & timely
-    over = good & (np.abs(cut - whole) > 1e-6).any(axis=1)  # what scaling rounds is not over the edge
+    over = good & (np.abs(cut - whole) > 1e-6).any(axis=1)  # tolerate rounding by the scaling
     for count, what in (
-        (int((~timely).sum()), f"of frames that the clip of {num_frames} does not have left out"),
-        (int((timely & ~inside).sum()), f"outside the frame of {width}×{height} px or empty left out"),
-        (int(over.sum()), f"over the edge of the frame of {width}×{height} px cut there"),
+        (int((~timely).sum()), f"left out: their frames are beyond the clip's {num_frames}"),
+        (int((timely & ~inside).sum()), f"left out: empty, or outside the frame of {width}×{height} px"),
+        (int(over.sum()), f"clipped at the edge of the frame of {width}×{height} px"),
     ):
         if count:
             problems.append(f"{count} of {len(frame)} boxes {what}")
@@ -91,16 +93,16 @@ def actor_boxes(annotation: Annotation, num_frames: int, frame_size: tuple[int, 
 
 
 def _scales(annotation: Annotation, frame_size: tuple[int, int]) -> tuple[float, float]:
-    """By what the annotation's px are multiplied, down and across."""
+    """The factors that convert the annotation's px to the clip's, vertical and horizontal."""
     own = annotation.frame_size or frame_size
     return frame_size[0] / own[0], frame_size[1] / own[1]
 
 
 @dataclass(frozen=True, slots=True)
 class Matched:
-    """Annotations beside the clips of a store: boxes by row, and what did not match, by clip id.
+    """Annotations matched to the clips of a store: boxes by row, and problems by clip id.
 
-    ``scaled`` counts clips whose boxes were scaled from another size of the frame.
+    ``scaled`` counts the clips whose boxes were scaled from a different frame size.
     """
 
     boxes: Mapping[int, ActorBoxes]
@@ -114,9 +116,9 @@ def match(
     num_frames: npt.NDArray[Any],
     frame_size: npt.NDArray[Any],
 ) -> Matched:
-    """The actor boxes of the rows of a store that are annotated and known; everything else is a problem, by id.
+    """The actor boxes of the annotated rows of a store, and a problem by id for everything that does not match.
 
-    ``ids``, ``num_frames`` (n,) and ``frame_size`` (n, 2) are the store's tables. Letter case in ids counts.
+    ``ids``, ``num_frames`` (n,) and ``frame_size`` (n, 2) are the store's tables. Ids are case-sensitive.
     """
     rows = {id: row for row, id in enumerate(ids)}
     ends = _by_last_name(ids)
@@ -142,7 +144,7 @@ def match(
 
 
 def _by_last_name(ids: list[str]) -> dict[str, str]:
-    """The id that has a last name, folders left out; "" for a name that several have."""
+    """Ids by their last path component; "" for a component that several ids share."""
     found: dict[str, str] = {}
     for id in ids:
         name = id.rpartition("/")[2]

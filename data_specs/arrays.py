@@ -1,8 +1,8 @@
-"""Opening an array of a store: what its ``zarr.json`` says is compared with the schema before any chunk is read.
+"""Opening an array of a store: its ``zarr.json`` is compared with the schema before any chunk is read.
 
-Only Zarr format 3 is read, and no consolidated metadata: other documents beside ``zarr.json`` mean nothing here. A
-document from a stranger chooses neither shape, type nor chunks, and of codecs only among those that this package
-writes, which decode in bounded memory (`data_specs.decoding`).
+Only Zarr format 3 is read, without consolidated metadata; other metadata documents are ignored. An untrusted
+``zarr.json`` therefore determines neither shape, type nor chunks, and can only choose among the codecs that this
+package writes, which decode in bounded memory (`data_specs.decoding`).
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from data_specs.jpeg import CODEC_NAME, JpegCodec
 from data_specs.schema import ArraySpec
 
 _MOST_DOCUMENT = 1 << 20  # bytes of an array's zarr.json
-_SLACK = 1 << 20  # bytes that a chunk may be longer than what it decodes to
+_SLACK = 1 << 20  # bytes by which a chunk may exceed its decoded size
 _INDEX_CODECS: list[Any] = [BytesCodec(), Crc32cCodec()]
 
 
 def open_array(store: ZarrStore, spec: ArraySpec) -> zarr.Array[Any]:
-    """The array that the schema describes with ``spec``, as it lies in a store; it is writable if the store is.
+    """Open the array of a store that the schema describes with ``spec``; it is writable if the store is.
 
-    ``FileNotFoundError`` where it is missing, ``ValueError`` where its ``zarr.json`` describes another array. Chunks
-    are decoded within the sizes of ``spec``; damaged ones raise ``ValueError`` or ``RuntimeError`` when they are read.
+    Raises ``FileNotFoundError`` if it is missing, ``ValueError`` if its ``zarr.json`` describes another array. Chunks
+    are decoded within the sizes of ``spec``; reading a damaged one raises ``ValueError`` or ``RuntimeError``.
     """
     document = read_document(store, spec.path)
     codecs = _codecs(document, spec)
@@ -57,18 +57,18 @@ def open_array(store: ZarrStore, spec: ArraySpec) -> zarr.Array[Any]:
 
 
 def read_document(store: ZarrStore, path: str) -> dict[str, Any]:
-    """The ``zarr.json`` of an array; ``FileNotFoundError`` where there is none, ``ValueError`` for no JSON object."""
+    """The ``zarr.json`` of an array; ``FileNotFoundError`` if it is missing, ``ValueError`` if not a JSON object."""
     found = sync(store.get(f"{path}/zarr.json", default_buffer_prototype()))
     if found is None:
         raise FileNotFoundError(f"{path}/zarr.json is missing")
     document = parse_json(found.to_bytes(), _MOST_DOCUMENT)
     if not isinstance(document, dict):
-        raise ValueError("zarr.json is no object")
+        raise ValueError("zarr.json is not an object")
     return document
 
 
 def stored_length(store: ZarrStore, path: str, most: int) -> int:
-    """How long the first axis of an array is by its ``zarr.json``; ``ValueError`` for none of 0 to ``most``."""
+    """The length of an array's first axis according to its ``zarr.json``; ``ValueError`` unless it is 0 to ``most``."""
     shape = read_document(store, path).get("shape")
     length = shape[0] if isinstance(shape, list) and shape else None
     if type(length) is not int or not 0 <= length <= most:
@@ -88,7 +88,7 @@ def _fill(spec: ArraySpec) -> Any:
 
 
 def _codecs(document: dict[str, Any], spec: ArraySpec) -> list[Codec]:
-    """The codecs that a document names; ``ValueError`` unless everything in it that decides bytes is as the schema."""
+    """The codecs in ``zarr.json``; ``ValueError`` unless everything that affects the bytes matches the schema."""
     expected = {
         "zarr_format": 3,
         "node_type": "array",
@@ -126,7 +126,7 @@ def _is_index_chain(codecs: Any) -> bool:
 def _chain(codecs: Any, spec: ArraySpec) -> list[Codec]:
     """Array to bytes, at most one compressor, and the checksum last."""
     if not isinstance(codecs, list) or not all(isinstance(codec, dict) for codec in codecs):
-        raise ValueError("codecs are no list of objects")
+        raise ValueError("codecs are not a list of objects")
     names = [codec.get("name") for codec in codecs]
     first = "vlen-utf8" if spec.dtype == "string" else "bytes"
     allowed = [[first, "crc32c"], [first, "zstd", "crc32c"]]
@@ -142,7 +142,7 @@ def _chain(codecs: Any, spec: ArraySpec) -> list[Codec]:
 def _codec(document: dict[str, Any], spec: ArraySpec) -> Codec:
     configuration = document.get("configuration", {})
     if not isinstance(configuration, dict):
-        raise ValueError(f"configuration of {document['name']} is no object")
+        raise ValueError(f"configuration of {document['name']} is not an object")
     match document["name"]:
         case "bytes":
             if configuration not in ({}, {"endian": "little"}):
@@ -162,7 +162,7 @@ def _codec(document: dict[str, Any], spec: ArraySpec) -> Codec:
 
 
 def _bounded(store: ZarrStore, spec: ArraySpec) -> ZarrStore:
-    """The store, which reads no more of an object than a chunk, or the shard, of this array may have."""
+    """The store, limited to reading at most the size of a chunk or shard of this array from one object."""
     if not hasattr(store, "with_most"):
         return store
     outer = spec.shards or spec.chunks

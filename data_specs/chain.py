@@ -2,10 +2,10 @@
 
     source file → encode settings and ffmpeg build → H.264 file → vectors → boxes → crops
 
-A record's ``output`` is the fingerprint of its ``inputs`` and of what came out, and the next stage's ``inputs`` hold
-that ``output``. So every record depends on all that is upstream of it, down to the bytes of the source files, whatever
-the stages in between made of them: two videos with the same motion vectors have different boxes records and crops
-records. A record whose inputs are what these functions give was made from what is in the store now.
+A record's ``output`` is the fingerprint of its ``inputs`` and its results, and the next stage's ``inputs`` contain that
+``output``. Every record thus depends on everything upstream of it, down to the bytes of the source files, even where an
+intermediate result is the same: two videos with the same motion vectors have different boxes records and crops
+records. A record is current if its inputs equal what these functions return.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ REVISION = 2
 
 
 def transcode_inputs(recipe: Recipe, build: str, ids: Sequence[str]) -> str:
-    """What decides the H.264 files of a shard, except the source files: their fingerprints are in the record."""
+    """What determines the H.264 files of a shard, except the source files, whose fingerprints are in the record."""
     settings = recipe.model_dump(mode="json", include={"transcode", "max_missing"})
     return fingerprint("transcode", REVISION, settings, build, list(ids))
 
 
 def motion_inputs(transcode: Record[TranscodeRow]) -> str:
-    """What decides the motion vectors of a shard, and the texture of its key frames."""
+    """What determines the motion vectors of a shard and the texture of its key frames."""
     return fingerprint("motion", REVISION, "texture", transcode.output)
 
 
 def motion_inputs_without_texture(transcode: Record[TranscodeRow]) -> str:
-    """What decided the motion vectors of a shard before texture was kept: such shards are done again."""
+    """What determined the motion vectors of a shard before texture was stored; such shards are processed again."""
     return fingerprint("motion", REVISION, transcode.output)
 
 
 def boxes_inputs(motion: Record[MotionRow], recipe: Recipe, view: View) -> str:
-    """What decides the boxes of a shard in a view."""
+    """What determines the boxes of a shard in a view."""
     return fingerprint("boxes", REVISION, motion.output, recipe.seed, view_params(view))
 
 
 def clips_inputs(
     transcode: Record[TranscodeRow], motion: Record[MotionRow], boxes: Record[BoxRow], recipe: Recipe
 ) -> str:
-    """What decides the crops of a shard in a view."""
+    """What determines the crops of a shard in a view."""
     outputs = [transcode.output, motion.output, boxes.output]
     return fingerprint("clips", REVISION, outputs, recipe.frames.model_dump(mode="json"))

@@ -1,4 +1,4 @@
-"""Folders of clips of the shape ``<Class>/<clip>``, with split lists or without, as rows."""
+"""Folders with the layout ``<Class>/<clip>``, with or without split lists, as rows."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Files = Mapping[str, PurePosixPath]
 
 
 def read_class_folders(source: Path) -> Listing:
-    """The clips of a folder whose class folders are the classes; every clip is in no split."""
+    """The clips of a folder whose subfolders are the classes; no clip is in a split."""
     found = find_videos(source)
     files = _files(found)
     names = _class_folders(files, found.root)
@@ -41,7 +41,9 @@ def read_class_folders(source: Path) -> Listing:
 def read_listed_folders(source: Path, splits: Path, *, strict: bool) -> Listing:
     """The clips of a folder with the labels and parts that the lists in the folder ``splits`` give them."""
     if not splits.is_dir():
-        raise DatasetError(f"splits {str(splits)!r}: no such folder; give the folder of trainlist01.txt and the others")
+        raise DatasetError(
+            f"splits {str(splits)!r}: no such folder; give the folder that holds trainlist01.txt and the other lists"
+        )
     found = find_videos(source)
     files = _files(found)
     class_index = splits / CLASS_INDEX
@@ -95,7 +97,7 @@ def _files(found: Found) -> Files:
 
 
 def _class_folders(files: Files, source: Path) -> tuple[str, ...]:
-    """The names of the class folders, sorted, where they alone say what the classes are."""
+    """The sorted names of the class folders, if these alone define the classes."""
     if loose := [id for id, path in files.items() if len(path.parts) == 1]:
         raise DatasetError(
             f"source {str(source)!r}: {len(loose)} videos lie beside the class folders ({loose[0]!r} first); "
@@ -114,7 +116,7 @@ def _class_folders(files: Files, source: Path) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Placed:
-    """What lists say: the parts and labels of clips by id, and where the names of missing clips stand."""
+    """What the lists say: the parts and labels of clips by id, and where missing clips are listed."""
 
     parts: dict[str, list[int]]
     labels: dict[str, int]
@@ -139,10 +141,7 @@ def _placed(files: Files, lines: Sequence[ListedClip]) -> _Placed:
 
 
 def missing_warning(missing: Mapping[str, str], *, strict: bool) -> tuple[str, ...]:
-    """A line on listed clips whose files are missing, by name with the places that list them; an error if ``strict``.
-
-    The first three are named.
-    """
+    """A warning about listed clips whose files are missing, which names the first three; an error if ``strict``."""
     if not missing:
         return ()
     named = ", ".join(f"{name!r} of {where}" for name, where in list(missing.items())[:3])
@@ -155,7 +154,7 @@ def missing_warning(missing: Mapping[str, str], *, strict: bool) -> tuple[str, .
 
 
 def _empty_warning(lines: Sequence[ListedClip]) -> tuple[str, ...]:
-    """A line on labels that no list has, between those that the lists have."""
+    """A warning about labels that occur in no list although higher ones do."""
     used = {line.label for line in lines if line.label is not None}
     unused = [label for label in range(max(used, default=-1) + 1) if label not in used]
     if not unused:
@@ -166,7 +165,7 @@ def _empty_warning(lines: Sequence[ListedClip]) -> tuple[str, ...]:
 def _check_official(
     id: str, folder: str, named: Sequence[str], names: Sequence[str], label: int | None, class_index: Path
 ) -> None:
-    """``DatasetError`` if the folder of a clip is not one class of the class index, or not that of its label."""
+    """``DatasetError`` if the folder of a clip is not a class of the class index, or not the class of its label."""
     if not named:
         raise DatasetError(
             f"class {folder!r} of {id!r} is not in {str(class_index)!r}; add it there or move the folder away"
@@ -189,10 +188,10 @@ def _last_folder(path: PurePosixPath) -> str:
 
 
 def _names_of_labels(files: Files, labels: dict[str, int]) -> tuple[tuple[str, ...], Callable[[PurePosixPath], str]]:
-    """The classes of plain lists, and how a path shows its class: by its first folder, or by its last one.
+    """The class names for plain lists, and which folder of a path gives the class: the first or the last one.
 
-    A label's class is the one folder that its clips alone lie in, else ``class_<label>``. The last folders are taken
-    where they name more labels than the first ones, as in ``train/<Class>/<clip>``.
+    A label is named after the one folder that holds its clips and no others, else ``class_<label>``. The last folders
+    are used if they name more labels than the first ones do, as in ``train/<Class>/<clip>``.
     """
     named = {}
     for folder_of in (_first_folder, _last_folder):

@@ -1,4 +1,4 @@
-"""The rows that every data set is read into, whether from a clip table, class folders or split lists, and their check.
+"""The rows of a data set, from a clip table, class folders or split lists, and the checks on them.
 
 clip table ──┐
 class folders ─┼──▶ Listing of Rows ── clips_of ──▶ Clips sorted by id
@@ -31,9 +31,9 @@ Split = tuple[int, int, int]
 class Clip:
     """One video file of a data set.
 
-    ``id`` is its path in the source folder without the suffix or what the clip table calls it, always printable as
-    UTF-8; ``path`` is relative to the source folder, with bytes that are not UTF-8 kept as surrogates; ``label`` is
-    0-based; ``split`` holds, for the splits 1, 2 and 3, 0 in none, 1 train, 2 test, 3 validation.
+    ``id`` is its path in the source folder without the suffix, or its id in the clip table, and always printable;
+    ``path`` is relative to the source folder, with bytes that are not UTF-8 kept as surrogates; ``label`` is 0-based;
+    ``split`` holds one value per split 1, 2 and 3: 0 none, 1 train, 2 test, 3 validation.
     """
 
     id: str
@@ -43,7 +43,7 @@ class Clip:
 
 
 def _checked_path(value: Any) -> str:
-    """A path inside the source folder in its plainest form; bytes that are not UTF-8 are surrogates in it."""
+    """The normalised path inside the source folder; bytes that are not UTF-8 are kept as surrogates."""
     if not isinstance(value, str) or not value or "\0" in value:
         raise ValueError("give a path")
     if value.startswith("/") or ".." in value.split("/"):
@@ -81,11 +81,11 @@ def _checked_label(value: str | int) -> str | int:
 
 
 class Row(BaseModel):
-    """One clip as its source lists it, before the rows are compared with each other.
+    """One clip as listed, before the rows are compared with each other.
 
     ``path`` is relative to the source folder; ``label`` is a class name or a 0-based index into the class names; an
-    empty ``id`` stands for the path without its suffix; ``part``, ``part2`` and ``part3`` are the clip's parts in the
-    splits 1, 2 and 3; clips of one ``group`` come from one recording.
+    empty ``id`` means the path without its suffix; ``part``, ``part2`` and ``part3`` are the clip's parts in the splits
+    1, 2 and 3; clips with the same ``group`` come from one recording.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
@@ -105,7 +105,7 @@ class Row(BaseModel):
 
     @property
     def name(self) -> str:
-        """The id of the clip: its own, or the path without the suffix."""
+        """The id of the clip: the given one, or the path without the suffix."""
         return self.id or printable(os.path.splitext(self.path)[0])
 
 
@@ -114,14 +114,14 @@ COLUMNS = tuple(Row.model_fields)
 
 @dataclass(slots=True)
 class Faults:
-    """What is wrong in a data set: everything is counted, and the first faults are listed in the error."""
+    """The faults of a data set: all are counted, and the error lists the first ones."""
 
     where: str
     count: int = 0
     first: list[tuple[int, str]] = field(default_factory=list)
 
     def add(self, text: str, line: int = 0) -> None:
-        """Add a fault; ``line`` is the line of a file that it belongs to, from 1, or 0."""
+        """Add a fault; ``line`` is its line in the file, from 1, or 0 for none."""
         self.count += 1
         self.first.append((line, text))
         if len(self.first) > 100 * SHOWN_FAULTS:
@@ -131,7 +131,7 @@ class Faults:
         self.first = sorted(self.first, key=lambda one: one[0])[:SHOWN_FAULTS]
 
     def check(self) -> None:
-        """``DatasetError`` in one line if there are any."""
+        """Raise a one-line ``DatasetError`` if there are any."""
         self._keep_first()
         if not self.count:
             return
@@ -144,11 +144,11 @@ class Faults:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What a clip table, or a folder and its lists, say: rows that are not compared with each other yet.
+    """The contents of a clip table, or of a folder and its lists: rows not yet compared with each other.
 
-    ``what`` names the source in errors; ``root`` is the folder that paths are relative to; ``lines`` holds the line of
-    each row in a table, and is empty otherwise; ``missing`` holds the positions of rows whose file is missing. Without
-    ``class_names`` the classes are the labels of all rows, missing or not, in order.
+    ``what`` names the source in errors; ``root`` is the folder that paths are relative to; ``lines`` holds the line
+    number of each row of a table, and is empty otherwise; ``missing`` holds the positions of rows whose file is
+    missing. Without ``class_names`` the classes are the sorted labels of all rows, missing ones included.
     """
 
     what: str
@@ -170,10 +170,10 @@ class Listing:
 
 
 def clips_of(listing: Listing, faults: Faults) -> tuple[tuple[str, ...], tuple[Clip, ...]]:
-    """The class names and the clips of a listing, sorted by id, once all its rows were checked.
+    """The class names and the clips of a listing, sorted by id, after all its rows were checked.
 
-    ``faults`` holds what is already known to be wrong. ``DatasetError`` in one line for ids and paths that occur twice,
-    groups on two sides of a split, labels that the class names lack, and more classes than a store can tell apart.
+    ``faults`` holds the faults found so far. Raises a one-line ``DatasetError`` for duplicate ids and paths, groups on
+    both sides of a split, labels missing from the class names, and more classes than a store supports.
     """
     _check_unique([row.path for row in listing.rows], "path", listing, faults)
     check_unique_ids(listing, faults)
@@ -207,7 +207,7 @@ def _check_unique(values: Iterable[str], what: str, listing: Listing, faults: Fa
 
 
 def check_unique_ids(listing: Listing, faults: Faults) -> None:
-    """Add a fault for each id that is too long or that two rows have."""
+    """Add a fault for each id that is too long or occurs twice."""
     names = [row.name for row in listing.rows]
     for position, name in enumerate(names):
         if len(name) > MAX_ID:

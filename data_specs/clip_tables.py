@@ -1,4 +1,4 @@
-"""Clip tables: one clip a row, as CSV or JSON Lines, in UTF-8. A data set whose labels and splits are written down.
+"""Clip tables: data sets with labels and splits as CSV or JSON Lines in UTF-8, one clip per row.
 
 ``path`` and ``label`` are required; ``id``, ``part``, ``part2``, ``part3`` and ``group`` may be missing or empty.
 """
@@ -38,14 +38,14 @@ _REASONS = {
 
 
 def read_clip_table(table: Path, source: Path, class_names: Path | None, *, strict: bool) -> tuple[Listing, Faults]:
-    """The rows of a clip table whose paths are relative to the folder ``source``, and what is wrong with them so far.
+    """The rows of a clip table whose paths are relative to the folder ``source``, and the faults found so far.
 
-    A file whose first character is ``{`` is JSON Lines, any other one CSV with its columns named in the first line.
-    ``class_names`` is a file of class names (`read_class_names`), by which labels may be 0-based indices. A path
-    matches its file exactly, or else in another Unicode form or another case. Rows without a file are counted in a
-    warning, and refused if ``strict``; videos that no row lists are counted as passed over.
+    A file whose first character is ``{`` is JSON Lines; any other is CSV with the column names in the first line.
+    With ``class_names``, a file of class names (`read_class_names`), labels may be 0-based indices. A path matches its
+    file exactly, else in another Unicode form, else in another case. Rows without a file are counted in a warning, or
+    refused if ``strict``; videos that no row lists are counted as passed over.
 
-    ``DatasetError`` in one line for a table that cannot be read, has no rows, or of whose clips none exists.
+    Raises a one-line ``DatasetError`` for a table that is unreadable, has no rows, or lists no existing clip.
     """
     faults = Faults(f"clips {str(table)!r}")
     reading = _Reading(faults, None if class_names is None else read_class_names(class_names))
@@ -55,7 +55,7 @@ def read_clip_table(table: Path, source: Path, class_names: Path | None, *, stri
     rows = reading.rows()
     if not rows:
         faults.check()
-        raise DatasetError(f"{faults.where} has no rows; give a clip in each line after the names of the columns")
+        raise DatasetError(f"{faults.where} has no rows; list one clip per line after the column names")
     files = _find_files(rows, reading.lines, source, faults)
     if len(files.missing) == len(rows):
         raise DatasetError(
@@ -78,10 +78,10 @@ def read_clip_table(table: Path, source: Path, class_names: Path | None, *, stri
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:
-    """The class names in a file, one a line, in the order of the labels from 0; or a ``classInd.txt``."""
+    """The class names in a file, one per line, in the order of the labels from 0; or those of a ``classInd.txt``."""
     where = f"class_names {str(path)!r}"
     if not path.is_file():
-        raise DatasetError(f"{where}: no such file; give a text file with one class name a line")
+        raise DatasetError(f"{where}: no such file; give a text file with one class name per line")
     if path.name == CLASS_INDEX:
         return read_class_index(path)
     names: dict[str, int] = {}
@@ -89,16 +89,16 @@ def read_class_names(path: Path) -> tuple[str, ...]:
         if name != printable(name):
             raise DatasetError(f"{where} line {number}: {printable(name)!r} cannot be printed; write it as UTF-8 text")
         if (first := names.setdefault(name, number)) != number:
-            raise DatasetError(f"{where} line {number}: {name!r} is in line {first} too; name each class once")
+            raise DatasetError(f"{where} line {number}: {name!r} is also in line {first}; name each class once")
     if not names:
-        raise DatasetError(f"{where} is empty; give one class name a line")
+        raise DatasetError(f"{where} is empty; give one class name per line")
     check_class_count(len(names), where)
     return tuple(names)
 
 
 @dataclass(slots=True)
 class _Reading:
-    """The rows of a table as they are read, their lines, and the columns that are not used."""
+    """The rows of a table while it is read, their line numbers, and the unused columns."""
 
     faults: Faults
     class_names: tuple[str, ...] | None
@@ -107,7 +107,7 @@ class _Reading:
     _rows: list[Row] = field(default_factory=list)
 
     def add(self, line: int, cells: dict[str, Any]) -> None:
-        """Check the cells of one row by themselves."""
+        """Check the cells of one row and add it."""
         if any(cells.pop(name, "") not in ("", None) for name in WINDOW):
             self.faults.add("windows of videos (columns start and end) are not supported yet; leave them empty", line)
         for name in cells.keys() - set(COLUMNS):
@@ -128,7 +128,7 @@ class _Reading:
             self.faults.add(str(error), line)
 
     def _index_of(self, label: str) -> str | int:
-        """A label of digits as an index into the class names, unless it is one of them; any other as it stands."""
+        """A label of digits as an index into the class names, unless it is a class name; other labels unchanged."""
         if not _NUMBER.fullmatch(label):
             return label
         if self.class_names is None:
@@ -136,7 +136,7 @@ class _Reading:
         return label if label in self.class_names or not _WHOLE.fullmatch(label) else int(label)
 
     def rows(self) -> list[Row]:
-        """All rows; ``DatasetError`` where numbers may be names of classes as well as indices."""
+        """All rows; ``DatasetError`` if numeric labels could be class names as well as indices."""
         names = self.class_names or ()
         numbers = {row.label for row in self._rows if isinstance(row.label, str) and _WHOLE.fullmatch(row.label)}
         indices = {row.label for row in self._rows if isinstance(row.label, int)}
@@ -148,11 +148,11 @@ class _Reading:
         return self._rows
 
     def warnings(self) -> tuple[str, ...]:
-        """Lines on columns that are not used, and on labels that differ only in their spelling."""
+        """Warnings about unused columns and about labels that differ only in spelling."""
         lines = []
         if self.unused:
             names = ", ".join(repr(printable(str(name)))[:60] for name in sorted(self.unused)[:10])
-            lines.append(f"{self.faults.where}: columns that are not used: {names} (used: {', '.join(COLUMNS)})")
+            lines.append(f"{self.faults.where}: unused columns: {names} (known: {', '.join(COLUMNS)})")
         if self.class_names is None:
             labels = sorted({str(row.label) for row in self._rows})
             alike = NameIndex(labels)
@@ -164,21 +164,23 @@ class _Reading:
 
 
 def _check_cells(cells: dict[str, Any]) -> None:
-    """``ValueError`` for what a folder or list may have, and a table should not."""
+    """``ValueError`` for values that are accepted in folders and lists but not in a table."""
     path = cells.get("path")
     if isinstance(path, str) and ".." in path.replace("\\", "/").split("/"):
         raise ValueError(f"path {printable(path)[:80]!r}: leaves the source folder; give a path inside it")
     for name, value in cells.items():
         if name != "path" and isinstance(value, str) and value != value.strip():
-            raise ValueError(f"{name} {printable(value)[:80]!r}: give text without blanks at its ends")
+            raise ValueError(f"{name} {printable(value)[:80]!r}: remove the leading or trailing spaces")
 
 
 def _no_class_names(label: object) -> ValueError:
-    return ValueError(f"label {label!r}: a number needs class names; give them with --class-names, one name a line")
+    return ValueError(
+        f"label {label!r}: a number needs class names; give a file of them with --class-names, one name per line"
+    )
 
 
 def _fault(error: ErrorDetails) -> str:
-    """One error of pydantic as a clause: the column, the value, what would be right."""
+    """One pydantic error as a clause: the column, the value, what would be right."""
     column = error["loc"][0]
     if error["type"] == "missing":
         return f"no {column}"
@@ -190,7 +192,7 @@ def _fault(error: ErrorDetails) -> str:
 
 
 def _text(table: Path, where: str) -> str:
-    """The whole text; what is not UTF-8 in it is kept as surrogates, as in paths of the file system."""
+    """The whole text; bytes that are not UTF-8 are kept as surrogates, as in file system paths."""
     if not table.is_file():
         raise DatasetError(f"{where}: no such file; give a clip table, as CSV or JSON Lines")
     content = table.read_bytes()
@@ -211,11 +213,11 @@ def _json_lines(text: str, faults: Faults) -> Iterator[tuple[int, dict[str, Any]
         if isinstance(value, dict):
             yield number, value
         else:
-            faults.add(f"{printable(line.strip())[:60]!r} is no JSON object; give one in each line", number)
+            faults.add(f"{printable(line.strip())[:60]!r} is not a JSON object; give one per line", number)
 
 
 def _csv_lines(text: str, faults: Faults) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows of a CSV with the line that each begins in; blanks around cells other than paths do not count."""
+    """The rows of a CSV with the line that each begins in; spaces around cells other than paths are ignored."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     columns: list[str] = []
     for line, cells in _records(reader, faults):
@@ -239,7 +241,7 @@ def _records(reader: Any, faults: Faults) -> Iterator[tuple[int, list[str]]]:
             yield line, next(reader)
         except StopIteration:
             return
-        except csv.Error as error:  # nothing after it can be told apart
+        except csv.Error as error:  # the rest cannot be split into cells
             faults.add(f"not CSV: {error}", line)
             return
 
@@ -261,7 +263,7 @@ def _columns(cells: Sequence[str], where: str) -> list[str]:
 
 @dataclass(slots=True)
 class _Files:
-    """The rows with the paths of their files, the positions of those without one, and the videos in no row."""
+    """The rows with the paths of their files, the positions of rows without a file, and the unlisted videos."""
 
     rows: list[Row]
     missing: list[int]
@@ -297,7 +299,7 @@ def _find_files(rows: Sequence[Row], lines: Sequence[int], source: Path, faults:
 
 
 def _exact(path: str, videos: frozenset[str], source: Path) -> str | None:
-    """The path of a row's file as it stands, or with slashes for backslashes; None if there is no such file."""
+    """The path of a row's file as written, or with slashes for backslashes; None if there is no such file."""
     for name in dict.fromkeys((path, path.replace("\\", "/"))):
         if name in videos or os.path.isfile(os.path.join(source, name)):
             return name
@@ -305,9 +307,9 @@ def _exact(path: str, videos: frozenset[str], source: Path) -> str | None:
 
 
 def table_lines(rows: Sequence[Row], *, json_lines: bool) -> Iterator[str]:
-    """The lines of a clip table with these rows, without line ends; columns that no row fills are left out.
+    """The lines of a clip table with these rows, without line ends; columns that are empty in all rows are left out.
 
-    Bytes of a path that are not UTF-8 are surrogates in them, as `read_clip_table` takes them.
+    Bytes of a path that are not UTF-8 are surrogates, as `read_clip_table` expects.
     """
     used = [name for name in COLUMNS if name in ("path", "label") or any(getattr(row, name) for row in rows)]
     if json_lines:

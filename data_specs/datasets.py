@@ -23,7 +23,7 @@ from data_specs.split_lists import VALIDATION as VALIDATION
 class Dataset:
     """A folder of clips with its classes and splits.
 
-    ``clips`` are sorted by id, ``warnings`` are lines to show, ``passed_over`` counts by kind what is not used.
+    ``clips`` are sorted by id, ``warnings`` are lines to show, ``passed_over`` counts unused files by kind.
     """
 
     name: str
@@ -35,15 +35,15 @@ class Dataset:
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """All lines to show: the warnings, and one line for each kind of what is passed over."""
+        """All lines to show: the warnings, and one line for each kind of file that was passed over."""
         return (*self.warnings, *map(str, self.passed_over))
 
     def limited(self, count: int | None) -> Dataset:
-        """The data set cut to ``count`` clips spread evenly over the sorted ids; all of them for None."""
+        """The data set reduced to ``count`` clips spread evenly over the sorted ids; unchanged for None."""
         if count is None or count >= len(self.clips):
             return self
         if count < 1:
-            raise DatasetError(f"limit {count}: give a number of clips from 1 on")
+            raise DatasetError(f"limit {count}: give a number of clips of at least 1")
         total = len(self.clips)
         return replace(self, clips=tuple(self.clips[i * total // count] for i in range(count)))
 
@@ -59,14 +59,14 @@ def read_dataset(
     """Read the folder ``source``, and the clip table ``clips`` or the split lists in the folder ``splits`` if given.
 
     With ``clips`` the rows of that table are the data set (`read_clip_table`); ``class_names`` is a file of its class
-    names. Otherwise the folder holds ``<Class>/<clip>.<video suffix>``, or clips at any depth below the class (or it
+    names. Otherwise the folder holds ``<Class>/<clip>.<video suffix>``, with clips at any depth below the class (or it
     holds ``UCF-101/<Class>/…``, or, with lists that have labels, the videos themselves). Without lists the classes are
-    the folder names in order and every clip is in no split. With ``classInd.txt`` the lists are the official ones:
-    ``trainlist0N.txt`` and ``testlist0N.txt``, labels from 1. Without it they are plain lists ``video.avi label`` with
-    labels from 0. `read_split_lists` says which files are lists, and of which split.
+    the sorted folder names and no clip is in a split. With ``classInd.txt`` the lists are UCF-101's official ones,
+    ``trainlist0N.txt`` and ``testlist0N.txt``, with labels from 1. Without it they are plain lists ``video.avi label``
+    with labels from 0. `read_split_lists` defines which files are lists, and of which split.
 
-    ``DatasetError`` in one line for whatever does not fit; listed clips whose files are missing are a warning with
-    their count, and an error if ``strict``.
+    Raises a one-line ``DatasetError`` for contradictions. Listed clips whose files are missing are counted in a
+    warning, or an error if ``strict``.
     """
     source = Path(source)
     if not source.is_dir():
@@ -91,7 +91,7 @@ def _checked(listing: Listing, faults: Faults) -> Dataset:
 
 
 def _name(source: Path, class_names: Sequence[str]) -> str:
-    """What a data set is called: UCF-101, or its folder's name; that of the one above where UCF-101/ holds another."""
+    """The name of a data set: UCF-101, or its folder's name, or the parent's if UCF-101/ holds another data set."""
     if tuple(class_names) == ucf101.CLASSES:
         return UCF101
     is_part = set(map(str.casefold, class_names)) <= set(map(str.casefold, ucf101.CLASSES))

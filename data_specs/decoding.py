@@ -1,9 +1,9 @@
-"""Decoding chunks: what a chunk claims of itself is compared with the schema before a decoder sees it.
+"""Decoding chunks: the sizes in a chunk's header are compared with the schema before a decoder sees the chunk.
 
-A chunk may come from a stranger's store. zstd and Blosc state in a header how long their content is; numcodecs
-allocates whatever that says, and hands Blosc chunks to the C library without their length. Here the decoded length is
-known beforehand, a header that says anything else is refused, and memory is only ever filled whole. The classes are
-zarr's own codecs with these checks; they encode as zarr's do.
+A chunk may come from an untrusted store. zstd and Blosc state the decoded size in a header; numcodecs allocates
+whatever it says, and passes Blosc chunks to the C library without their length. Here the decoded size is known in
+advance, a header with another size is refused, and every output buffer is filled completely. The classes are zarr's
+own codecs with these checks; they encode exactly as zarr's do.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _BLOSC_BITSHUFFLE, _BLOSC_BYTESHUFFLE = 4, 1
 
 
 def zstd_content_size(payload: Bytes) -> int | None:
-    """The content size in a zstd frame's header, bytes; None where it says none. ``ValueError`` for no zstd frame.
+    """The content size in a zstd frame's header, bytes; None if it has none. ``ValueError`` unless a zstd frame.
 
     Source: RFC 8878, section 3.1.1.1.
     """
@@ -50,7 +50,7 @@ def zstd_content_size(payload: Bytes) -> int | None:
     if not size_bytes:
         return None
     if len(head) < start + size_bytes:
-        raise ValueError("its zstd header is cut short")
+        raise ValueError("its zstd header is truncated")
     return int.from_bytes(head[start : start + size_bytes], "little") + (256 if size_bytes == 2 else 0)
 
 
@@ -63,13 +63,13 @@ def decode_zstd(payload: Bytes, out: npt.NDArray[Any]) -> None:
 
 
 def decode_blosc(payload: Bytes, out: npt.NDArray[Any]) -> None:
-    """Decode a Blosc chunk of lz4 or zstd into all of ``out`` (contiguous); ``ValueError`` where it does not fit.
+    """Decode a Blosc chunk of lz4 or zstd into all of ``out`` (contiguous); ``ValueError`` if it does not fit.
 
-    The C library bounds its reads by the length in the header and its writes by the content size there, so these two
-    have to be true.
+    The C library bounds its reads by the length in the header and its writes by the content size there, so both must
+    be correct.
     """
     if len(payload) < _BLOSC_HEADER.size:
-        raise ValueError("its Blosc header is cut short")
+        raise ValueError("its Blosc header is truncated")
     version, _, flags, typesize, size, block, length = _BLOSC_HEADER.unpack(payload[: _BLOSC_HEADER.size].tobytes())
     if (size, length) != (out.nbytes, len(payload)):
         raise ValueError(f"its Blosc header says {size} bytes in {length}, expected {out.nbytes} in {len(payload)}")
@@ -80,24 +80,24 @@ def decode_blosc(payload: Bytes, out: npt.NDArray[Any]) -> None:
         or shuffles == _BLOSC_BITSHUFFLE | _BLOSC_BYTESHUFFLE
         or not typesize
         or not 0 < block <= max(size, 1)
-        or block % typesize  # a rest of a block would be left as it was in memory
+        or block % typesize  # an incomplete last block would leave memory uninitialised
     ):
         raise ValueError("its Blosc header is not one that this version reads")
     blosc.decompress(payload, out)
 
 
 def decode_raw(payload: Bytes, out: npt.NDArray[Any]) -> None:
-    """Copy the bytes of a chunk that is kept as it is into ``out``; ``ValueError`` where their number differs."""
+    """Copy the bytes of an uncompressed chunk into ``out``; ``ValueError`` if the sizes differ."""
     np.copyto(out, payload.view(out.dtype).reshape(out.shape))
 
 
 def text_bound(count: int) -> int:
-    """The most bytes that a chunk of ``count`` texts may decode to."""
+    """The maximum decoded size of a chunk of ``count`` strings, bytes."""
     return min(4 + count * (4 + MAX_TEXT_BYTES), MAX_TEXTS_BYTES)
 
 
 class CheckedZstd(ZstdCodec):
-    """zarr's zstd codec, which decodes no more than the chunk may hold."""
+    """zarr's zstd codec, limited to the chunk's decoded size."""
 
     def _decode_sync(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> Buffer:
         payload = _bytes(chunk_bytes)
@@ -115,12 +115,12 @@ class CheckedZstd(ZstdCodec):
 
 
 class CheckedBlosc(BloscCodec):
-    """zarr's Blosc codec, which hands no chunk to the C library that says anything wrong of its lengths."""
+    """zarr's Blosc codec, which refuses chunks with wrong sizes before the C library sees them."""
 
     def _decode_sync(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> Buffer:
         size = _decoded_size(chunk_spec)
         if size is None:
-            raise ValueError("texts are not kept with Blosc")
+            raise ValueError("strings are not stored with Blosc")
         out = np.empty(size, np.uint8)
         decode_blosc(_bytes(chunk_bytes), out)
         return chunk_spec.prototype.buffer.from_array_like(out)
@@ -130,14 +130,14 @@ class CheckedBlosc(BloscCodec):
 
 
 class CheckedStrings(VLenUTF8Codec):
-    """zarr's codec of texts, which allocates no more of them than the chunk has."""
+    """zarr's string codec, which allocates no more strings than the chunk has."""
 
     def _decode_sync(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
         payload = _bytes(chunk_bytes)
         count = math.prod(chunk_spec.shape)
         stated = int.from_bytes(payload[:4].tobytes(), "little")
         if len(payload) < 4 + 4 * count or stated != count:
-            raise ValueError(f"it says {stated} texts in {len(payload)} bytes, expected {count}")
+            raise ValueError(f"it claims {stated} strings in {len(payload)} bytes, expected {count}")
         texts = VLenUTF8().decode(np.ascontiguousarray(payload)).reshape(chunk_spec.shape)
         return chunk_spec.prototype.nd_buffer.from_numpy_array(
             texts.astype(chunk_spec.dtype.to_native_dtype(), copy=False)
@@ -147,7 +147,7 @@ class CheckedStrings(VLenUTF8Codec):
         return await asyncio.to_thread(self._decode_sync, chunk_bytes, chunk_spec)
 
 
-CheckedStrings.__name__ = VLenUTF8Codec.__name__  # by which zarr tells that a codec is for texts
+CheckedStrings.__name__ = VLenUTF8Codec.__name__  # zarr recognises a string codec by this
 
 
 def _bytes(chunk: Buffer) -> Bytes:
@@ -155,7 +155,7 @@ def _bytes(chunk: Buffer) -> Bytes:
 
 
 def _decoded_size(spec: ArraySpec) -> int | None:
-    """Bytes of a decoded chunk; None for texts."""
+    """Bytes of a decoded chunk; None for strings."""
     if isinstance(spec.dtype, VariableLengthUTF8):
         return None
     return math.prod(spec.shape) * spec.dtype.to_native_dtype().itemsize

@@ -1,4 +1,4 @@
-"""The videos in a folder, and what else lies there: counted by kind, with examples, so that nothing is lost unseen."""
+"""The videos in a folder; all other files are counted by kind, with examples, so that none is ignored silently."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ PASSED_OVER = {
     "own": "store or work folder of mocrop",
     "empty": "class folder without a video",
     "beside": "beside the folder UCF-101",
-    "list": "no list by its name",
+    "list": "not a list, judging by its name",
     "unlisted": "videos that the clip table does not list",
 }
-"""Kinds of files and folders that are passed over, and what is said of them. A folder counts as one."""
+"""Kinds of files and folders that are passed over, and how messages describe them. A folder counts once."""
 
 EXAMPLES = 3
 UCF101 = "UCF-101"
-_WORK_FOLDERS = {"h264", "stores"}  # what a work folder has in it
+_WORK_FOLDERS = {"h264", "stores"}  # a work folder contains these
 
 
 @dataclass(frozen=True, slots=True)
 class PassedOver:
-    """Files and folders of one kind (`PASSED_OVER`) that are not used: how many, and the first few, printable."""
+    """Unused files and folders of one kind (`PASSED_OVER`): their number and the first few names, printable."""
 
     kind: str
     count: int
@@ -52,7 +52,7 @@ class PassedOver:
 
     @property
     def detail(self) -> str:
-        """What the kind means, and the examples."""
+        """A description of the kind, with the examples."""
         more = ", …" if self.count > len(self.examples) else ""
         return f"{PASSED_OVER[self.kind]}: {', '.join(map(repr, self.examples))}{more}"
 
@@ -89,12 +89,12 @@ class Found:
 
 
 def find_videos(source: Path) -> Found:
-    """The videos of the folder ``source``, at any depth; those of the folder UCF-101 in it where they are the data set.
+    """The videos of the folder ``source``, at any depth, or those of its subfolder UCF-101 if that is the data set.
 
-    That is so where ``source`` has no other video in it or in a folder just below it. Hidden files, folders that
-    operating systems make, stores and work folders of mocrop, and what has no suffix of `VIDEO_SUFFIXES` are passed
-    over. A link to a file is a video; whether it leads out of the folder is seen when it is read. A link to a folder is
-    followed where a class folder would be, if it stays inside. ``DatasetError`` if ``source`` cannot be read.
+    It is if ``source`` and its other subfolders hold no video directly. Hidden files, folders made by operating
+    systems, mocrop's stores and work folders, and files without a suffix of `VIDEO_SUFFIXES` are passed over. A link
+    to a file counts as a video; whether it leads out of the folder is checked when it is read. A link to a folder is
+    followed in the place of a class folder, if it stays inside. Raises ``DatasetError`` if ``source`` is unreadable.
     """
     videos, tally = _all_videos(source)
     inner = source / UCF101
@@ -107,7 +107,7 @@ def find_videos(source: Path) -> Found:
 
 
 def every_video(source: Path) -> frozenset[str]:
-    """The paths of all videos that `find_videos` would find below ``source``, relative to it, whatever its layout."""
+    """The paths of all videos below ``source``, relative to it, by the rules of `find_videos` but for any layout."""
     return frozenset(map(str, _all_videos(source)[0]))
 
 
@@ -120,7 +120,7 @@ def _all_videos(source: Path) -> tuple[list[PurePosixPath], Tally]:
 
 
 def hidden_kind(path: PurePosixPath) -> str:
-    """The kind, "hidden" or "system", of a path with such a part; "" for any other."""
+    """ "hidden" or "system" if a component of the path is; else ""."""
     for part in path.parts:
         if part.startswith("."):
             return "hidden"
@@ -165,7 +165,7 @@ def _below(folder: str, path: PurePosixPath, tally: Tally) -> Iterator[PurePosix
 
 
 def _entries(folder: str | Path, path: PurePosixPath, tally: Tally) -> list[tuple[os.DirEntry[str], PurePosixPath]]:
-    """What lies in a folder, by name, with its path from the source folder; without what cannot be meant."""
+    """The entries of a folder by name, with their paths from the source folder, without those that are passed over."""
     with os.scandir(folder) as scanned:
         entries = sorted(scanned, key=lambda entry: entry.name)
     names = {entry.name for entry in entries}
@@ -186,7 +186,7 @@ def _entries(folder: str | Path, path: PurePosixPath, tally: Tally) -> list[tupl
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself, say
+    except OSError:  # for example a link to itself
         return False
 
 

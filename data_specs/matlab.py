@@ -1,7 +1,7 @@
-"""Numeric arrays of a MATLAB file of level 5, as ``save -v6`` and ``-v7`` write it.
+"""Numeric arrays of a MATLAB level 5 file, as written by ``save -v6`` and ``-v7``.
 
-Grammar: MAT-File Level 5 File Format (MathWorks). Variables that are not numeric and real (structures, cells, texts,
-sparse arrays) are passed over. Nothing in such a file is run, and what it unpacks to is bounded.
+Format: MAT-File Level 5 File Format (MathWorks). Variables that are not real numbers (structures, cells, strings,
+sparse arrays) are ignored. Nothing in such a file is executed, and its unpacked size is bounded.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _COMPLEX = 0x0800
 
 
 def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """The numeric variables of a file, by name. ``ValueError`` for a file that is not of the form."""
+    """The numeric variables of a file, by name. ``ValueError`` for a file in another format."""
     content = path.read_bytes()
     order = {b"IM": "<", b"MI": ">"}.get(content[126:128])
     if order is None or struct.unpack(order + "H", content[124:126])[0] != 0x0100:
@@ -64,15 +64,15 @@ def _unpacked(body: bytes) -> bytes:
     except zlib.error as error:
         raise ValueError(f"a variable does not unpack: {error}") from None
     if not stream.eof:
-        raise ValueError(f"a variable has more than {MAX_BYTES} bytes, or ends in the middle")
+        raise ValueError(f"a variable has more than {MAX_BYTES} bytes, or is truncated")
     return content
 
 
 def _matrix(body: bytes, order: str) -> tuple[str, npt.NDArray[Any]] | None:
-    """The name and the values of an array; None where it is not numeric and real."""
+    """The name and the values of an array; None if it is not real and numeric."""
     parts = list(_elements(body, 0, order))
     if len(parts) < 4:
-        return None  # an empty one has no more
+        return None  # an empty one ends here
     (_, flags), (_, dims), (_, name), (kind, values) = parts[:4]
     flag = struct.unpack_from(order + "I", flags)[0] if len(flags) >= 4 else 0
     if flag & 0xFF not in _NUMERIC or flag & _COMPLEX or kind not in _TYPES:

@@ -1,4 +1,4 @@
-"""Names of clips and classes: as printable text, and found again however a list or a file system spells them."""
+"""Names of clips and classes: looking them up in any spelling of a list or file system."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from data_specs.text import printable as printable
 
 
 class DatasetError(ValueError):
-    """A data set that cannot be read as it stands: one line that says what is wrong and what would be right."""
+    """The data set cannot be read; the message is one line with the fault and the remedy."""
 
 
 class NameIndex:
-    """Names that can be looked up in another spelling: exactly, else in another Unicode form, else in another case.
+    """An index of names, looked up exactly, else in another Unicode form, else in another case.
 
-    macOS writes accents as characters of their own (NFD) where lists mostly have one character (NFC), and UCF-101 has
+    macOS writes accents as separate characters (NFD) while lists mostly have precomposed ones (NFC), and UCF-101 has
     ``HandstandPushups/v_HandStandPushups_*``.
     """
 
@@ -26,17 +26,14 @@ class NameIndex:
                 known.setdefault(spelling(name), []).append(name)
 
     def find(self, name: str) -> tuple[str, ...]:
-        """The names that ``name`` may stand for by the strictest comparison that finds one; more than one if unclear.
-
-        Empty if there is none.
-        """
+        """The names that match by the strictest comparison that matches any; several if ambiguous, empty if none."""
         for known, spelling in zip(self._spellings, _SPELLINGS, strict=True):
             if found := known.get(spelling(name)):
                 return tuple(found)
         return ()
 
     def alike(self, name: str) -> tuple[str, ...]:
-        """The names that differ from ``name`` only in their Unicode form or case, in order, with itself if known."""
+        """The names that differ from ``name`` at most in Unicode form or case, in order."""
         return tuple(self._spellings[-1].get(_SPELLINGS[-1](name), ()))
 
 

@@ -1,4 +1,4 @@
-"""The objects of a store: read together, bounded in size, and ``Damaged`` where they are not what they should be."""
+"""Concurrent, bounded reads of a store's objects; raises ``Damaged`` for invalid ones."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def zarr_store(location: str, *, read_only: bool) -> ZarrStore:
 
 
 def attributes(store: ZarrStore, paths: Iterable[str]) -> list[Attributes | None]:
-    """The attributes of the groups at ``paths``, None where there is no group. Read together, in one go.
+    """The attributes of the groups at ``paths``, None for missing groups, read concurrently.
 
-    ``Damaged`` where one is.
+    ``Damaged`` if one is.
     """
     found = documents(store, paths)
     for values in found:
@@ -46,13 +46,13 @@ def attributes(store: ZarrStore, paths: Iterable[str]) -> list[Attributes | None
 
 
 def documents(store: ZarrStore, paths: Iterable[str]) -> list[Attributes | Damaged | None]:
-    """The same, with an error in the place of each group that is damaged."""
+    """The same, with an error in place of each damaged group."""
     keys = [f"{path}/zarr.json" if path else "zarr.json" for path in paths]
     return [parse_attributes(key, text) for key, text in zip(keys, read_objects(store, keys), strict=True)]
 
 
 def parse_attributes(key: str, text: bytes | None) -> Attributes | Damaged | None:
-    """The attributes in a group's ``zarr.json``; what is wrong with it, not raised, where it is damaged."""
+    """The attributes in a group's ``zarr.json``; for a damaged one, the error, returned rather than raised."""
     if text is None:
         return None
     try:
@@ -62,20 +62,22 @@ def parse_attributes(key: str, text: bytes | None) -> Attributes | Damaged | Non
         problem = "not a group"
     except (ValueError, KeyError, TypeError) as error:
         problem = printable(str(error))[:200]
-    return Damaged(f"{key} in the store is damaged ({problem}); the mocrop preprocess that made it writes it again")
+    return Damaged(
+        f"{key} in the store is damaged ({problem}); run the same mocrop preprocess command again to rewrite it"
+    )
 
 
 def read_objects(store: ZarrStore, keys: Iterable[str]) -> list[bytes | None]:
-    """The documents of a store under ``keys``, None where there is none. Read together, in one go.
+    """The documents of a store under ``keys``, None for missing ones, read concurrently.
 
-    One of more than ``MAX_DOCUMENT`` bytes reads as empty: it is not one of ours.
+    A document of more than ``MAX_DOCUMENT`` bytes reads as empty: mocrop writes none of that size.
     """
     bounded = store.with_most(schema.MAX_DOCUMENT) if hasattr(store, "with_most") else store
 
     async def read(key: str) -> bytes | None:
         try:
             found = await bounded.get(key, default_buffer_prototype())
-        except FileNotFoundError:  # the folder of a local store itself
+        except FileNotFoundError:  # the local store's root folder
             return None
         except ValueError:
             return b""
@@ -89,9 +91,9 @@ class _Hashed(Protocol):
 
 
 def hash_objects(store: ZarrStore, keys: Iterable[str], most: int) -> list[str | None]:
-    """The SHA-256 of the objects under ``keys``, cut as in records; None where there is none, "" above ``most`` bytes.
+    """The SHA-256 of the objects under ``keys``, truncated as in records; None if missing, "" above ``most`` bytes.
 
-    Objects are read piece by piece.
+    Objects are read in pieces.
     """
     hashed = cast(_Hashed, store)
     found = run(_together([hashed.digest(key, most) for key in keys]))
@@ -100,16 +102,18 @@ def hash_objects(store: ZarrStore, keys: Iterable[str], most: int) -> list[str |
 
 @contextmanager
 def reading(what: str) -> Iterator[None]:
-    """Turn whatever zarr raises at damaged objects into ``Damaged``, which names the remedy.
+    """Convert what zarr raises for damaged objects to ``Damaged``, whose message names the remedy.
 
-    Other trouble with files and with the network keeps its own error.
+    Other file and network errors are not converted.
     """
     try:
         yield
     except (OSError, *_DAMAGE) as error:
         if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
             raise
-        if isinstance(error, RuntimeError) and lack_of_memory(error):  # of this process: the store may be whole
+        if isinstance(error, RuntimeError) and lack_of_memory(
+            error
+        ):  # the process lacks memory; the store may be intact
             raise
         cause = printable(" ".join(f"{type(error).__name__}: {error}".split())[:200])
         raise Damaged(

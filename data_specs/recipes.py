@@ -1,4 +1,4 @@
-"""Recipes: what to build from a data set, as TOML that pydantic checks. Unknown keys are errors."""
+"""Recipes: what to build from a data set, as TOML validated by pydantic. Unknown keys are errors."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ Preset = Literal["medium", "ultrafast", "superfast", "veryfast", "faster", "fast
 
 
 MAX_RECTANGLES = 6_000_000
-"""Rectangles that a search may try: it takes some 100 bytes for each, of the 2 GiB that a worker may have. All those of
+"""Maximum number of rectangles of a search: each takes about 100 bytes of a worker's 2 GiB. All rectangles of
 60 × 80 cells are fewer."""
 
 
 MAX_BYTES, MAX_LINE = 1 << 16, 1000
-"""Bytes of a recipe and characters of one of its lines: a parser's memory grows with the square of a key's length."""
+"""Maximum bytes of a recipe and characters of a line: the parser's memory grows with the square of a key's length."""
 
-SHOWN = 10  # errors in a message
+SHOWN = 10  # errors shown in a message
 MAX_VALUES, MAX_DEPTH, MAX_TEXT = 5000, 10, 1000
-"""Values of a recipe, how deep they may be nested, and characters of a text."""
+"""Maximum number of values in a recipe, nesting depth, and characters of a string."""
 
 
 class RecipeError(ValueError):
-    """A recipe that cannot be used: one line that names the key, its value and what would be right."""
+    """The recipe cannot be used; the message is one line with the key, its value and what would be right."""
 
 
 class _Part(BaseModel):
@@ -126,9 +126,9 @@ class MotionView(_Part):
     @model_validator(mode="after")
     def _method_is_valid(self) -> MotionView:
         if twice := [key for key in ("grid", "crop_ratio", "segments", "aspect") if key in self.overrides]:
-            raise ValueError(f"overrides: {' and '.join(twice)}: a key of the view itself; give it there")
+            raise ValueError(f"overrides: {' and '.join(twice)}: set this in the view itself, not in overrides")
         if self.preset == "actor" and self.grid is not None:
-            raise ValueError(f"grid {list(self.grid)}: the preset actor has cells of its own; leave it out")
+            raise ValueError(f"grid {list(self.grid)}: the preset actor chooses its own cells; omit this key")
         if self.preset != "actor" and (self.segments != 1 or self.aspect is not None):
             key = "segments" if self.segments != 1 else "aspect"
             raise ValueError(f"{key} {getattr(self, key)}: for the preset actor only, not {self.preset}")
@@ -144,7 +144,7 @@ class MotionView(_Part):
         return self
 
     def method(self) -> Method | ActorMethod:
-        """The preset with this view's own numbers."""
+        """The preset with this view's values."""
         preset: Method | ActorMethod = ACTOR if self.preset == "actor" else PRESETS[self.preset]
         known = {field.name for field in dataclasses.fields(preset)}
         if unknown := sorted(set(self.overrides) - known):
@@ -162,7 +162,7 @@ class MotionView(_Part):
 
 
 def num_rectangles(method: Method) -> int:
-    """How many rectangles the search of a method tries."""
+    """The number of rectangles that a method's search tries."""
     (rows, columns), sizes = method.grid, candidate_sizes(method.grid, method.crop_ratio, method.tolerance)
     return sum((rows - height + 1) * (columns - width + 1) for height, width in sizes)
 
@@ -171,7 +171,7 @@ View = Annotated[FullView | FixedView | MotionView, Field(discriminator="kind")]
 
 
 def density_grid(view: FullView | FixedView | MotionView) -> tuple[int, int] | None:
-    """Rows and columns of the density that a view keeps; None where it looks at no motion."""
+    """Rows and columns of a view's stored density; None if the view uses no motion."""
     return view.method().grid if isinstance(view, MotionView) else None
 
 
@@ -181,9 +181,9 @@ def moves(view: FullView | FixedView | MotionView) -> bool:
 
 
 def view_params(view: FullView | FixedView | MotionView) -> dict[str, Any]:
-    """All that decides a view's boxes, JSON-like, presets resolved: what ``views/<view>`` records.
+    """All parameters that determine a view's boxes, JSON-like, with presets resolved, as recorded in ``views/<view>``.
 
-    The name is among it for ``random`` views alone: see `view_rng`.
+    They include the view's name only for ``random`` views: see `view_rng`.
     """
     if isinstance(view, MotionView):
         method = view.method()
@@ -195,14 +195,14 @@ def view_params(view: FullView | FixedView | MotionView) -> dict[str, Any]:
 def view_rng(view: FullView | FixedView | MotionView, seed: int, id: str) -> np.random.Generator:
     """The random stream of a clip in a view, from the recipe's seed and the clip's id; ours.
 
-    Each ``random`` view has its own, by its name, so that two of them are two controls. All motion views share one:
-    the same method gives the same box whatever its view is called, and without any store.
+    Each ``random`` view has its own stream, which depends on its name, so that two such views are independent
+    controls. All motion views share one: a method gives the same box whatever its view is called, and without a store.
     """
     return clip_rng(seed, id, view.name if view.kind == "random" else view.kind)
 
 
 def json_like(value: Any) -> Any:
-    """The value with tuples as lists, as JSON would give it back."""
+    """The value with tuples as lists, as after a round trip through JSON."""
     if isinstance(value, Mapping):
         return {key: json_like(inner) for key, inner in value.items()}
     return [json_like(inner) for inner in value] if isinstance(value, tuple | list) else value
@@ -238,23 +238,23 @@ class Recipe(_Part):
     def _views_have_their_own_names(self) -> Recipe:
         names = [view.name for view in self.views]
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"views: {', '.join(map(repr, twice))} named twice; give each view its own name")
+            raise ValueError(f"views: {', '.join(map(repr, twice))} occur more than once; give each view its own name")
         return self
 
     def view(self, name: str) -> FullView | FixedView | MotionView:
-        """The view of that name; ``KeyError`` if there is none."""
+        """The view with this name; ``KeyError`` if there is none."""
         return {view.name: view for view in self.views}[name]
 
     def settings(self) -> dict[str, Any]:
-        """All but the views and the name, JSON-like: what a store cannot change once it is made."""
+        """Everything but the views and the name, JSON-like: what cannot change once a store is created."""
         settings: dict[str, Any] = self.model_dump(mode="json", exclude={"views", "name", "time_limit"})
         return settings
 
 
 def _check_size(values: object) -> None:
-    """``ValueError`` for values that are too many, too deep or too long to be a recipe, before anything prints them."""
+    """``ValueError`` for too many, too deeply nested or too long values, before any of them is printed."""
     waiting = [(values, 0)]
-    for seen, (value, depth) in enumerate(waiting):  # it grows meanwhile
+    for seen, (value, depth) in enumerate(waiting):  # grows during the loop
         if seen > MAX_VALUES or depth > MAX_DEPTH:
             raise ValueError(f"more than {MAX_VALUES} values, or nested more than {MAX_DEPTH} deep")
         if isinstance(value, Mapping):
@@ -262,28 +262,28 @@ def _check_size(values: object) -> None:
         elif isinstance(value, list | tuple):
             waiting += [(part, depth + 1) for part in value]
         elif isinstance(value, str) and len(value) > MAX_TEXT:
-            raise ValueError(f"a text of {len(value)} characters ({value[:20]!r}…), more than {MAX_TEXT}")
+            raise ValueError(f"a string of {len(value)} characters ({value[:20]!r}…), more than {MAX_TEXT}")
         elif isinstance(value, int) and value.bit_length() > 64:
-            raise ValueError(f"a whole number of {value.bit_length()} bits, more than 64")
+            raise ValueError(f"an integer of {value.bit_length()} bits, more than 64")
 
 
 def load_recipe(recipe: str | Path) -> Recipe:
-    """The recipe of that name among ours (``ucf101``, ``smoke``) or of that TOML file.
+    """The built-in recipe with this name (``ucf101``, ``smoke``), or the recipe in this TOML file.
 
-    ``RecipeError`` in one line where there is none, or for each key that is not as it should be.
+    Raises a one-line ``RecipeError`` if there is neither, or that lists the invalid keys.
     """
     text, where = _read(str(recipe))
     if any(len(line) > MAX_LINE for line in text.split("\n")):
         raise RecipeError(f"recipe {where}: a line has more than {MAX_LINE} characters; break it")
     try:
         values = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or too deep
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or too deeply nested
         raise RecipeError(f"recipe {where}: not TOML: {_short(' '.join(str(error).split()))}") from error
     return parse_recipe(values, where)
 
 
 def parse_recipe(values: object, where: str) -> Recipe:
-    """The recipe in JSON-like ``values``; ``where`` names its place in the message of a ``RecipeError``."""
+    """The recipe in JSON-like ``values``; ``where`` names its origin in the message of a ``RecipeError``."""
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
@@ -297,7 +297,7 @@ def _short(text: str) -> str:
 
 
 def _causes(error: ValidationError) -> list[Any]:
-    """The errors without those that only follow from another one or from a branch of a union that was not meant."""
+    """The errors, without those that follow from another one or from the wrong branch of a union."""
     found: list[Any] = list(error.errors())
     meant = [
         item
@@ -320,7 +320,7 @@ def _one_line(error: Any) -> str:
 
 
 def builtin_recipes() -> list[str]:
-    """The names of the recipes that come with the package."""
+    """The names of the built-in recipes."""
     return sorted(file.name.removesuffix(".toml") for file in _folder().iterdir() if file.name.endswith(".toml"))
 
 
@@ -333,7 +333,7 @@ def _read(recipe: str) -> tuple[str, str]:
         return (_folder() / f"{recipe}.toml").read_text(encoding="utf-8"), recipe
     name = shown(recipe)
     if "\0" in recipe:
-        raise RecipeError(f"recipe {name!r}: no file has such a name")
+        raise RecipeError(f"recipe {name!r}: not a valid file name")
     try:
         with Path(recipe).open("rb") as file:
             content = file.read(MAX_BYTES + 1)

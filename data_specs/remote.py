@@ -1,9 +1,9 @@
-"""A store on an object store (S3 and its like): requests that are retried, and failures as one line.
+"""A store on an object store (S3 and compatible ones): retried requests and one-line errors.
 
 Credentials, region and endpoint come from the environment (``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``,
-``AWS_REGION``, ``AWS_ENDPOINT_URL`` …, or an instance's role). An object is written by one request, so that it is whole
-or not there and a killed run leaves no upload behind. obstore has threads of its own: a process that is forked after
-its parent has used a store hangs, so start processes by spawning.
+``AWS_REGION``, ``AWS_ENDPOINT_URL`` …, or an instance's role). Each object is written by one request, so that it is
+either complete or missing and a killed run leaves no upload behind. obstore has its own threads: a process forked after
+its parent has used a store hangs, so processes must be spawned.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ if TYPE_CHECKING:
     from obstore import ObjectMeta
     from obstore.store import ClientConfig, RetryConfig
 
-RETRY_SECONDS = 60.0  # for one request, with growing pauses; MOCROP_RETRY_SECONDS says otherwise
-REQUEST_SECONDS = 300.0  # that one request may take: a shard of frames over a slow line
-PIECE = 1 << 22  # bytes of an object that are in memory while it is hashed
-PAUSES = (0.1, 0.4, 1.6, 6.4)  # before a request whose answer was cut is sent again
+RETRY_SECONDS = 60.0  # total for one request, with growing pauses; MOCROP_RETRY_SECONDS overrides it
+REQUEST_SECONDS = 300.0  # limit for one request: a shard of frames over a slow line
+PIECE = 1 << 22  # bytes in memory while an object is hashed
+PAUSES = (0.1, 0.4, 1.6, 6.4)  # before a request whose response was cut off is sent again
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 
 T = TypeVar("T")
@@ -52,7 +52,7 @@ AnyStore = S3Store | GCSStore | AzureStore
 
 
 def open_remote(location: str, *, read_only: bool) -> RemoteStore:
-    """The store at an object store's URL; nothing is asked of it yet. ``StoreError`` for a URL that is not one."""
+    """The store at an object store's URL; makes no request yet. ``StoreError`` for an invalid URL."""
     scheme, bucket, key = split_url(location)
     return RemoteStore(
         _connected(scheme, bucket, key, location), read_only=read_only, where=shown(location), bucket=bucket
@@ -60,7 +60,7 @@ def open_remote(location: str, *, read_only: bool) -> RemoteStore:
 
 
 def download(location: str, target: Path) -> None:
-    """Write the object at an object store's URL into a file, piece by piece; ``StoreError`` where that fails."""
+    """Write the object at an object store's URL into a file, in pieces; ``StoreError`` if that fails."""
     scheme, bucket, key = split_url(location)
     store = _connected(scheme, bucket, None, location)
     try:
@@ -88,7 +88,7 @@ def _connected(scheme: str, bucket: str, prefix: str | None, location: str) -> A
 def _client() -> ClientConfig:
     plain = any(os.environ.get(name, "").startswith("http://") for name in _ENDPOINTS)
     wanted: ClientConfig = {"timeout": timedelta(seconds=REQUEST_SECONDS), "connect_timeout": timedelta(seconds=10)}
-    if plain:  # who names such an endpoint wants it: other clients do not ask twice either
+    if plain:  # an http:// endpoint is an explicit choice; other clients do not ask for confirmation either
         wanted["allow_http"] = True
     return wanted
 
@@ -104,7 +104,7 @@ def _retries() -> RetryConfig:
 
 
 class RemoteStore(ObjectStore[AnyStore]):
-    """zarr's object store, whose failures are ``StoreError`` in one line and whose objects are never half written."""
+    """zarr's object store, which raises one-line ``StoreError``s and never writes an object partially."""
 
     most = MOST
 
@@ -113,7 +113,7 @@ class RemoteStore(ObjectStore[AnyStore]):
         self.where, self.bucket = where, bucket
 
     def with_most(self, most: int) -> Self:
-        """The same store, which reads at most so many bytes of an object at once."""
+        """The same store, limited to reading ``most`` bytes of an object at once."""
         other = self.with_read_only(self.read_only)
         other.most = most
         return other
@@ -126,7 +126,7 @@ class RemoteStore(ObjectStore[AnyStore]):
             if isinstance(byte_range, RangeByteRequest) and not (
                 0 <= byte_range.start <= byte_range.end <= byte_range.start + self.most
             ):
-                raise ValueError(f"bytes {byte_range.start} to {byte_range.end} of {key!r} are no part of it")
+                raise ValueError(f"bytes {byte_range.start} to {byte_range.end} of {key!r} are outside it")
             if byte_range is not None:
                 return await ObjectStore.get(self, key, prototype, byte_range)
             try:
@@ -141,7 +141,7 @@ class RemoteStore(ObjectStore[AnyStore]):
         return await self._steadily(request)
 
     async def digest(self, key: str, most: int) -> str | None:
-        """The SHA-256 of an object, read piece by piece; None where there is none, "" above ``most`` bytes."""
+        """The SHA-256 of an object, read in pieces; None if it is missing, "" above ``most`` bytes."""
 
         async def request() -> str | None:
             try:
@@ -159,7 +159,7 @@ class RemoteStore(ObjectStore[AnyStore]):
         return await self._steadily(request)
 
     async def end(self, key: str, length: int) -> tuple[bytes | None, str | None]:
-        """The last bytes of an object, at most ``length``, and the tag of its version; None where there is none."""
+        """The last bytes of an object, at most ``length``, and its version tag; None if it is missing."""
 
         async def request() -> tuple[bytes | None, str | None]:
             try:
@@ -177,7 +177,7 @@ class RemoteStore(ObjectStore[AnyStore]):
         return await self._steadily(request)
 
     async def part(self, key: str, start: int, stop: int, tag: str | None) -> bytes | None:
-        """The bytes from ``start`` to ``stop`` of an object, None where there is none; `Replaced` for another tag."""
+        """The bytes ``start`` to ``stop`` of an object, None if it is missing; `Replaced` if its tag has changed."""
 
         async def request() -> bytes | None:
             options: Any = {"range": (start, stop), **({"if_match": tag} if tag else {})}
@@ -226,10 +226,10 @@ class RemoteStore(ObjectStore[AnyStore]):
             yield name
 
     async def exchange(self, key: str, expected: bytes | None, value: bytes | None) -> bool:
-        """Put ``value`` where ``expected`` stands, None meaning nothing; False if something else stands there.
+        """Replace ``expected`` with ``value`` (None: no object); False if the object is not ``expected``.
 
-        Of several at once one succeeds. A removal is not so strict: what is put there meanwhile may be lost. A request
-        that failed after it was carried out is told as False, or as an error: read again to know.
+        Of several concurrent calls one succeeds. A removal is not atomic: an object written meanwhile may be lost. A
+        request that was carried out but whose response was lost gives False or an error: read again to find out.
         """
         self._check_writable()
         with self._failures():
@@ -239,7 +239,9 @@ class RemoteStore(ObjectStore[AnyStore]):
                     return True
                 found = await obstore.get_async(self.store, key)
                 large = found.meta["size"] > MAX_DOCUMENT
-                if (b"" if large else bytes(await found.bytes_async())) != expected:  # as `read_objects` reads it
+                if (
+                    b"" if large else bytes(await found.bytes_async())
+                ) != expected:  # the form in which `read_objects` reads it
                     return False
                 if value is None:
                     await self.delete(key)
@@ -255,10 +257,10 @@ class RemoteStore(ObjectStore[AnyStore]):
 
     def _check_bucket(self, error: FileNotFoundError) -> None:
         if "NoSuchBucket" in str(error) or "ContainerNotFound" in str(error):
-            raise StoreError(f"store {self.where!r}: there is no bucket {self.bucket!r}; make it first") from error
+            raise StoreError(f"store {self.where!r}: there is no bucket {self.bucket!r}; create it first") from error
 
     async def _steadily(self, request: Callable[[], Awaitable[T]]) -> T:
-        """What a request that may be repeated answers. obstore repeats most of them, but none whose answer was cut."""
+        """The response of a repeatable request. obstore retries most failures, but not a response that was cut off."""
         for pause in PAUSES:
             try:
                 with self._failures():
@@ -289,18 +291,18 @@ _ANSWER = re.compile(
 
 
 def reason(error: Exception) -> str:
-    """An error of obstore in one line.
+    """The cause of an obstore error in one line.
 
-    Its type tells refused requests; all else that matters here is only in its text, which goes on for a page.
+    The error's type marks refused requests; other causes are only in its text, which fills a page.
     """
     text, _, details = str(error).partition("Debug source")
-    if "169.254." in text or "instance credentials" in text:  # of a machine's role
+    if "169.254." in text or "instance credentials" in text:  # credentials from the machine's role
         return "no credentials; put AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY into the environment"
     retries = re.search(r"after (\d+) retries", text)
     tried = f", tried {int(retries[1]) + 1} times" if retries else ""
     if answer := _ANSWER.search(text):
         refused = isinstance(error, PermissionDeniedError | UnauthenticatedError)
-        hint = "; check the credentials in the environment and the rights on the bucket" if refused else ""
+        hint = "; check the credentials in the environment and the permissions on the bucket" if refused else ""
         return f"it answers {' '.join(part.strip() for part in answer.groups('') if part)[:200]}{tried}{hint}"
     causes = re.findall(r'message: "([^"]+)"', details) or re.findall(r"\b(TimedOut|Timeout|BadScheme)\b", details)
     if causes:

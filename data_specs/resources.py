@@ -1,7 +1,7 @@
-"""Cores and memory that this process may use: the machine's, less what its container or service is limited to.
+"""Cores and memory that this process may use: those of the machine, within the limits of its container or service.
 
-The control groups of Linux, versions 1 and 2, nested ones included: the smallest limit on the path counts.
-dask.system.cpu_count reads one group at fixed places only, and Python's own counts read none.
+Reads Linux control groups, versions 1 and 2, including nested ones: the smallest limit on the path applies.
+dask.system.cpu_count reads only one group at fixed paths, and Python's own functions read none.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _ESCAPED = re.compile(r"\\([0-7]{3})")
 
 
 def usable_cores(root: Path = _ROOT) -> int:
-    """Cores that this process may use: those it may run on, at most its CPU quota, rounded up; at least 1.
+    """The number of cores that this process may use: its affinity, limited by its CPU quota rounded up; at least 1.
 
     ``root`` is the folder that holds ``proc`` and the mounts of the control groups.
     """
@@ -41,7 +41,7 @@ def usable_cores(root: Path = _ROOT) -> int:
 
 
 def usable_memory(root: Path = _ROOT) -> int | None:
-    """Bytes of memory that this process may use: the machine's or the smallest limit; None where neither is known.
+    """Bytes of memory that this process may use: the machine's or the smallest limit; None if both are unknown.
 
     ``root`` is the folder that holds ``proc`` and the mounts of the control groups.
     """
@@ -55,7 +55,7 @@ def usable_memory(root: Path = _ROOT) -> int | None:
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:
-    """The folders of the control groups that this process is in, each before its parent."""
+    """The folders of this process's control groups, each before its parent."""
     paths: dict[str, str] = {}
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)
@@ -70,7 +70,7 @@ def _groups(root: Path, controller: str) -> Iterator[Path]:
         else:
             continue
         top, place = (_ESCAPED.sub(_unescape, field) for field in mount.split(" ")[3:5])
-        # a container may see its own group as the top, while the path counts from the host's
+        # a container may see its own group as the root, while the path starts at the host's
         inside = Path(path).relative_to(top) if Path(path).is_relative_to(top) else Path()
         steps = () if ".." in inside.parts else inside.parts
         for depth in range(len(steps), -1, -1):
@@ -84,19 +84,19 @@ def _unescape(octal: re.Match[str]) -> str:
 def _lines(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    except OSError:  # another system, or a file that this process may not read: no limit is known
+    except OSError:  # another operating system, or an unreadable file: the limit is unknown
         return []
 
 
 def _numbers(path: Path) -> Iterator[int]:
-    """The whole numbers at the start of a file; "max" is none."""
+    """The integers at the start of a file; "max" is not one."""
     for word in " ".join(_lines(path)).split():
         if not word.lstrip("-").isdigit():
             return
         yield int(word)
 
 
-_SPARE = 200 * 10**6  # bytes of addresses; with fewer left, that is why a library could not be loaded
+_SPARE = 200 * 10**6  # bytes of address space; if fewer are left, that is why a library could not be loaded
 _LACK = re.compile(
     r"failed to map segment|cannot allocate memory|can't allocate memory|not enough memory|out of memory"
     r"|could not create a primitive|can't start new thread",
@@ -105,10 +105,12 @@ _LACK = re.compile(
 
 
 def lack_of_memory(error: BaseException) -> str:
-    """One line if an exception comes of too little memory or too few threads for this process; "" if it does not."""
+    """A one-line message if an exception was caused by a lack of memory or threads in this process; else ""."""
     cause: BaseException | None = error
     while cause is not None and not (isinstance(cause, MemoryError) or _LACK.search(str(cause))):
-        cause = cause.__cause__ or cause.__context__  # what could not be started cannot be ended in order either
+        cause = (
+            cause.__cause__ or cause.__context__
+        )  # threads that could not be started cannot be stopped in order either
     if cause is None:
         return ""
     limit = address_space()
@@ -117,7 +119,7 @@ def lack_of_memory(error: BaseException) -> str:
 
 
 def address_space() -> int | None:
-    """Bytes of addresses that this process may have; None without a limit."""
+    """This process's limit on its address space, bytes; None without a limit."""
     if resource is None:
         return None
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
@@ -125,7 +127,7 @@ def address_space() -> int | None:
 
 
 def addresses_left() -> int | None:
-    """Bytes of addresses that this process may still take; None without a limit, or where that is not known."""
+    """Bytes of address space left to this process; None without a limit, or if unknown."""
     limit = address_space()
     if limit is None:
         return None
@@ -137,30 +139,30 @@ def addresses_left() -> int | None:
 
 
 def check_addresses(needed: int) -> None:
-    """``MemoryError`` where a limit leaves this process less than ``needed`` bytes of addresses: libraries crash."""
+    """Raise ``MemoryError`` if less than ``needed`` bytes of address space are left, as libraries would crash."""
     left = addresses_left()
     if left is not None and left < needed:
         raise MemoryError(f"{left // 10**6} MB of address space are left, {needed // 10**6} are needed")
 
 
 def explain_lack_of_memory() -> None:
-    """Under a limit on addresses, have this process end in one line where a library cannot be loaded within it."""
+    """Under a limit on address space, end this process with one line if a library does not fit within it."""
     if address_space() is None:
         return
     usual = sys.excepthook
     try:
-        reserve = mmap.mmap(-1, 64 << 20)  # addresses alone, for what is done when nothing is left
+        reserve = mmap.mmap(-1, 64 << 20)  # reserved address space, released for the last steps when nothing is left
     except OSError:
         reserve = mmap.mmap(-1, mmap.PAGESIZE)
 
     def explained(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         reserve.close()
         left = addresses_left()
-        if left is not None and left < _SPARE:  # whatever was raised: libraries, and Python itself, tell it badly
+        if left is not None and left < _SPARE:  # any exception: libraries, and Python itself, report this in many ways
             error = MemoryError()
         if line := lack_of_memory(error):
             print(f"error: {line}", file=sys.stderr, flush=True)
-            os._exit(1)  # what libraries do at exit would fail in the same way
+            os._exit(1)  # exit handlers of libraries would fail in the same way
         usual(kind, error, trace)
 
     sys.excepthook = explained

@@ -1,13 +1,13 @@
-"""The store, format 1: which arrays it has, their dimensions, types, chunks and fill values.
+"""The store, format 1: its arrays with their dimensions, types, chunks and fill values.
 
 One Zarr v3 group. Row ``i`` of every array with the dimension ``clip`` is the same clip. Three kinds of array:
 
 - *tables* (one chunk for all rows), written by the run's coordinator alone;
-- *shard arrays* (one chunk or Zarr shard for ``shard_clips`` rows), each piece written by one task alone;
-- *motion*, one group a shard of clips, written by one task alone, because its length is not known beforehand.
+- *shard arrays* (one chunk or Zarr shard for ``shard_clips`` rows), each shard written by one task alone;
+- *motion*, one group per shard of clips, written by one task alone, because its length is not known in advance.
 
-``progress/<stage>[/<view>]/<shard>`` are groups without arrays: their attributes are the record that the shard is
-done, what it was made from and what came out. A shard without a record is not done, whatever chunks lie there.
+``progress/<stage>[/<view>]/<shard>`` are groups without arrays: their attributes are the completion record of the
+shard, with its inputs and results. A shard without a record is not done, even if it has chunks.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mocrop_core.vectors import PACKED
 
 FORMAT = 1
 STAGES = ("transcode", "motion", "boxes", "clips")
-VIEW_STAGES = ("boxes", "clips")  # those whose records are kept for each view
+VIEW_STAGES = ("boxes", "clips")  # stages with one record per view
 
 
 NOTES = {
@@ -29,7 +29,7 @@ NOTES = {
     "interlaced": "frames that hold two moments in alternate lines",
     "missing": "fewer frames than the container says",
 }
-"""Kinds of notes: what was passed over, chosen or repaired in a clip that was done all the same.
+"""Kinds of notes: what was passed over, chosen or repaired in a clip that was processed successfully.
 
 The row of a clip in a record of the stage transcode or motion may hold ``notes``: for each kind, one line of text
 without folders or addresses.
@@ -37,13 +37,13 @@ without folders or addresses.
 
 
 MAX_CLIPS = 4_000_000
-"""Rows of a store. Six times those of Kinetics-700; their ids alone take 0.5 GB in memory."""
+"""Maximum rows of a store: six times those of Kinetics-700. Their ids alone take 0.5 GB of memory."""
 MAX_CLASSES = 1 << 15  # labels are int16
 MAX_FRAMES = 10_000_000  # of one clip: 46 hours at 60 frames a second
-MAX_SEGMENTS = 1000  # parts of a clip, each with a box of its own
+MAX_SEGMENTS = 1000  # parts of a clip, each with its own box
 MAX_SIDE = 1 << 16  # of a frame, px
-MAX_VECTORS = 1 << 36  # of one shard: 1024 clips of an hour each have 2**35
-MAX_ID, MAX_TEXT_BYTES, MAX_TEXTS_BYTES = 1024, 1 << 12, 1 << 28  # characters of an id; bytes of a text, and of all
+MAX_VECTORS = 1 << 36  # of one shard; 1024 clips of an hour each have 2**35
+MAX_ID, MAX_TEXT_BYTES, MAX_TEXTS_BYTES = 1024, 1 << 12, 1 << 28  # characters of an id; bytes of one string, and of all
 MAX_DOCUMENT = 1 << 26  # bytes of a zarr.json: a record of 1024 clips with 9000 key frames each takes 55 MB
 TEXTURE_CHUNK = 1 << 18  # cells in a chunk of the key frames' texture
 VECTOR_CHUNK = 1 << 17  # vectors in a chunk of a motion column: 256 kB of int16 before compression
@@ -61,11 +61,11 @@ RANGES: dict[str, tuple[int, int]] = {
     "source": (0, 3),
     "frame_index": (-1, MAX_FRAMES - 1),
 }
-"""The lowest and the highest number that an array may have, by its name; NaN is neither."""
+"""The lowest and highest valid value of an array, by its name; NaN is not checked."""
 
 
 class State(IntEnum):
-    """What became of a clip: the values of the array ``state``."""
+    """The state of a clip: the values of the array ``state``."""
 
     PENDING = 0
     DONE = 1
@@ -74,11 +74,11 @@ class State(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class ArraySpec:
-    """An array of the store, as ``zarr.create_array`` wants it.
+    """An array of the store, in the terms of ``zarr.create_array``.
 
     ``shape`` and ``chunks`` are in elements; ``shards`` is None for an array without sharding; ``dims`` are the
-    dimension names; ``fill`` is what rows that nobody wrote read as; ``frames`` marks the pictures, whose codec the
-    recipe chooses.
+    dimension names; ``fill`` is the value of unwritten rows; ``frames`` marks the arrays of frames, whose codec the
+    recipe sets.
     """
 
     path: str
@@ -96,7 +96,7 @@ _Row = tuple[str, str, tuple[tuple[str, int], ...], int | float | str, str]
 
 
 def tables(clips: int) -> list[ArraySpec]:
-    """The arrays about clips that every store has."""
+    """The arrays with one row per clip that every store has."""
     rows: list[_Row] = [
         ("id", "string", (), "", "path in the source folder, without its suffix"),
         ("label", "int16", (), -1, "0-based index in class_names"),
@@ -110,7 +110,7 @@ def tables(clips: int) -> list[ArraySpec]:
 
 
 def view_tables(view: str, clips: int, slots: int, moving: bool = False) -> list[ArraySpec]:
-    """The arrays of a view that hold one small row a clip; ``moving``: of one whose box moves."""
+    """The arrays of a view with one small row per clip; ``moving``: the view's box moves."""
     rows: list[_Row] = [
         ("box", "int32", (("x0y0x1y1", 4),), 0, "half-open, px of the H.264 frame"),
         ("score", "float32", (), float("nan"), "share of the density inside the box"),
@@ -135,7 +135,7 @@ def _table(
 def view_shards(
     view: str, clips: int, slots: int, size: int, shard_clips: int, grid: tuple[int, int] | None
 ) -> list[ArraySpec]:
-    """The arrays of a view that tasks write: the frames, and the density of a motion view."""
+    """The arrays of a view that are written by tasks: the frames, and the density of a motion view."""
     base, one = f"views/{view}", (1, 1, size, size, 3)
     rows = min(shard_clips, clips)
     arrays = [
@@ -165,7 +165,7 @@ MOTION_COLUMNS: dict[str, tuple[str, str]] = {
 }
 """Columns of ``motion/<shard>``: type and meaning. Vectors stand in decode order, clip after clip."""
 MOTION_FIELDS = dict(zip(MOTION_COLUMNS, PACKED.names or (), strict=True))
-"""The field of `mocrop_core.PACKED` that each column holds."""
+"""The field of `mocrop_core.PACKED` in each column."""
 MOTION_TABLES: dict[str, tuple[str, str, str]] = {
     "offset": ("int64", "bound", "clip i of the shard has the vectors offset[i] to offset[i + 1]"),
     "texture_offset": (
@@ -175,7 +175,7 @@ MOTION_TABLES: dict[str, tuple[str, str, str]] = {
     ),
     "motion_scale": ("uint16", "shard_clip", "units of dx and dy in a pixel; 0 where there is no vector"),
 }
-"""The small arrays beside them: type, dimension and meaning."""
+"""The small arrays next to the columns: type, dimension and meaning."""
 
 
 def motion_column(shard: int, name: str, vectors: int) -> ArraySpec:
@@ -185,7 +185,7 @@ def motion_column(shard: int, name: str, vectors: int) -> ArraySpec:
 
 
 def motion_table(shard: int, name: str, length: int) -> ArraySpec:
-    """A small array beside them, in one chunk."""
+    """A small array next to the columns, in one chunk."""
     dtype, dim, about = MOTION_TABLES[name]
     return ArraySpec(f"{motion_path(shard)}/{name}", dtype, (length,), (max(length, 1),), (dim,), 0, about)
 
@@ -197,12 +197,12 @@ def motion_texture(shard: int, cells: int) -> ArraySpec:
 
 
 def largest_object(slots: int, size: int, shard_clips: int) -> int:
-    """Bytes that no object of a store exceeds: a shard of frames that no codec made smaller, or a chunk of texts."""
+    """The maximum bytes of any object in a store: an uncompressed shard of frames, or a chunk of strings."""
     return max(shard_clips * slots * (size * size * 3 * 2 + 1040), MAX_TEXTS_BYTES) + (1 << 20)
 
 
 def num_shards(clips: int, shard_clips: int) -> int:
-    """How many shards hold ``clips`` rows."""
+    """The number of shards for ``clips`` rows."""
     return -(-clips // shard_clips)
 
 
@@ -224,8 +224,8 @@ def progress_path(stage: str, view: str | None, shard: int) -> str:
 def all_arrays(
     clips: int, slots: int, size: int, shard_clips: int, views: Sequence[tuple[str, tuple[int, int] | None, bool]]
 ) -> list[ArraySpec]:
-    """Every array that is made with the store; ``views`` are names, the grid of a motion view or None, and whether
-    the box moves."""
+    """Every array that is created with the store; ``views`` holds names, the grid of a motion view or None, and
+    whether the box moves."""
     arrays = tables(clips)
     for name, grid, moving in views:
         arrays += view_tables(name, clips, slots, moving)

@@ -1,8 +1,8 @@
-"""Chunks and shards as the bytes that Zarr v3 keeps, encoded in the caller's thread.
+"""Chunks and shards in the byte format of Zarr v3, encoded in the caller's thread.
 
-zarr-python passes each chunk through an event loop and a pool of threads: 30 ms of CPU a clip and view, of which 9 are
-compression. Here a chunk costs its compression, and a shard is put together from chunks as they come, so that no
-more than one raw frame is held.
+zarr-python passes each chunk through an event loop and a thread pool: 30 ms of CPU per clip and view, of which 9 are
+compression. Here a chunk costs only its compression, and a shard is assembled from chunks as they arrive, so that at
+most one raw frame is in memory.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from data_specs.jpeg import JpegCodec
 Encoder = Callable[[npt.NDArray[Any]], bytes]
 
 _SHUFFLES = {"noshuffle": NOSHUFFLE, "shuffle": SHUFFLE, "bitshuffle": BITSHUFFLE}
-_NOTHING = 2**64 - 1  # offset and length of a chunk that a shard does not have
+_NOTHING = 2**64 - 1  # offset and length of a missing chunk
 
 
 def encoder(codecs: Iterable[Codec]) -> Encoder:
-    """What makes a chunk's bytes by a chain of codecs, those that this package's arrays have.
+    """A function that encodes a chunk with a chain of codecs, which must be those of this package's arrays.
 
-    The chunk is given whole and contiguous, in the array's own type. ``ValueError`` for any other codec.
+    Its argument is a complete, contiguous chunk of the array's type. ``ValueError`` for any other codec.
     """
     steps = [_step(codec) for codec in codecs]
     return lambda chunk: cast(bytes, reduce(lambda data, step: step(data), steps, cast(Any, chunk)))
@@ -62,9 +62,9 @@ def _checksummed(data: Any) -> bytes:
 
 
 def shard(chunks: Mapping[tuple[int, ...], bytes], counts: tuple[int, ...]) -> bytes:
-    """A shard of these chunks, by their place in it, in the order of the places; its index stands at its end.
+    """A shard of these chunks, given by their position in it and written in that order; its index is at the end.
 
-    ``counts`` are the places along each axis; those without a chunk read as the array's fill value.
+    ``counts`` is the number of chunks along each axis; missing chunks read as the array's fill value.
     """
     index = np.full((*counts, 2), _NOTHING, "<u8")
     places = sorted(chunks)

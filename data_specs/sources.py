@@ -1,9 +1,9 @@
-"""Where public data sets are to be had: addresses, sizes, checksums and terms, in one table.
+"""Where to download public data sets: addresses, sizes, checksums and terms, in one table.
 
-The addresses are those that public documentation gives. Sizes and checksums were not measured here: they are what
-others published who had downloaded the files (torchvision's and TensorFlow Datasets' tables of checksums; the size of
-UCF101.rar from two public download scripts, the MD5 of hmdb51_org.rar from DeepMind's and another one). None stands
-for "nobody published it", never for a guess.
+The addresses are from public documentation. Sizes and checksums were not measured here: they were published by others
+who downloaded the files (the checksum tables of torchvision and TensorFlow Datasets; the size of UCF101.rar from two
+public download scripts, the MD5 of hmdb51_org.rar from DeepMind's script and another). None means that none was
+published; nothing is guessed.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from data_specs import ucf101
 
 _UCF = "https://www.crcv.ucf.edu"
 _SERRE = "https://serre-lab.clps.brown.edu"
-_UCF_PLAIN = "http://crcv.ucf.edu"  # the checksum makes up for what the connection lacks
+_UCF_PLAIN = "http://crcv.ucf.edu"  # plain HTTP: the checksum protects the download
 
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """One file to download: its name, its addresses in the order to try, bytes, SHA-256 and MD5 (None: unknown)."""
+    """One file to download: its name, addresses in the order to try, bytes, SHA-256 and MD5 (None: unknown)."""
 
     name: str
     urls: tuple[str, ...]
@@ -31,18 +31,18 @@ class Archive:
 
     @property
     def has_checksum(self) -> bool:
-        """Whether a download can be compared with what others published."""
+        """Whether a checksum was published."""
         return bool(self.sha256 or self.md5)
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A data set: its page, the terms it is given under, its archives, and what it holds once unpacked.
+    """A data set: its page, its terms of use, its archives, and what they contain.
 
-    ``videos`` is the publisher's own archive and ``videos_zip`` a copy that needs no program to unpack it, None if
-    there is none; ``nested`` says that ``videos`` holds an archive for each class. ``folder`` and ``lists_folder`` are
-    the folders they become, ``clips`` is the number of videos, and one file of the official lists is called
-    ``list_name``. ``note`` is a line to show before the download.
+    ``videos`` is the publisher's own archive and ``videos_zip`` a zip copy, which needs no program to unpack it, or
+    None; ``nested`` means that ``videos`` holds one archive per class. ``folder`` and ``lists_folder`` are the folders
+    that they are unpacked into, ``clips`` is the number of videos, and ``list_name`` is the name of one of the official
+    lists. ``note`` is a line to show before the download.
     """
 
     title: str
@@ -66,8 +66,8 @@ SOURCES: Mapping[str, Source] = MappingProxyType(
             title="UCF-101 (Soomro, Zamir, Shah 2012), Center for Research in Computer Vision, University of Central "
             "Florida",
             page=f"{_UCF}/data/UCF101.php",
-            terms="we know of no licence for it: the clips are their uploaders', from YouTube, collected for research. "
-            "Read the page, and cite arXiv:1212.0402.",
+            terms="no licence is known: the clips belong to their uploaders on YouTube, and were collected for "
+            "research. Read the page, and cite arXiv:1212.0402.",
             videos=Archive(
                 "UCF101.rar",
                 (
@@ -78,7 +78,7 @@ SOURCES: Mapping[str, Source] = MappingProxyType(
                 6_932_971_618,
                 "ca8dfadb4c891cb11316f94d52b6b0ac2a11994e67a0cae227180cd160bd8e55",
             ),
-            videos_zip=Archive(  # the copy that TensorFlow Datasets uses; its clips lie in one folder
+            videos_zip=Archive(  # the copy that TensorFlow Datasets uses; all its clips are in one folder
                 "UCF101_videos.zip",
                 ("https://storage.googleapis.com/thumos14_files/UCF101_videos.zip",),
                 6_960_400_115,
@@ -135,4 +135,4 @@ ELSEWHERE: Mapping[str, str] = MappingProxyType(
         "jhmdb": "its publisher's page: http://jhmdb.is.tue.mpg.de",
     }
 )
-"""Data sets that ``mocrop index`` reads and ``mocrop fetch`` does not download: where they are to be had."""
+"""Data sets that ``mocrop index`` reads but ``mocrop fetch`` does not download, and where to get them."""

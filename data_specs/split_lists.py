@@ -1,4 +1,4 @@
-"""Split lists and class indexes: which part of which split a file lists, and which clip and label a line means."""
+"""Split lists and class indexes: the split and part that a file lists, and the clip and label that a line means."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _SPLIT_WORDS = {"split", "fold", "list", "set", "s"}
 
 @dataclass(frozen=True, slots=True)
 class ListedClip:
-    """A line of a split list: ``name`` as it stands there, and the clip it means.
+    """A line of a split list: ``name`` as written, and the clip that it means.
 
-    ``id`` is None where the source folder has no such clip; ``split`` is 0, 1 or 2, ``part`` one of `PARTS`, ``label``
+    ``id`` is None if the source folder has no such clip; ``split`` is 0, 1 or 2, ``part`` one of `PARTS`, ``label``
     0-based or None, ``where`` file and line.
     """
 
@@ -43,23 +43,21 @@ class ListedClip:
 
 @dataclass(frozen=True, slots=True)
 class SplitLists:
-    """All lines of the lists in a folder, and the files there that are no lists."""
+    """All lines of the lists in a folder, and the other files in it."""
 
     lines: tuple[ListedClip, ...]
     passed_over: tuple[PassedOver, ...]
 
 
 def read_split_lists(folder: Path, ids: NameIndex, *, classes: int | None) -> SplitLists:
-    """The lists in ``folder``, their clips found among ``ids``.
+    """Read the lists in ``folder``, whose clips are looked up among ``ids``.
 
     A list is a ``.txt`` file with the word train, test or val in its name; a number after that word or after "split"
-    is its split, 1 where there is none. A line is a path, with its video suffix or without, and where given a label;
-    a class name may stand between them. Labels count from 1 where there is a class index of ``classes`` names, else
-    from 0.
+    is its split, 1 by default. A line is a path, with or without a video suffix, and optionally a label; a class name
+    may be between them. Labels count from 1 if there is a class index of ``classes`` names, else from 0.
 
-    ``DatasetError`` in one line with the file, and mostly the line, for whatever is unclear: a name with two parts or
-    splits, two lists of one part, a path that may mean two clips, two labels, labels without a 0 where they count from
-    0.
+    Raises a one-line ``DatasetError`` with the file, and mostly the line, for anything ambiguous: a file name with two
+    parts or splits, two lists of one part, a path that could mean two clips, two labels, or 0-based labels without a 0.
     """
     paths, passed_over = _list_files(folder)
     first_label = 0 if classes is None else 1
@@ -108,11 +106,11 @@ _EXAMPLE = "train1.txt, test1.txt, val1.txt, train2.txt and so on"
 
 
 def split_and_part(name: str) -> tuple[int, int] | None:
-    """The split (1, 2 or 3) and the part (`PARTS`) that a file lists, by its name; None if it is no list by its name.
+    """The split (1, 2 or 3) and the part (`PARTS`) that a file lists, judging by its name; None if it is not a list.
 
     The part is a word of the name: ``trainlist01``, ``sthv2_train_list``, ``testSplit2``; "retrieval" is none. The
     split is the number after the part's word or after "split", "list", "set", "fold" or "s"; a number after another
-    word belongs to that word, as in ``kinetics400_train``. ``DatasetError`` where that is not clear.
+    word belongs to that word, as in ``kinetics400_train``. ``DatasetError`` if that is ambiguous.
     """
     words = [word.lower() for word in _NAME_WORDS.findall(PurePosixPath(name).stem)]
     parts = {_PART_OF_WORD[found[1]] for word in words if (found := _PART_WORD.fullmatch(word))}
@@ -131,13 +129,13 @@ def split_and_part(name: str) -> tuple[int, int] | None:
         raise DatasetError(f"{name}: its name gives the splits {', '.join(map(str, sorted(splits)))}; give one")
     split = splits.pop() if splits else 1
     if not 1 <= split <= NUM_SPLITS:
-        raise DatasetError(f"{name}: split {split}; a store knows the splits 1, 2 and 3")
+        raise DatasetError(f"{name}: split {split}; a store has the splits 1, 2 and 3")
     return split, parts.pop()
 
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """One way to read a line: its beginning is the path; ``fault`` says why the rest is no label, "" if it is one."""
+    """One way to read a line: it begins with the path; ``fault`` says why the rest is not a label, "" if it is."""
 
     name: str
     ids: tuple[str, ...]
@@ -146,7 +144,7 @@ class _Reading:
 
 
 def _parse_line(line: str, where: str, first_label: int, ids: NameIndex) -> tuple[str, str | None, int | None]:
-    """The path as it stands in a line, the clip that it means (None if there is none), and the label."""
+    """The path as written in a line, the clip that it means (None if there is none), and the label."""
     ends = [found.end() for found in re.finditer(r"\S+", line)]
     suffixed = [end for end in ends if _video_suffix(line[:end])]
     readings = [_reading(line[:end], line[end:].split(), where, first_label, ids) for end in suffixed or ends]
@@ -160,13 +158,13 @@ def _parse_line(line: str, where: str, first_label: int, ids: NameIndex) -> tupl
         raise DatasetError(f"{where}: {chosen.fault}")
     if len(chosen.ids) > 1:
         raise DatasetError(
-            f"{where}: {chosen.name!r} may mean {' or '.join(map(repr, chosen.ids))}; write it as one of them"
+            f"{where}: {chosen.name!r} may mean {' or '.join(map(repr, chosen.ids))}; use one of these spellings"
         )
     return chosen.name, chosen.ids[0] if chosen.ids else None, chosen.label
 
 
 def _most_likely(readings: Sequence[_Reading], words: Sequence[str]) -> _Reading:
-    """How to read a line whose clip is missing and has no suffix: all words at its end that are like labels are."""
+    """The reading of a line whose clip is missing and has no suffix: trailing words are labels if they look so."""
     labels = len(list(takewhile(_LIKE_A_LABEL.fullmatch, reversed(words))))
     return readings[max(0, len(words) - labels - 1)]
 
@@ -187,14 +185,14 @@ def _video_suffix(path: str) -> str:
 
 
 def _label(rest: Sequence[str], name: str, first_label: int) -> tuple[int | None, str]:
-    """The 0-based label in what follows a path, a class name before it or not, and what is wrong with it."""
+    """The 0-based label in the text after a path, with or without a class name before it, and its fault."""
     if not rest:
         return None, ""
     numbers = [word for word in rest if _LIKE_A_LABEL.fullmatch(word)]
     if len(numbers) > 1:
         return None, f"{name!r} has {len(numbers)} labels, {' and '.join(numbers)}; a clip has one"
     if not numbers or numbers[0] != rest[-1] or any(map(_video_suffix, rest)):
-        return None, f"{' '.join(rest)!r} after {name!r} is no label; a line is a path and a number"
+        return None, f"{' '.join(rest)!r} after {name!r} is not a label; a line is a path and a number"
     label = int(numbers[0]) - first_label if _WHOLE.fullmatch(numbers[0]) else -1
     if not 0 <= label < MAX_CLASSES:
         highest = MAX_CLASSES - 1 + first_label
@@ -203,7 +201,7 @@ def _label(rest: Sequence[str], name: str, first_label: int) -> tuple[int | None
 
 
 def _check_labels(lines: Sequence[ListedClip], classes: int | None) -> None:
-    """``DatasetError`` for labels that the class index lacks or, where there is none, that do not count from 0."""
+    """``DatasetError`` for labels missing from the class index or, without an index, that do not count from 0."""
     labels = {line.label: line.where for line in reversed(lines) if line.label is not None}
     if not labels:
         return
@@ -223,22 +221,24 @@ def read_class_index(path: Path) -> tuple[str, ...]:
     for number, line in numbered_lines(path):
         label, _, name = line.partition(" ")
         if not _WHOLE.fullmatch(label) or not name.strip() or int(label) in rows:
-            raise DatasetError(f"{path.name} line {number}: {line!r}; expected a new label from 1 on and a class name")
+            raise DatasetError(
+                f"{path.name} line {number}: {line!r}; expected a unique label of at least 1 and a class name"
+            )
         rows[int(label)] = name.strip()
     if sorted(rows) != list(range(1, len(rows) + 1)):
-        raise DatasetError(f"{path.name}: the labels are not 1 to {len(rows)} without a gap")
+        raise DatasetError(f"{path.name}: the labels are not the numbers 1 to {len(rows)}")
     check_class_count(len(rows), path.name)
     return tuple(rows[label] for label in sorted(rows))
 
 
 def check_class_count(classes: int, where: str) -> None:
-    """``DatasetError`` for more classes than the labels of a store can tell apart."""
+    """``DatasetError`` for more classes than a store supports."""
     if classes > MAX_CLASSES:
-        raise DatasetError(f"{where}: {classes} classes; a store knows {MAX_CLASSES} at most")
+        raise DatasetError(f"{where}: {classes} classes; a store holds at most {MAX_CLASSES}")
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a text file that are not blank, with their numbers from 1, without blanks at the ends."""
+    """The non-blank lines of a text file, stripped, with their numbers from 1."""
     text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip():

@@ -1,4 +1,4 @@
-"""What the attributes of a store may say: ``ValueError`` or ``TypeError`` in one line for anything else."""
+"""Checks of a store's attributes: one-line ``ValueError`` or ``TypeError`` for invalid ones."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from data_specs.text import printable
 
 
 def is_id(id: str) -> bool:
-    """Whether an id is one that a path below a folder can be made of, and that may be shown."""
+    """Whether an id can become a path below a folder, and is printable."""
     return len(id) <= schema.MAX_ID and printable(id) == id and not {"", ".", ".."} & set(id.split("/"))
 
 
 def as_text(value: object) -> str:
-    """The value, which must be text."""
+    """The value, which must be a string."""
     if not isinstance(value, str):
         raise TypeError(f"{str(value)[:60]!r} is not text")
     return value
 
 
 def as_revision(value: object) -> int:
-    """The value, which must be a whole number from 1 on."""
+    """The value, which must be an integer of at least 1."""
     if type(value) is not int or not 0 < value < 1 << 31:
         raise ValueError(f"revision is {str(value)[:60]}")
     return value
@@ -37,7 +37,7 @@ def as_class_names(value: object) -> list[str]:
 
 
 def check_params(params: dict[str, Any], expected: dict[str, Any]) -> None:
-    """``ValueError`` unless the numbers of a view are of the types that its recipe's have."""
+    """``ValueError`` unless the parameters of a view have the types of the recipe's."""
     needed = {"kind", "grid", "crop_ratio", "tolerance"} & expected.keys()
     for name, value in expected.items():
         given = params.get(name)

@@ -1,4 +1,4 @@
-"""Reading a store: the contract's arrays as zarr arrays, the tables as numpy, the records of what is done."""
+"""Reading a store: arrays as zarr arrays, tables as NumPy arrays, and the completion records."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ class View:
         check_params(self.params, view_params(store.recipe.view(name)))
 
     def table(self, name: str) -> npt.NDArray[Any]:
-        """A whole array of the view as numpy: box, score, source, frame_index, density."""
+        """A whole array of the view as a NumPy array: box, score, source, frame_index, density."""
         return self._store.table(f"views/{self.name}/{name}")
 
     def array(self, name: str) -> zarr.Array[Any]:
-        """An array of the view, not read yet."""
+        """An array of the view, without reading it."""
         return self._store.array(f"views/{self.name}/{name}")
 
     @property
@@ -59,9 +59,9 @@ class View:
 
 
 class Store:
-    """A store of format 1, open for reading. Tables are read once, when first asked for.
+    """A store of format 1, open for reading. Tables are read once, on first use.
 
-    What it says is taken for what a stranger says: `Damaged` for whatever is not as the schema has it.
+    The contents are not trusted: anything that does not match the schema raises `Damaged`.
     """
 
     def __init__(self, location: str) -> None:
@@ -78,39 +78,39 @@ class Store:
             self.build: str = self.attrs["software"]["ffmpeg"]
 
     def table(self, path: str) -> npt.NDArray[Any]:
-        """A whole array as numpy: id, label, split, state, reason, num_frames, frame_size, or a view's by its path.
+        """A whole table as NumPy array: id, label, split, state, reason, num_frames, frame_size, or a view's by path.
 
-        ``Damaged`` for a number that the array cannot have, such as a state that is unknown.
+        ``Damaged`` for a value out of range, such as an unknown state.
         """
         values = self.read(path)
         low, high = schema.RANGES.get(path.rpartition("/")[2], (None, None))
         with reading(self._named(path)):
             if low is not None and ((values < low) | (values > high)).any():
-                raise ValueError(f"it has numbers outside {low} to {high}")
+                raise ValueError(f"it has values outside {low} to {high}")
         return values
 
     def read(self, path: str) -> npt.NDArray[Any]:
-        """The same, whatever the numbers are."""
+        """The same, without checking the range of the values."""
         with reading(self._named(path)):
             return np.asarray(open_array(self.zarr, self.spec(path))[:])
 
     def array(self, path: str) -> zarr.Array[Any]:
-        """An array by its path, not read yet."""
+        """An array by its path, without reading it."""
         with reading(self._named(path)):
             return open_array(self.zarr, self.spec(path))
 
     def _named(self, path: str) -> str:
-        """An array for messages; those of a view go into pages that are passed on, and say nothing of this machine."""
+        """The name of an array in messages; without the location for a view's, as report pages are shared."""
         return f"{path} in the store" if path.startswith("views/") else f"{path} in the store {shown(self.location)!r}"
 
     def spec(self, path: str) -> ArraySpec:
-        """What the schema says of an array of this store."""
+        """The schema of an array of this store."""
         with reading(f"id in the store {shown(self.location)!r}"):
             return self._specs[path]
 
     @cached_property
     def _specs(self) -> dict[str, ArraySpec]:
-        """What the schema says of each array of this store, by its path."""
+        """The schema of each array of this store, by its path."""
         rows = stored_length(self.zarr, "id", schema.MAX_CLIPS)
         if not rows:
             raise ValueError("it has no clips")
@@ -124,9 +124,9 @@ class Store:
         ids = [str(id) for id in self.table("id")]
         with reading(f"id in the store {shown(self.location)!r}"):
             if wrong := [id for id in ids if not is_id(id)]:
-                raise ValueError(f"{len(wrong)} ids are no names of clips in a folder, such as {wrong[0][:60]!r}")
+                raise ValueError(f"{len(wrong)} ids are not valid clip names, such as {wrong[0][:60]!r}")
             if len(set(ids)) != len(ids):
-                raise ValueError("an id is there twice")
+                raise ValueError("an id occurs more than once")
         return ids
 
     @property
@@ -135,7 +135,7 @@ class Store:
         return [view.name for view in self.recipe.views]
 
     def view(self, name: str) -> View:
-        """The view of that name; ``StoreError`` that names those there are."""
+        """The view with this name; a ``StoreError`` lists the existing ones."""
         if name not in self.views:
             raise StoreError(f"view {name!r} is not in {shown(self.location)!r}; there are: {', '.join(self.views)}")
         with reading(f"views/{name} in the store {shown(self.location)!r}"):
@@ -145,12 +145,12 @@ class Store:
             return View(self, name, found)
 
     def row(self, id: str) -> int:
-        """The row of a clip; ``StoreError`` for an id that is not there."""
+        """The row of a clip; ``StoreError`` for an unknown id."""
         try:
             return self.ids.index(id)
         except ValueError:
             near = [known for known in self.ids if id.lower() in known.lower()][:3]
-            hint = f"did you mean {', '.join(near)}" if near else f"an id looks like {self.ids[0]!r}"
+            hint = f"did you mean {' or '.join(near)}?" if near else f"an id looks like {self.ids[0]!r}"
             raise StoreError(f"clip {id!r} is not in {shown(self.location)!r}; {hint}") from None
 
     @property
@@ -158,21 +158,23 @@ class Store:
         return schema.num_shards(len(self.ids), self.recipe.shard_clips)
 
     def records(self, row_type: type[Row], view: str | None = None) -> dict[int, Record[Row]]:
-        """The records of a stage (and view), by shard; shards that are not done are left out."""
+        """The records of a stage (and view), by shard, without shards that are not done."""
         return read_records(self.zarr, row_type, view, range(self.num_shards))
 
 
 def open_store(location: str | Path) -> Store:
-    """Open a store for reading; ``StoreError`` where there is none, or one of another format."""
+    """Open a store for reading; ``StoreError`` if there is none, or it has another format."""
     return Store(str(location))
 
 
 def _root_attributes(store: ZarrStore, where: str) -> Attributes:
     (found,) = attributes(store, [""])
     if found is None:
-        raise NoStore(f"store {where!r}: there is none; mocrop preprocess makes it")
+        raise NoStore(f"store {where!r}: no such store; create it with mocrop preprocess")
     if "mocrop_format" not in found:
-        raise StoreError(f"store {where!r}: a Zarr group, but not a mocrop store (its making may have been cut short)")
+        raise StoreError(
+            f"store {where!r}: a Zarr group, but not a mocrop store (its creation may have been interrupted)"
+        )
     if found["mocrop_format"] != schema.FORMAT:
         raise StoreError(
             f"store {where!r} has format {str(found['mocrop_format'])[:60]}; this version reads format {schema.FORMAT}"

@@ -1,4 +1,4 @@
-"""Text from file names, stores and annotations as it may reach a terminal, a spreadsheet or a JSON reader."""
+"""Making text from file names, stores and annotations safe for terminals, spreadsheets and JSON readers."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ _NUMBER = re.compile(r"[+-]?[0-9]*\.?[0-9]*")
 
 
 def printable(text: str) -> str:
-    """The text as one line that any store and terminal takes.
+    """The text as one line that is safe in any store and terminal.
 
-    Control characters, line ends, marks that turn the direction of writing, and bytes of a file name that are not
-    UTF-8 are written as ``\\xNN`` or ``\\uNNNN``.
+    Control characters, line breaks, characters that change the writing direction, and bytes of a file name that are
+    not UTF-8 are written as ``\\xNN`` or ``\\uNNNN``.
     """
     return _UNPRINTABLE.sub(_escaped, text)
 
 
 def _escaped(found: re.Match[str]) -> str:
     code = ord(found[0])
-    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name, as os.fsdecode has it
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name, as decoded by os.fsdecode
         code -= 0xDC00
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
 def csv_cell(value: Any) -> Any:
-    """The value for a CSV cell: text is printable, with an apostrophe before what a spreadsheet would compute."""
+    """The value for a CSV cell: text is made printable, with an apostrophe before what a spreadsheet would evaluate."""
     if not isinstance(value, str):
         return value
     text = printable(value)
@@ -36,6 +36,6 @@ def csv_cell(value: Any) -> Any:
 
 
 def json_text(value: Any) -> str:
-    """JSON for people and programs, indented: letters of any script as they are, what is not printable escaped."""
+    """Indented JSON: letters of any script unescaped, unprintable characters escaped."""
     text = json.dumps(value, indent=1, ensure_ascii=False)
     return _UNPRINTABLE.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text)

@@ -1,4 +1,4 @@
-"""UCF-101 (Soomro, Zamir, Shah 2012) as a value: its classes, sizes and official splits."""
+"""UCF-101 (Soomro, Zamir, Shah 2012): its classes, sizes and official splits."""
 
 from __future__ import annotations
 
@@ -109,4 +109,4 @@ CLASSES: tuple[str, ...] = (
 
 CLIPS = 13_320
 SPLITS: dict[int, tuple[int, int]] = {1: (9_537, 3_783), 2: (9_586, 3_734), 3: (9_624, 3_696)}
-"""Clips in the train and the test list of each official split."""
+"""Number of clips in the train and test list of each official split."""

@@ -1,12 +1,12 @@
-"""The actor boxes of UCF101-24 as they are published: ``pyannot.pkl``, a pickle.
+"""The actor boxes of UCF101-24 as published: ``pyannot.pkl``, a pickle.
 
 From https://github.com/gurkirt/corrected-UCF101-Annots (Singh et al. 2017): ``{"Basketball/v_Basketball_g01_c01":
 {"annotations": [{"label", "sf", "ef", "boxes"}], "label", "numf"}}``, where ``boxes`` is an array of x, y, width and
 height for the frames ``sf`` to ``ef`` (exclusive), in px of a frame of 320 × 240.
 
-A pickle is a program. This one is read without running anything of it: only the instructions that build plain values
-are allowed, and the names of NumPy that it calls stand for classes of this module, which keep what they are given. An
-array is then made from its bytes, for whole and real numbers alone.
+A pickle is a program. This one is read without executing any of its code: only instructions that build plain values
+are allowed, and the NumPy names that it calls are replaced by classes of this module, which store their arguments. An
+array is then made from its bytes, for integer and real types only.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _NUMBERS = {f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)} | {"f4", 
 
 
 class _Kept:
-    """What a call in the pickle was given, in place of what it would have made."""
+    """The arguments of a call in the pickle, in place of its result."""
 
     def __init__(self, *args: Any) -> None:
         self.args: tuple[Any, ...] = args
@@ -61,11 +61,11 @@ class _Type(_Kept):
 
 
 class _Encoded(_Kept):
-    """``_codecs.encode``: how Python 3 writes bytes for Python 2."""
+    """``_codecs.encode``, with which Python 3 writes bytes for Python 2."""
 
 
 class _Name(_Kept):
-    """``numpy.ndarray``, which is only named."""
+    """``numpy.ndarray``, which is only referred to."""
 
 
 _STAND_INS: dict[tuple[str, str], type[_Kept]] = {
@@ -81,12 +81,12 @@ _STAND_INS: dict[tuple[str, str], type[_Kept]] = {
 class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> type[_Kept]:
         if (module, name) not in _STAND_INS:
-            raise ValueError(f"it names {module}.{name}, which is not run")
+            raise ValueError(f"it calls {module}.{name}, which is not allowed")
         return _STAND_INS[module, name]
 
 
 def read_ucf101_24(path: Path) -> dict[str, Annotation]:
-    """The annotations of each clip. ``AnnotationError`` in one line for a file of another content."""
+    """The annotations of each clip. Raises a one-line ``AnnotationError`` for other contents."""
     with path.open("rb") as file:
         content = file.read(MAX_BYTES + 1)
     try:
@@ -95,7 +95,7 @@ def read_ucf101_24(path: Path) -> dict[str, Annotation]:
         _check_instructions(content)
         clips = _Reader(io.BytesIO(content), encoding="latin-1").load()
         if not isinstance(clips, dict) or not all(isinstance(id, str) for id in clips):
-            raise ValueError("no dictionary of clips by their names")
+            raise ValueError("it is not a dictionary of clips by name")
         found, boxes = {}, 0
         for id, clip in clips.items():
             found[id] = _annotation(id, clip)
@@ -110,12 +110,12 @@ def read_ucf101_24(path: Path) -> dict[str, Annotation]:
 
 
 def _check_instructions(content: bytes) -> None:
-    """``ValueError`` for a pickle that has other instructions than those that build plain values."""
+    """``ValueError`` for a pickle with instructions that do more than build plain values."""
     for count, (code, argument, _) in enumerate(pickletools.genops(content)):
         if code.name in _REFUSED:
-            raise ValueError(f"it has the instruction {code.name}, which is not run")
-        if code.name in _PUTS and int(argument or 0) > count:  # the place is reserved whatever its number
-            raise ValueError(f"its value {count} is to be kept at the place {argument}")
+            raise ValueError(f"it has the instruction {code.name}, which is not allowed")
+        if code.name in _PUTS and int(argument or 0) > count:  # memory for the memo is allocated up to this number
+            raise ValueError(f"it stores value {count} at memo position {argument}")
 
 
 def _annotation(id: str, clip: Any) -> Annotation:
@@ -168,5 +168,5 @@ def _bytes(value: Any) -> bytes:
     if isinstance(value, str):
         return value.encode("latin-1")
     if not isinstance(value, bytes | bytearray):
-        raise ValueError(f"no bytes of an array, but {type(value).__name__}")
+        raise ValueError(f"not the bytes of an array, but {type(value).__name__}")
     return bytes(value)

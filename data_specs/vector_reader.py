@@ -18,7 +18,7 @@ from mocrop_core.vectors import PACKED, VECTOR, in_pixels
 
 
 class VectorReader:
-    """The motion vectors of one shard, clip by clip, each chunk decoded once when clips are read in order."""
+    """The motion vectors of one shard, clip by clip; each chunk is decoded once if clips are read in order."""
 
     def __init__(self, store: ZarrStore, shard: int) -> None:
         self._path = schema.motion_path(shard)
@@ -28,7 +28,7 @@ class VectorReader:
             self._texture_offset = tables["texture_offset"]
             for offset in (self._offset, self._texture_offset):
                 if len(offset) != len(self._scale) + 1 or offset[0] != 0 or (np.diff(offset) < 0).any():
-                    raise ValueError("its offsets do not rise from 0")
+                    raise ValueError("its offsets are not increasing from 0")
             self._columns = {
                 name: open_array(store, schema.motion_column(shard, name, int(self._offset[-1])))
                 for name in schema.MOTION_COLUMNS
@@ -43,19 +43,19 @@ class VectorReader:
         return np.asarray(open_array(store, schema.motion_table(shard, name, length))[:])
 
     def textures(self, clip: int, shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
-        """The texture of a clip's key frames, of that shape: key frames, rows and columns of cells."""
+        """The texture of a clip's key frames, of shape (key frames, rows, columns) of cells."""
         start, stop = (int(bound) for bound in self._texture_offset[clip : clip + 2])
         with self._reading():
             if stop - start != math.prod(shape):
-                raise ValueError(f"it has {stop - start} cells of texture, not {shape} key frames, rows and columns")
+                raise ValueError(f"it has {stop - start} texture cells, not {shape} key frames, rows and columns")
             return np.asarray(self._texture[start:stop], np.uint8).reshape(shape)
 
     def count(self, clip: int) -> int:
-        """How many vectors a clip of the shard has."""
+        """The number of vectors of a clip of the shard."""
         return int(self._offset[clip + 1] - self._offset[clip])
 
     def counts(self) -> list[int]:
-        """How many vectors each clip of the shard has."""
+        """The number of vectors of each clip of the shard."""
         return [int(count) for count in np.diff(self._offset)]
 
     def blocks(self, clip: int) -> Iterator[npt.NDArray[Any]]:
@@ -82,7 +82,7 @@ class VectorReader:
                 chunk = np.empty(len(columns["frame"]), PACKED)
                 for name, values in columns.items():
                     chunk[schema.MOTION_FIELDS[name]] = values
-                if not chunk["w"].all():  # as where a chunk is missing
+                if not chunk["w"].all():  # a missing chunk reads as zeros
                     raise ValueError(f"vectors from {index * self._chunk_length} on have no size")
             self._chunk = (index, chunk)
         return self._chunk[1]

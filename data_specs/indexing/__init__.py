@@ -1,1 +1,1 @@
-"""Clip tables from what public data sets ship with: their split files, annotations and folders."""
+"""Clip tables from the split files, annotations and folders that public data sets ship with."""

@@ -26,7 +26,7 @@ _MOST_BYTES = 1 << 30
 
 
 def kinetics_files(files: Sequence[Path]) -> list[Path]:
-    """The CSV files whose first line names the columns of Kinetics."""
+    """The CSV files whose first line has the column names of Kinetics."""
     found = []
     for path in files:
         if path.suffix == ".csv":
@@ -65,7 +65,7 @@ def read_kinetics(files: Sequence[Path], faults: Faults) -> Listed:
 
 
 def _kinetics_entry(row: Mapping[str, str], label: str, where: str, path: Path) -> Entry | str:
-    """The entry of a row, or what is wrong with it."""
+    """The entry of a row, or its fault."""
     name, part = row.get("youtube_id", ""), (row.get("split") or path.stem).strip()
     try:
         start, end = (int(float(row[column])) for column in KINETICS_COLUMNS[1:])
@@ -90,7 +90,7 @@ def read_ssv2(files: Sequence[Path], faults: Faults) -> Listed:
         if [int(numbers[name]) for name in names] != list(range(len(names))):
             raise ValueError
     except (TypeError, ValueError):
-        raise DatasetError("labels.json: its numbers are not 0, 1, 2 and so on, one for each class") from None
+        raise DatasetError("labels.json: its numbers are not 0, 1, 2 and so on, one per class") from None
     classes = {_without_brackets(name): name for name in names}
     answers = _answers(files)
     entries, unlabelled, used = [], 0, []
@@ -107,7 +107,7 @@ def read_ssv2(files: Sequence[Path], faults: Faults) -> Listed:
             elif not template:
                 unlabelled += 1
             elif (name := classes.get(_without_brackets(template))) is None:
-                faults.add(f"{where}: {printable(template)[:80]!r} is no class of labels.json")
+                faults.add(f"{where}: {printable(template)[:80]!r} is not a class of labels.json")
             else:
                 entries.append(Entry((id,), name, _PARTS[found[1]], where))
     return Listed(entries, names, ", ".join(used), unlabelled)
@@ -134,7 +134,7 @@ def read_diving48(files: Sequence[Path], faults: Faults) -> Listed:
     names = tuple(" ".join(map(str, words)) for words in _vocabulary(files))
     editions = sorted({found[1] for path in files if (found := DIVING48_LISTS.fullmatch(path.name))})
     if len(editions) > 1:
-        raise DatasetError(f"the lists are those of {' and '.join(editions)}; keep those of one edition in the folder")
+        raise DatasetError(f"the folder has the lists of {' and '.join(editions)}; keep those of one edition")
     entries, used = [], []
     for path in files:
         if not (found := DIVING48_LISTS.fullmatch(path.name)):
@@ -155,15 +155,15 @@ def read_diving48(files: Sequence[Path], faults: Faults) -> Listed:
 def _vocabulary(files: Sequence[Path]) -> Iterator[list[Any]]:
     path = next((path for path in files if path.name == DIVING48_VOCABULARY), None)
     if path is None:
-        raise DatasetError(f"{DIVING48_VOCABULARY}, which names the classes, is not beside the lists; add it there")
+        raise DatasetError(f"{DIVING48_VOCABULARY}, which names the classes, is missing; put it next to the lists")
     for words in _json(path, list):
         if not isinstance(words, list):
-            raise DatasetError(f"{path.name}: {printable(str(words))[:80]} is no list of words")
+            raise DatasetError(f"{path.name}: {printable(str(words))[:80]} is not a list of words")
         yield words
 
 
 def _csv(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a CSV that are not empty, with the lines that they end in."""
+    """The non-empty rows of a CSV, with the numbers of their last lines."""
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         reader = csv.reader(file, delimiter=delimiter)
         try:

@@ -1,4 +1,4 @@
-"""Clips as split files and annotations name them, and the videos of a folder that they mean."""
+"""Entries of split files and annotations, matched to the videos of a folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from data_specs.names import NameIndex, printable
 class Entry:
     """One line about one clip: ``names`` are the paths or ends of paths that the clip may have, the likeliest first.
 
-    A name may end in a video suffix or not; ``label`` is a class name, or "" where the line has none; ``part`` is the
+    A name may or may not have a video suffix; ``label`` is a class name, or "" if the line has none; ``part`` is the
     clip's part in ``split`` (1, 2 or 3); ``where`` is the file and line.
     """
 
@@ -33,10 +33,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """All entries of the lists that a format was read from.
+    """All entries of the lists of one format.
 
-    ``class_names`` are in the order of their labels; ``files`` names the files; ``unlabelled`` counts lines without a
-    label, which are not among the entries.
+    ``class_names`` are in the order of their labels; ``files`` describes the files; ``unlabelled`` counts lines without
+    a label, which are not among the entries.
     """
 
     entries: Sequence[Entry]
@@ -47,9 +47,9 @@ class Listed:
 
 @dataclass(slots=True)
 class Matched:
-    """The rows that entries and videos come to, sorted by path; the names of missing videos, and of videos not listed.
+    """The rows of the matched clips, sorted by path, the names of missing videos, and the videos that are not listed.
 
-    ``missing`` and ``unlisted`` are printable and in the order in which they occur.
+    ``missing`` and ``unlisted`` are printable and in order of occurrence.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -58,14 +58,14 @@ class Matched:
 
 
 class Videos:
-    """The videos of a folder, found by the end of their path, with suffix or without, in any spelling."""
+    """The videos of a folder, to look up by the end of their path, with or without suffix, in any spelling."""
 
     def __init__(self, source: Path) -> None:
         self.paths = sorted(every_video(source))
         self._by_depth: dict[int, tuple[dict[str, list[str]], NameIndex]] = {}
 
     def find(self, name: str) -> tuple[str, ...]:
-        """The paths that are ``name``, or else end in it, with any video suffix; empty if there are none."""
+        """The paths that equal ``name``, else those that end in it, with any video suffix; may be empty."""
         name = name.replace("\\", "/").strip("/").removeprefix("./")
         depth = name.count("/") + 1
         stem, suffix = os.path.splitext(name)
@@ -77,7 +77,7 @@ class Videos:
         return tuple([path for path in found if path.count("/") + 1 == depth] or found)
 
     def _ends(self, depth: int) -> tuple[dict[str, list[str]], NameIndex]:
-        """By the last ``depth`` parts of their paths, without suffix: the videos."""
+        """The videos by the last ``depth`` components of their paths, without suffix."""
         if depth not in self._by_depth:
             ends: defaultdict[str, list[str]] = defaultdict(list)
             for path in self.paths:
@@ -90,7 +90,7 @@ class Videos:
 
 @dataclass(slots=True)
 class _Clip:
-    """What the entries of one video say of it."""
+    """The combined entries of one video."""
 
     label: str
     where: str
@@ -101,10 +101,10 @@ class _Clip:
 def match(
     listed: Listed, videos: Videos, faults: Faults, prefer: Callable[[str, Entry], bool] | None = None
 ) -> Matched:
-    """The videos that the entries mean, with their labels and parts.
+    """The videos that the entries refer to, with their labels and parts.
 
-    Where several videos have a name, those that ``prefer`` are taken. Adds a fault for an entry that may mean several
-    videos, and for two that disagree about one.
+    If several videos match a name, those for which ``prefer`` is true are taken. Adds a fault for an ambiguous entry,
+    and for two entries that disagree about a video.
     """
     clips: dict[str, _Clip] = {}
     missing: dict[str, None] = {}

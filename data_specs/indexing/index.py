@@ -1,4 +1,4 @@
-"""The index of a folder of videos: which format its lists are in, and the clip table that they come to.
+"""The index of a folder of videos: recognising the format of its lists, and making a clip table from them.
 
 lists ── a reader ──▶ Entries ─┐
                                ├─ match ──▶ Rows ──▶ clip table
@@ -51,13 +51,13 @@ READERS: Mapping[str, Callable[[Files, Faults], Listed]] = {
     "diving48": read_diving48,
     "mmaction2": read_mmaction2,
 }
-"""By format: the reader of its lists."""
+"""The reader of the lists of each format."""
 FOLDERS: Mapping[str, Callable[[Sequence[str], Faults], Listed]] = {
     "torchvision": read_part_folders,
     "folders": read_folders,
 }
 FORMATS = ("auto", *READERS, *FOLDERS)
-_ALIKE = ("hmdb51", "jhmdb")  # their lists have the same form
+_ALIKE = ("hmdb51", "jhmdb")  # same format
 EXPECTED: Mapping[str, str] = {
     "ucf101": "classInd.txt, trainlist01.txt and the others",
     "hmdb51": "<class>_test_split1.txt and the others",
@@ -71,7 +71,7 @@ EXPECTED: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class PartCount:
-    """The clips of a part of a split: listed, found, and as published (None: not known)."""
+    """The number of clips in one part of a split: listed, found, and published (None: unknown)."""
 
     split: int
     part: Part
@@ -84,7 +84,7 @@ class PartCount:
 class Index:
     """The clip table of a folder and what it was made from; lists of names hold printable paths.
 
-    ``why`` says what the format was taken from; ``missing`` are listed clips without a video and ``unlisted`` videos
+    ``why`` says how the format was recognised; ``missing`` are listed clips without a video and ``unlisted`` videos
     without an entry, both left out of ``rows``; ``unlabelled`` counts lines without a label.
     """
 
@@ -100,7 +100,7 @@ class Index:
     published: Published | None
 
     def as_json(self) -> dict[str, Any]:
-        """Counts as JSON-like values, with the first names of what is missing or not listed."""
+        """The counts as JSON-like values, with the first names of missing clips and unlisted videos."""
         return {
             "format": self.format,
             "why": self.why,
@@ -118,7 +118,7 @@ class Index:
         }  # fmt: skip
 
     def lines(self) -> Iterator[str]:
-        """The counts as lines for a person."""
+        """The counts as lines of text."""
         yield f"format    {self.format}: {self.why}"
         yield f"clips     {len(self.rows)} of {len(self.class_names)} classes in {self.source}"
         known = self.published
@@ -146,10 +146,10 @@ def _in_words(count: PartCount) -> str:
 def make_index(source: Path, format: str, lists: Path | None = None, *, val_as_test: bool = False) -> Index:
     """Read the lists of a data set and find their videos in ``source``.
 
-    ``format`` is one of `FORMATS`; with ``auto`` the format is that of the lists there are, or of the folders where
-    there are none. The lists are the files in the folder ``lists``, by default those in ``source`` and in the folders
-    directly in it. ``val_as_test`` puts validation clips into the test part. ``DatasetError`` in one line where the
-    format is unclear, lists are missing, entries contradict each other, or no listed video exists.
+    ``format`` is one of `FORMATS`; ``auto`` recognises the format of the lists, or of the folders if there are no
+    lists. The lists are the files in the folder ``lists``, by default those in ``source`` and its subfolders.
+    ``val_as_test`` puts validation clips into the test part. Raises a one-line ``DatasetError`` if the format is
+    unclear, lists are missing, entries contradict each other, or no listed video exists.
     """
     if format not in FORMATS:
         raise DatasetError(f"format {format!r}: give one of {', '.join(FORMATS)}")
@@ -169,7 +169,7 @@ def make_index(source: Path, format: str, lists: Path | None = None, *, val_as_t
     faults.check()
     if not matched.rows:
         raise DatasetError(
-            f"source {str(source)!r}: none of the {len(matched.missing)} clips that are listed is there "
+            f"source {str(source)!r}: none of the {len(matched.missing)} listed clips is there "
             f"({', '.join(map(repr, matched.missing[:EXAMPLES]))} first)"
         )
     if val_as_test:
@@ -179,7 +179,7 @@ def make_index(source: Path, format: str, lists: Path | None = None, *, val_as_t
 
 
 def _listed(format: str, files: Files, paths: Sequence[str], faults: Faults) -> tuple[Listed, str]:
-    """The entries of a format, and from what they are."""
+    """The entries of a format, and a description of their source."""
     if format in FOLDERS:
         listed = FOLDERS[format](paths, faults)
     elif _sign(format, files):
@@ -196,7 +196,7 @@ def _in_folder_of_part(path: str, entry: Entry) -> bool:
 
 
 def _list_files(source: Path, lists: Path | None) -> Files:
-    """The files that may be lists, in the order of their names."""
+    """The files that may be lists, sorted by name."""
     if lists is not None:
         folders = [lists]
     else:
@@ -212,7 +212,7 @@ def _with_suffix(folder: Path) -> Iterator[Path]:
 
 
 def _sign(format: str, files: Files) -> str:
-    """What among the files shows that they are the lists of a format; "" if nothing does."""
+    """The file that identifies the lists of a format, "" if there is none."""
     names = [path.name for path in files]
 
     def first(pattern: re.Pattern[str]) -> str:
@@ -234,7 +234,7 @@ def _sign(format: str, files: Files) -> str:
 
 
 def _recognised(files: Files, paths: Sequence[str], where: str) -> str:
-    """The only format whose lists are among the files; that of the folders if there are no lists."""
+    """The only format whose lists are among the files; the format of the folders if there are no lists."""
     found = {format: sign for format in READERS if format != "mmaction2" and (sign := _sign(format, files))}
     if "hmdb51" in found:
         classes = {match[1] for path in files if (match := TEST_SPLIT.fullmatch(path.name))}
@@ -257,7 +257,7 @@ def _recognised(files: Files, paths: Sequence[str], where: str) -> str:
 
 def _val_as_test(listed: Listed, matched: Matched) -> tuple[Listed, Matched]:
     if any("test" in row.parts for row in matched.rows):
-        raise DatasetError("val_as_test: the lists have a test part with labels; leave --val-as-test out")
+        raise DatasetError("--val-as-test: the lists have a labelled test part; omit --val-as-test")
 
     def renamed(part: Part) -> Part:
         return "test" if part == "val" else part

@@ -1,4 +1,4 @@
-"""Folders that say the class, and where there are some for parts, the part: ``<class>/…`` and ``<part>/<class>/…``."""
+"""Folders named after the class, optionally below folders of parts: ``<class>/…`` and ``<part>/<class>/…``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def has_part_folders(paths: Sequence[str]) -> bool:
 
 
 def read_part_folders(paths: Sequence[str], faults: Faults) -> Listed:
-    """``<part>/<class>/<clip>`` at any depth below the class, as torchvision's data sets take it.
+    """``<part>/<class>/<clip>`` at any depth below the class, as torchvision's data sets expect.
 
     The part is a folder called train, val or test (or training, valid, validation, testing).
     """
@@ -37,7 +37,7 @@ def read_part_folders(paths: Sequence[str], faults: Faults) -> Listed:
 
 
 def read_folders(paths: Sequence[str], faults: Faults) -> Listed:
-    """``<class>/<clip>`` at any depth below the class; every clip is in no part."""
+    """``<class>/<clip>`` at any depth below the class; no clip is in a part."""
     if has_part_folders(paths):
         faults.add("its folders are parts of a data set, not classes; give --format torchvision")
     if loose := [printable(path) for path in paths if "/" not in path]:

@@ -1,4 +1,4 @@
-"""How many clips public data sets have, as their publishers count them, to compare with what an index finds."""
+"""The published numbers of clips of public data sets, for comparison with what an index finds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from data_specs import ucf101
 class Published:
     """The clips and classes of a data set; ``splits`` has, by split, the clips of train, val and test (None: unknown).
 
-    ``source`` says where the numbers stand.
+    ``source`` says where the numbers are from.
     """
 
     title: str
@@ -58,11 +58,11 @@ PUBLISHED: Mapping[str, tuple[Published, ...]] = {
     ),
     "diving48": (Published("Diving48", 18_404, 48, "the videos in Diving48_rgb.tar.gz; Li and others, ECCV 2018"),),
 }
-"""By format; several editions of one format are told apart by their number of classes."""
+"""By format; editions of one format differ in their number of classes."""
 
 
 def edition(format: str, classes: int) -> Published | None:
-    """The data set of a format with so many classes; the only one if there is one, None if it is not known."""
+    """The data set of a format with this number of classes, or the format's only one; None if unknown."""
     editions = PUBLISHED.get(format, ())
     if len(editions) == 1:
         return editions[0]

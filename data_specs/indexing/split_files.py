@@ -40,10 +40,10 @@ def read_ucf101(files: Sequence[Path], faults: Faults) -> Listed:
             name, _, label = line.partition(" ")
             named = classes.find(PurePosixPath(name).parent.name)
             if len(named) != 1:
-                faults.add(f"{where}: the folder of {printable(name)!r} is no class of {CLASS_INDEX}")
+                faults.add(f"{where}: the folder of {printable(name)!r} is not a class of {CLASS_INDEX}")
             elif label.strip() and label.strip() != str(names.index(named[0]) + 1):
                 faults.add(
-                    f"{where}: {printable(name)!r} has label {printable(label)}, and its folder is another class"
+                    f"{where}: {printable(name)!r} has label {printable(label)}, but its folder is another class"
                 )
             else:
                 group = _GROUP.fullmatch(PurePosixPath(name).stem)
@@ -65,7 +65,7 @@ def read_test_splits(files: Sequence[Path], faults: Faults) -> Listed:
             where = f"{path.name} line {number}"
             name, _, code = line.rpartition(" ")
             if code not in _CODES or not name.strip():
-                faults.add(f"{where}: {printable(line)!r} is no clip and one of 0 (neither), 1 (train) and 2 (test)")
+                faults.add(f"{where}: {printable(line)!r} is not a clip followed by 0 (neither), 1 (train) or 2 (test)")
             else:
                 entries.append(Entry((f"{found[1]}/{name.strip()}",), found[1], _CODES[code], where, int(found[2])))
     return Listed(entries, tuple(sorted(classes)), f"{len(lists)} files <class>_test_split<N>.txt")
@@ -75,9 +75,9 @@ def read_mmaction2(files: Sequence[Path], faults: Faults) -> Listed:
     """MMAction2's lists: ``some/path/000.mp4 1`` for videos, ``some/directory-1 163 1`` for folders of frames.
 
     A line is a path, in the second form its number of frames, and one label from 0 (MMAction2's documentation,
-    "Customize Datasets"); the part and the split are words of the file's name (``kinetics400_train_list_videos.txt``,
+    "Customize Datasets"); the file's name gives the part and the split (``kinetics400_train_list_videos.txt``,
     ``hmdb51_val_split_1_rawframes.txt``). A folder of frames stands for the video of that name. Class names are those
-    of a ``label_map….txt`` beside the lists, else the folders that the clips of one label alone lie in, else
+    of a ``label_map….txt`` next to the lists, else the folders that hold the clips of one label only, else
     ``class_<label>``.
     """
     found = []
@@ -97,7 +97,7 @@ def read_mmaction2(files: Sequence[Path], faults: Faults) -> Listed:
 
 
 def mmaction2_lists(files: Sequence[Path]) -> list[Path]:
-    """The text files whose names say a part, without the lists of other formats."""
+    """The text files whose names contain a part, without the lists of other formats."""
     others = (UCF101_LIST, TEST_SPLIT, LABEL_MAP)
     return [
         path
@@ -127,7 +127,7 @@ def _mmaction2_classes(files: Sequence[Path], found: Sequence[tuple[str, int]], 
     count = max((label for _, label in found), default=-1) + 1
     maps = [path for path in files if LABEL_MAP.fullmatch(path.name)]
     if len(maps) > 1:
-        raise DatasetError(f"{where}: {maps[0].name} and {maps[1].name} both name classes; keep one of them there")
+        raise DatasetError(f"{where}: {maps[0].name} and {maps[1].name} both name classes; keep only one of them")
     if maps:
         names = tuple(line for _, line in numbered_lines(maps[0]))
         if len(names) < count:
@@ -136,7 +136,9 @@ def _mmaction2_classes(files: Sequence[Path], found: Sequence[tuple[str, int]], 
             )
         return names
     if count > len(found):
-        raise DatasetError(f"{where}: the labels go up to {count - 1}, with {len(found)} clips; labels count from 0")
+        raise DatasetError(
+            f"{where}: the labels go up to {count - 1}, but there are only {len(found)} clips; labels count from 0"
+        )
     folders: defaultdict[int, set[str]] = defaultdict(set)
     labels: defaultdict[str, set[int]] = defaultdict(set)
     for name, label in found:

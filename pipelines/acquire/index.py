@@ -45,7 +45,7 @@ def write_index(
         if path.exists() and not overwrite:
             raise RunError(f"out {str(path)!r} already exists; give another name, or --overwrite")
     if not out.absolute().parent.is_dir():
-        raise RunError(f"out {str(out)!r}: no such folder; make it first")
+        raise RunError(f"out {str(out)!r}: no such folder; create it first")
     try:
         index = make_index(source, format, lists, val_as_test=val_as_test)
     except DatasetError as error:

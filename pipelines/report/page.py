@@ -81,7 +81,11 @@ def _check(store: Store, out: Path, clips: int, everything: bool) -> None:
     if clips < 0:
         raise ReportError(f"--clips {clips}: give a number from 0 on")
     if out.is_dir() or not out.parent.is_dir():
-        what = "is a folder; name a file" if out.is_dir() else f"there is no folder {str(out.parent)!r}; make it first"
+        what = (
+            "is a folder; name a file"
+            if out.is_dir()
+            else f"the folder {str(out.parent)!r} does not exist; create it first"
+        )
         raise ReportError(f"--out {str(out)!r}: {what}")
     rows = len(store.ids) * clip_cards.row_bytes(store.recipe)
     with_picture = clip_cards.picture_bytes(store.recipe)

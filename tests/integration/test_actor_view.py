@@ -135,7 +135,7 @@ def test_luma_is_the_stream_s_own_also_where_it_has_ten_bits(tmp_path: Path) -> 
     [
         ({"preset": "paper-v1", "segments": 4}, "segments 4: for the preset actor only, not paper-v1"),
         ({"preset": "paper-v2", "aspect": "square"}, "aspect square: for the preset actor only, not paper-v2"),
-        ({"preset": "actor", "grid": [6, 8]}, "grid [6, 8]: the preset actor has cells of its own; leave it out"),
+        ({"preset": "actor", "grid": [6, 8]}, "grid [6, 8]: the preset actor chooses its own cells; omit this key"),
         ({"preset": "actor", "segments": 0}, "segments = 0: Input should be greater than or equal to 1"),
         ({"preset": "actor", "overrides": {"tolerance": 0.1}}, "overrides: unknown tolerance; known: aspect, blur"),
         ({"preset": "actor", "overrides": {"max_speed": 2}}, "max_speed must lie in (0, 1], got 2"),

@@ -354,8 +354,8 @@ def test_the_command_ends_in_one_line_when_its_object_store_fails_for_good_in_mi
 
 
 WRONG = [
-    ("s3://nowhere/x.zarr", {}, "there is no bucket 'nowhere'; make it first"),
-    ("s3://bucket/none.zarr", {}, "there is none; mocrop preprocess makes it"),
+    ("s3://nowhere/x.zarr", {}, "there is no bucket 'nowhere'; create it first"),
+    ("s3://bucket/none.zarr", {}, "no such store; create it with mocrop preprocess"),
     (
         "s3://bucket/x.zarr",
         {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"},

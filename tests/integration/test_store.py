@@ -180,7 +180,7 @@ def test_verify_finds_tables_and_fingerprints_that_do_not_follow(own_ucf_store: 
 
 
 def test_places_that_hold_no_store_are_named(tmp_path: Path, own_ucf_store: Path) -> None:
-    with pytest.raises(StoreError, match="there is none; mocrop preprocess makes it"):
+    with pytest.raises(StoreError, match="no such store; create it with mocrop preprocess"):
         open_store(tmp_path / "gone.zarr")
     zarr.create_group(tmp_path / "other.zarr")
     with pytest.raises(StoreError, match="not a mocrop store"):

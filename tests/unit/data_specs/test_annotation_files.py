@@ -81,7 +81,7 @@ def test_a_file_that_does_not_exist_is_named(tmp_path: Path) -> None:
 
 def test_another_kind_of_file_is_refused_with_those_that_are_read(tmp_path: Path) -> None:
     (tmp_path / "actors.xml").write_text("<a/>")
-    assert "give a JSON file, a CSV file as MOTChallenge has it" in refused(tmp_path / "actors.xml")
+    assert "give a JSON file, a MOTChallenge CSV" in refused(tmp_path / "actors.xml")
 
 
 def test_json_says_the_frame_size_of_a_clip_or_of_all(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_the_example_of_the_documentation_is_read(tmp_path: Path) -> None:
     assert (found.num_frames, found.frame_size) == (141, (240, 320))
 
 
-# --- CSV as MOTChallenge has it
+# --- MOTChallenge's CSV
 
 MOT = "1, 3, 794.27, 247.59, 71.245, 174.88, -1, -1, -1, -1\n1,6,1,1,66.5,163.24,1,1,0.8\n\n3,6,5,5,2,2,0,2,0.1\n"
 
@@ -116,7 +116,7 @@ def test_mot_frames_and_pixels_count_from_one_and_flagged_rows_are_left_out(tmp_
     assert [frame for frame, _ in entries(found)] == [0, 0]
     assert found.xywh[0] == pytest.approx([793.27, 246.59, 71.245, 174.88])
     assert found.xywh[1].tolist() == [0, 0, 66.5, 163.24]
-    assert found.notes == ("1 of 3 boxes marked as not to be considered (conf 0) left out",)
+    assert found.notes == ("1 of 3 boxes marked as ignored (conf 0) left out",)
     assert (found.num_frames, found.frame_size) == (None, None)
 
 
@@ -241,7 +241,7 @@ def test_nothing_in_a_pickle_is_run(tmp_path: Path) -> None:
         for value in (call, {"a": {**CLIP, "numf": call}}, {"a": {"annotations": [call], "numf": 1}}):
             path = tmp_path / f"{number}.pkl"
             path.write_bytes(pickle.dumps(value, 2))
-            assert "which is not run" in refused(path)
+            assert "which is not allowed" in refused(path)
     assert len(calls) == 5
     assert not marker.exists()
 
@@ -259,10 +259,10 @@ def test_nothing_in_a_pickle_is_run(tmp_path: Path) -> None:
         (pickle.dumps({"a": {"annotations": [{"sf": 0, "ef": 2, "boxes": BOXES[:, :3]}], "numf": 3}}), "shape (2, 3)"),
         (
             pickle.dumps({"a": {"annotations": [{"sf": 0, "ef": 1, "boxes": np.array([None])}], "numf": 3}}, 2),
-            "no bytes of an array, but list",
+            "not the bytes of an array, but list",
         ),
-        (b"(i os\nsystem\n.", "which is not run"),
-        (b"Pos.system\n.", "which is not run"),
+        (b"(i os\nsystem\n.", "which is not allowed"),
+        (b"Pos.system\n.", "which is not allowed"),
         (b"\x80\x02]r\xff\xff\xff\x7f.", "at the place"),
         (pickle.dumps({"a": CLIP})[:-20], "not UCF101-24's pyannot.pkl"),
     ],
@@ -274,7 +274,7 @@ def test_another_pickle_is_refused_in_one_line(tmp_path: Path, content: bytes, s
 
 @pytest.mark.parametrize("made", [b"cnumpy\ndtype\n)\x81.", b"\x80\x04\x8c\x05numpy\x8c\x05dtype\x93)}\x92."])
 def test_instructions_that_make_objects_are_refused_before_any_is_made(made: bytes) -> None:
-    with pytest.raises(ValueError, match=r"NEWOBJ(_EX)?, which is not run"):
+    with pytest.raises(ValueError, match=r"NEWOBJ(_EX)?, which is not allowed"):
         _check_instructions(made)
 
 

@@ -25,9 +25,9 @@ def test_boxes_are_cut_at_the_edge_and_left_out_beyond_it() -> None:
     assert found.frame.tolist() == [0, 3, 4]
     assert found.box[0].tolist() == [0, 20, 20, 60]
     assert found.problems == (
-        "1 of 6 boxes of frames that the clip of 5 does not have left out",
-        "2 of 6 boxes outside the frame of 320×240 px or empty left out",
-        "1 of 6 boxes over the edge of the frame of 320×240 px cut there",
+        "1 of 6 boxes left out: their frames are beyond the clip's 5",
+        "2 of 6 boxes left out: empty, or outside the frame of 320×240 px",
+        "1 of 6 boxes clipped at the edge of the frame of 320×240 px",
     )
     assert found.at(4).tolist() == [[1, 2, 4, 6]]
 
@@ -53,7 +53,7 @@ def test_what_does_not_match_the_store_is_listed_by_id() -> None:
     assert found.problems == {
         "A/none": ("not in the store",),
         "A/pending": ("annotated, but the clip is not done",),
-        "A/away": ("1 of 1 boxes outside the frame of 320×240 px or empty left out", "no actor box is left"),
+        "A/away": ("1 of 1 boxes left out: empty, or outside the frame of 320×240 px", "no actor box is left"),
         "A/empty": ("no actor box is left",),
     }
 
@@ -70,7 +70,7 @@ def test_boxes_in_another_frame_size_are_scaled_to_the_clips() -> None:
 def test_a_frame_of_another_shape_is_told_and_the_boxes_are_used() -> None:
     found = actor_boxes(annotation(1, (0, [[32, 24, 64, 48]]), frame_size=(240, 320)), 1, (240, 640))
     assert found.box.tolist() == [[64, 24, 192, 72]]
-    assert found.problems == ("scaled by 2 across and 1 down: the annotated frame has another shape",)
+    assert found.problems == ("scaled by 2 across and 1 down: the annotated frame has a different aspect ratio",)
 
 
 def test_scaled_clips_are_counted() -> None:
@@ -87,7 +87,7 @@ def test_scaled_clips_are_counted() -> None:
 def test_a_frame_before_the_first_is_left_out_like_one_after_the_last() -> None:
     found = actor_boxes(annotation(None, (-1, [[1, 2, 3, 4]] * 3)), 1, SIZE)
     assert found.frame.tolist() == [0]
-    assert found.problems == ("2 of 3 boxes of frames that the clip of 1 does not have left out",)
+    assert found.problems == ("2 of 3 boxes left out: their frames are beyond the clip's 1",)
 
 
 def test_an_id_in_another_folder_is_not_guessed_but_the_right_one_is_named() -> None:

@@ -172,7 +172,7 @@ def test_a_fault_is_named_with_its_line(tmp_path: Path, rows: str, fault: str) -
         ('{"path": 1, "label": "a"}', "line 1: path '1': give a path"),
         ('{"path": "walk/1.avi", "label": "a", "id": 7}', "line 1: id '7': give text"),
         ('{"path": "walk/1.avi", "label": "a", "id": "../x"}', r"line 1: id '\.\./x': give an id without empty parts"),
-        ('{"path": "walk/1.avi", "label": " a"}', "line 1: label ' a': give text without blanks at its ends"),
+        ('{"path": "walk/1.avi", "label": " a"}', "line 1: label ' a': remove the leading or trailing spaces"),
         ('{"path": "walk/1.avi", "label": "\\udce9"}', r"line 1: label '\\\\xe9': it is not UTF-8"),
         ('{"path": "walk/1.avi", "label": "a", "group": "\\udce9"}', r"line 1: group '\\\\xe9': it is not UTF-8"),
         ('{"path": "walk/1.avi", "label": "a"', "line 1: not JSON: Expecting"),
@@ -238,7 +238,7 @@ def test_files_that_are_no_clip_tables_are_refused(tmp_path: Path, text: str | b
 @pytest.mark.parametrize(
     ("names", "line"),
     [
-        ("", "is empty; give one class name a line"),
+        ("", "is empty; give one class name per line"),
         ("a\nb\na\n", "line 3: 'a' is in line 1 too"),
         ("a\n\x07\n", r"line 2: '\\\\x07' cannot be printed"),
         ("b\n", "line 2: label 'a' is none of the 1 classes"),
@@ -257,7 +257,7 @@ def test_class_names_that_do_not_fit_are_refused(tmp_path: Path, names: str, lin
 def test_what_is_not_used_or_looks_like_a_slip_is_shown(tmp_path: Path) -> None:
     dataset = read(tmp_path, "path,label,prat,fps\nwalk/1.avi,Walk,train,25\nwalk/2.avi,walk,,\n", *VIDEOS[:2])
     unused, alike = dataset.warnings
-    assert "columns that are not used: 'fps', 'prat' (used: path, label, id, part, part2, part3, group)" in unused
+    assert "unused columns: 'fps', 'prat' (known: path, label, id, part, part2, part3, group)" in unused
     assert alike.endswith("'Walk' and 'walk' count as different classes")
 
 

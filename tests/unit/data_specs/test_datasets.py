@@ -110,13 +110,13 @@ def test_lists_with_a_class_name_between_path_and_label_are_read(tmp_path: Path)
         (["a/1.avi"], {"classInd": "1 a\n", "trainlist01": "../x.avi 1\n"}, "leaves the source folder"),
         (["a/1.avi"], {"classInd": "1 a\n", "trainlist01": "/x.avi 1\n"}, "leaves the source folder"),
         (["a/1.avi"], {"classInd": "1 a\n3 b\n", "trainlist01": "a/1.avi 1\n"}, "not 1 to 2 without a gap"),
-        (["a/1.avi"], {"classInd": "a 1\n", "trainlist01": "a/1.avi 1\n"}, "expected a new label from 1 on"),
+        (["a/1.avi"], {"classInd": "a 1\n", "trainlist01": "a/1.avi 1\n"}, "expected a unique label of at least 1"),
         (["a/1.avi"], {"classInd": "1 a\n", "trainlist01": "a/1.avi 0\n"}, "labels count from 1"),
         (["a/1.avi"], {"classInd": "1 a\n2 b\n", "trainlist01": "a/1.avi 2\n"}, "listed with label 2, but its folder"),
         (["a/1.avi"], {"classInd": "1 a\n"}, "holds no list"),
         (["a/1.avi"], {"train": "a/1.avi 0\n", "test": "a/1.avi 0\n"}, "in both the train and the test list"),
         (["a/1.avi"], {"train1": "a/1.avi 0\n", "train2": "a/1.avi 1\n"}, "has label 1 here and 0 elsewhere"),
-        (["a/1.avi"], {"train4": "a/1.avi 0\n"}, "split 4; a store knows"),
+        (["a/1.avi"], {"train4": "a/1.avi 0\n"}, "split 4; a store has"),
         (["1.avi"], {"train": "2.avi 0\n"}, "gives 1 videos a label"),
         (["a/1.avi"], {"train": "a/1.avi 40000\n"}, "line 1: label 40000; labels count from 0 to 32767 here"),
         (["a/1.avi"], {"train": "a/1.avi 20130412\n"}, "label 20130412; labels count from 0 to 32767 here"),
@@ -129,8 +129,8 @@ def test_lists_with_a_class_name_between_path_and_label_are_read(tmp_path: Path)
         (["a/1.avi"], {"train": "a/1.avi 0\nb/1.avi 3 5\n"}, r"line 2: 'b/1\.avi' has 2 labels, 3 and 5; a clip has"),
         (["a/1.avi"], {"train": "a/1 3 5\n"}, "line 1: 'a/1' has 2 labels, 3 and 5; a clip has one"),
         (["a/1.avi"], {"train": "b/1 3 5\n"}, "line 1: 'b/1' has 2 labels, 3 and 5; a clip has one"),
-        (["a/1.avi"], {"train": "a/1.avi a\n"}, r"'a' after 'a/1\.avi' is no label; a line is a path and a number"),
-        (["a/1.avi"], {"train": "a/1.avi a/2.avi 0\n"}, r"'a/2\.avi 0' after 'a/1\.avi' is no label"),
+        (["a/1.avi"], {"train": "a/1.avi a\n"}, r"'a' after 'a/1\.avi'is not a label; a line is a path and a number"),
+        (["a/1.avi"], {"train": "a/1.avi a/2.avi 0\n"}, r"'a/2\.avi 0' after 'a/1\.avi' is not a label"),
         (
             ["a/1.avi"],
             {"classInd": "1 a\n", "trainlist01": "b/1.avi 2\n"},
@@ -145,7 +145,7 @@ def test_lists_with_a_class_name_between_path_and_label_are_read(tmp_path: Path)
         ),
         (["A/x.avi"], {"classInd": "1 Aa\n2 aA\n", "trainlist01": ""}, "class 'A' of 'A/x' is not in"),
         (["AA/x.avi"], {"classInd": "1 Aa\n2 aA\n", "trainlist01": ""}, "class 'AA' of 'AA/x' may be 'Aa' or 'aA'"),
-        (["a/1.avi"], {"classInd": "² a\n", "train": "a/1.avi 1\n"}, "expected a new label from 1 on"),
+        (["a/1.avi"], {"classInd": "² a\n", "train": "a/1.avi 1\n"}, "expected a unique label of at least 1"),
     ],
 )
 def test_lists_that_do_not_fit_are_refused_in_one_line(
@@ -171,9 +171,9 @@ def test_more_classes_than_a_store_holds_are_refused(tmp_path: Path, monkeypatch
     splits = lists(tmp_path / "lists", classInd="1 a\n2 b\n3 c\n", trainlist01="a/1.avi 1\n")
     assert len(read_dataset(source, splits).class_names) == 3
     monkeypatch.setattr(split_lists, "MAX_CLASSES", 2)
-    with pytest.raises(DatasetError, match="videos': 3 classes; a store knows 2 at most"):
+    with pytest.raises(DatasetError, match="videos': 3 classes; a store holds at most 2"):
         read_dataset(source)
-    with pytest.raises(DatasetError, match=r"classInd\.txt: 3 classes; a store knows 2 at most"):
+    with pytest.raises(DatasetError, match=r"classInd\.txt: 3 classes; a store holds at most 2"):
         read_dataset(source, splits)
 
 

@@ -178,7 +178,7 @@ def test_diving48s_labels_are_indices_into_its_vocabulary(tmp_path: Path) -> Non
     }
     write(tmp_path / "annotations", {"Diving48_train.json": "[]"})
     with pytest.raises(
-        DatasetError, match="the lists are those of Diving48 and Diving48_V2; keep those of one edition"
+        DatasetError, match="the folder has the lists of Diving48 and Diving48_V2; keep those of one edition"
     ):
         make_index(source, "diving48", tmp_path / "annotations")
 
@@ -275,7 +275,7 @@ def test_what_does_not_fit_is_refused_in_one_line(tmp_path: Path) -> None:
         ("hmdb", lists, "format 'hmdb': give one of auto, ucf101"),
         ("hmdb51", tmp_path / "gone", "lists '.*gone': no such folder"),
         ("ssv2", lists, "no lists of ssv2; expected labels.json, train.json and validation.json"),
-        ("hmdb51", lists, "none of the 4 clips that are listed is there .'brush_hair/April"),
+        ("hmdb51", lists, "none of the 4 listed clips is there .'brush_hair/April"),
     ):
         with pytest.raises(DatasetError, match=line) as caught:
             make_index(source, format, folder)
@@ -305,13 +305,13 @@ def test_entries_that_contradict_each_other_are_refused_with_their_lines(tmp_pat
         (SSV2 | {"train.json": "{}"}, "train.json holds no list of clips"),
         (SSV2 | {"train.json": "["}, "train.json is not JSON"),
         (SSV2 | {"labels.json": '{"Holding something": "1"}'}, "labels.json: its numbers are not 0, 1, 2"),
-        (SSV2 | {"train.json": '[{"id": "1", "template": "Eating [something]"}]'}, "item 1: 'Eating .* is no class of"),
+        (SSV2 | {"train.json": '[{"id": "1", "template": "Eating [something]"}]'}, "item 1: 'Eating .* is not a class"),
         (SSV2 | {"train.json": '[{"template": "Holding [something]"}]'}, "train.json item 1: no id"),
         (DIVING48 | {"Diving48_V2_train.json": '[{"vid_name": "a", "label": 2}]'}, "item 1: .* no label from 0 to 1"),
         (KINETICS | {"train.csv": f"{COLUMNS}\na,b,x,y,train\n"}, "line 2: 'b' has no times"),
         (KINETICS | {"train.csv": f"{COLUMNS}\na,b,0,10,x\n"}, "line 2: split 'x' of 'b'"),
         (UCF101 | {"trainlist01.txt": "ApplyEyeMakeup/a.avi 2\n"}, "line 1: .* has label 2, and its folder is another"),
-        (UCF101 | {"trainlist01.txt": "Other/a.avi 1\n"}, "line 1: the folder of 'Other/a.avi' is no class of"),
+        (UCF101 | {"trainlist01.txt": "Other/a.avi 1\n"}, "line 1: the folder of 'Other/a.avi' is not a class of"),
     ],
 )  # fmt: skip
 def test_lists_that_are_not_in_their_grammar_are_refused_with_the_place(
@@ -381,7 +381,7 @@ def test_the_validation_part_may_be_tested_on(mocrop_here: Callable[..., Said], 
     make(source, "test/zumba/c.mp4")
     said = mocrop_here("index", source, "--val-as-test", "--out", tmp_path / "l.csv")
     assert (said.status, said.err) == (
-        1, "mocrop: val_as_test: the lists have a test part with labels; leave --val-as-test out\n"
+        1, "mocrop: --val-as-test: the lists have a labelled test part; omit --val-as-test\n"
     )  # fmt: skip
     assert not list(tmp_path.glob("l*"))
     assert VALIDATION == 3

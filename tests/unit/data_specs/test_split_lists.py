@@ -46,8 +46,8 @@ def test_a_lists_name_says_its_part_and_split_and_no_digit_of_the_data_set_does(
     [
         ("train_test.txt", "its name says train and test; give one"),
         ("train1_split2.txt", "its name gives the splits 1, 2; give one"),
-        ("train_2019.txt", "split 2019; a store knows the splits 1, 2 and 3"),
-        ("fold0_train.txt", "split 0; a store knows"),
+        ("train_2019.txt", "split 2019; a store has the splits 1, 2 and 3"),
+        ("fold0_train.txt", "split 0; a store has"),
         ("2_train.txt", "it is not clear what 2 stands for"),
         ("train01 (2).txt", "it is not clear what 2 stands for"),
     ],
@@ -76,11 +76,11 @@ def test_files_beside_the_lists_are_counted(tmp_path: Path) -> None:
     make(splits, "train.csv", "._train.txt")
     assert list(map(str, read_dataset(source, splits).passed_over)) == [
         "1 passed over, hidden: '._train.txt'",
-        "3 passed over, no list by its name: 'latest.txt', 'retrieval_notes.txt', 'train.csv'",
+        "3 passed over, not a list, judging by its name: 'latest.txt', 'retrieval_notes.txt', 'train.csv'",
     ]
     for name in ("train.txt", "._train.txt"):
         (splits / name).unlink()
-    with pytest.raises(DatasetError, match="3 passed over, no list by its name: 'latest"):
+    with pytest.raises(DatasetError, match="3 passed over, not a list, judging by its name: 'latest"):
         read_dataset(source, splits)
 
 

@@ -161,7 +161,7 @@ def test_the_commands_draw_and_refuse(ucf_store: Path, tmp_path: Path) -> None:
     refusals = {
         "name it with --clip": ["boxes", str(ucf_store), "--png", str(png)],
         r"--video 'x.gif'": ["boxes", str(ucf_store), "--clip", CLIP, "--video", "x.gif"],
-        "there is no folder": ["report", str(ucf_store), "--out", str(tmp_path / "no" / "r.html")],
+        "does not exist; create it first": ["report", str(ucf_store), "--out", str(tmp_path / "no" / "r.html")],
         "is a folder": ["report", str(ucf_store), "--out", str(tmp_path)],
         "is not in": ["report", str(ucf_store), "--out", str(tmp_path / "r.html"), "--clip", "none"],
     }

@@ -75,7 +75,7 @@ def test_a_view_that_was_being_added_is_unfinished_not_damaged(own_ucf_store: Pa
 
 
 def test_a_store_that_is_not_there_or_of_another_format_is_refused(own_ucf_store: Path, tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="there is none; mocrop preprocess makes it"):
+    with pytest.raises(StoreError, match="no such store; create it with mocrop preprocess"):
         read_clips(str(tmp_path / "nothing.zarr"), "full", 1, "train")
     zarr.open_group(own_ucf_store, mode="r+").attrs["mocrop_format"] = 7
     with pytest.raises(StoreError, match="format 7; this version reads format 1"):
