@@ -18,7 +18,7 @@ from data_specs.stored import Store, StoreError, View, open_store, shown
 
 Part = Literal["train", "val", "test", "all"]
 CODES: Mapping[str, int] = {"train": TRAIN, "val": VALIDATION, "test": TEST}
-"""How the store's table of splits has a part."""
+"""The value of each part in the store's table of splits."""
 UCF_GROUP = re.compile(r"(.+_g\d+)_c\d+$")
 """Matches the id of a UCF-101 clip; its group is the video that the clip was cut from."""
 
@@ -139,7 +139,7 @@ def _other_splits(store: Store, part: Part) -> str:
     if there := [str(split) for split in (1, 2, 3) if lists[:, split - 1].any()]:
         return f"; split {', '.join(there)} has one"
     if part == "test" and (store.table("split") == VALIDATION).any():
-        return "; it has a validation list: to test on its clips, make them the test part and make the store again"
+        return "; it has a validation list: to test on its clips, put them into the test part of a new store"
     return "; give mocrop preprocess a clip table with --clips, or lists with --splits"
 
 
@@ -163,5 +163,5 @@ def _check_labels(store: Store, labels: npt.NDArray[np.int64], where: str) -> No
         row, classes = wrong[0], len(store.class_names)
         raise StoreError(
             f"{where}: the label {labels[row]} of clip {store.ids[row]!r} is none of its {classes} classes; "
-            "make it again"
+            "create the store again"
         )

@@ -25,14 +25,14 @@ Transform = Callable[[tv_tensors.Video], Any]
 class CropDataset(Dataset[tuple[Any, int]]):
     """The clips of one list of a split in a view of a store, with the frames and labels that `training.train` sees.
 
-    location: a folder, or the URL of an object store. view: a name of the store's views. split: 1, 2 or 3. part:
-    ``"train"``, ``"val"`` or ``"test"``; clips that are not done are in none. frames: how many of a clip, >= 1: for
-    training one drawn from each of as many equal parts of the clip, anew in each epoch; otherwise the centre frame of
-    each part. transform: gets the video, such as a transform of torchvision v2; None for none.
-    seed: of the draws, as ``--seed``. An item is a ``tv_tensors.Video``, uint8 (frames, 3, y, x), or what the transform
-    makes of it, and its 0-based label. Each process opens the store for itself, so that workers of a ``DataLoader`` may
-    be forked or spawned; on an object store they must be spawned. Raises ``mocrop.StoreError`` for a store, view or
-    list that is not there, an unfinished store, or damaged frames; ValueError for a number out of range.
+    location: a folder, or the URL of an object store. view: the name of a view. split: 1, 2 or 3. part: ``"train"``,
+    ``"val"`` or ``"test"``; clips that are not done are left out. frames: frames per clip, >= 1: for training, one
+    random frame of each of that many equal parts of the clip, drawn again in each epoch; otherwise the centre frame of
+    each part. transform: applied to the video, such as a transform of torchvision v2; None for none. seed: for the
+    random frames, like ``--seed``. An item is a ``tv_tensors.Video``, uint8 (frames, 3, y, x), or the result of the
+    transform, and its 0-based label. Each process opens the store itself, so that workers of a ``DataLoader`` may be
+    forked or spawned; on an object store they must be spawned. Raises ``mocrop.StoreError`` for a missing store, view
+    or list, an unfinished store, or damaged frames; ValueError for a number out of range.
 
     >>> data = mocrop.CropDataset("videos.zarr", view="mocrop", split=1, part="train", frames=3)
     >>> video, label = data[0]
@@ -59,7 +59,7 @@ class CropDataset(Dataset[tuple[Any, int]]):
         check_count("seed", seed)
         self.clips = read_clips(os.fspath(location), view, split, part)
         self.frames, self.transform, self.seed = frames, transform, seed
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # persistent workers see the next epoch
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # for persistent workers
         self._plan: tuple[int, Plan] | None = None
         self._opened: tuple[int, FrameReader] | None = None
         self._maker = os.getpid()
@@ -76,7 +76,7 @@ class CropDataset(Dataset[tuple[Any, int]]):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The names of the classes, which labels index."""
+        """The names of the classes, indexed by labels."""
         return self.clips.class_names
 
     @property
@@ -85,7 +85,7 @@ class CropDataset(Dataset[tuple[Any, int]]):
         return self.clips.labels
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw the frames of that epoch, from 0 on, also in workers that run already; without effect on tests.
+        """Draw the frames of the given epoch (from 0), also in running workers; no effect outside training.
 
         >>> data = mocrop.CropDataset("videos.zarr")
         >>> data.set_epoch(1)

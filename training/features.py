@@ -1,7 +1,7 @@
-"""Frozen features of clips: what the last layer of a backbone would see, averaged over a clip's frames, kept on disk.
+"""Frozen features of clips: the input of a backbone's last layer, averaged over a clip's frames and cached on disk.
 
-A file of features says what it was made from: the view, its crops, the weights, the size, the frames. One that was made
-from anything else is never used.
+A file of features records its source: the view, its crops, the weights, the size and the frames. A file with another
+source is never used.
 """
 
 from __future__ import annotations
@@ -33,17 +33,18 @@ from training.clips import Clips
 from training.options import Failed
 from training.stream import Batch, ClipStream, batches_of_test, compute_alone, plan_of_test
 
-REVISION = 1  # of how features are made
+REVISION = 1  # of the way features are computed
 Features = npt.NDArray[np.float32]
 Track = Callable[[Iterable[Batch], int], Iterable[Batch]]
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What features are made from.
+    """The source of features.
 
-    ``view_fingerprint`` is the view's, ``crops`` the fingerprint of its cached frames, which follows from the source
-    files on; ``clips`` that of the list of clips; ``weights`` the hash of the network's tensors.
+    ``view_fingerprint`` is the view's, ``crops`` the fingerprint of its cached frames, which depends on everything
+    upstream down to the source files; ``clips`` that of the list of clips; ``weights`` the hash of the network's
+    tensors.
     """
 
     arch: str
@@ -57,13 +58,13 @@ class Source:
     revision: int = REVISION
 
     def path(self, folder: Path) -> Path:
-        """Where the features of this source are kept below a folder."""
+        """The file for the features of this source, below a folder."""
         name = f"{self.arch.replace('/', '_')}-{self.view}-{self.input_size}px-{self.segments}frames"
         return folder / f"{name}-{fingerprint(asdict(self))[:16]}.safetensors"
 
 
 def source_of(clips: Clips, arch: str, weights: str, input_size: int, segments: int) -> Source:
-    """What the features of these clips would be made from."""
+    """The source of the features of these clips."""
     store = open_store(clips.location)
     records = store.records(CropRow, clips.view)
     return Source(
@@ -79,7 +80,7 @@ def source_of(clips: Clips, arch: str, weights: str, input_size: int, segments: 
 
 
 def weights_hash(model: nn.Module) -> str:
-    """The SHA-256 of a network's tensors with their names, 32 digits of it."""
+    """The SHA-256 of a network's tensors and their names, truncated to 32 digits."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         values = tensor.detach().cpu().contiguous()
@@ -89,7 +90,7 @@ def weights_hash(model: nn.Module) -> str:
 
 
 def read_features(path: Path, source: Source, count: int) -> Features:
-    """The features of ``count`` clips, (count, features); `Failed` unless the file says that this was their source."""
+    """The features of ``count`` clips, (count, features); `Failed` unless the file has this source."""
     try:
         with safe_open(path, framework="numpy") as file:
             said = json.loads((file.metadata() or {}).get("source", "{}"))
@@ -100,16 +101,16 @@ def read_features(path: Path, source: Source, count: int) -> Features:
     if other := [key for key in wanted if not isinstance(said, dict) or said.get(key) != wanted[key]]:
         theirs = said.get(other[0]) if isinstance(said, dict) else None
         raise Failed(
-            f"features {str(path)!r} are of another {other[0].replace('_', ' ')} ({str(theirs)[:40]!r}, not "
-            f"{wanted[other[0]]!r}); delete the file, it is made again"
+            f"features {str(path)!r} have another {other[0].replace('_', ' ')} ({str(theirs)[:40]!r}, not "
+            f"{wanted[other[0]]!r}); delete the file to compute them again"
         )
     if features.dtype != np.float32 or features.ndim != 2 or len(features) != count or not np.isfinite(features).all():
-        raise Failed(f"features {str(path)!r} are damaged; delete the file, it is made again")
+        raise Failed(f"features {str(path)!r} are damaged; delete the file to compute them again")
     return np.asarray(features)
 
 
 def write_features(path: Path, features: Features, source: Source) -> None:
-    """Write features with what they were made from."""
+    """Write features with their source."""
     metadata = {"source": json.dumps(asdict(source))}
     content = save({"features": features}, metadata)
     replaced(path, lambda part: part.write_bytes(content))
@@ -126,12 +127,12 @@ def compute_features(
     threads: int | None,
     track: Track = lambda batches, _: batches,
 ) -> Features:
-    """The mean over its test segments of each clip's features, float32 (n, features), in the order of the list.
+    """The mean features of each clip over its test segments, float32 (n, features), in the order of the list.
 
-    ``backbone`` has no last layer (`training.backbones.without_head`) and is on the device. A frame that stands for
-    several segments, as in short clips, goes through the network once. On a CPU each core does batches of its own, with
-    one thread: on a busy machine, threads that share a batch spend most of their time waiting for each other. `Failed`
-    names a clip whose features are not finite.
+    ``backbone`` has no last layer (`training.backbones.without_head`) and is on the device. A frame that is used for
+    several segments, as in short clips, is computed once. On a CPU each core processes its own batches with one thread:
+    on a busy machine, threads that share a batch spend most of their time waiting for each other. `Failed` names a clip
+    whose features are not finite.
     """
     backbone.model.eval()
     stream = ClipStream(clips, threads=threads, pin=device.type == "cuda")
@@ -159,7 +160,7 @@ def compute_features(
 def _features(
     backbone: Backbone, batch: Batch, slots: npt.NDArray[np.int64], input_size: int, device: torch.device
 ) -> Features:
-    """The features of a batch, (clips, features); ``slots`` are those of all clips."""
+    """The features of a batch, (clips, features); ``slots`` has the frames of all clips."""
     mine = slots[batch.positions]
     pairs = np.stack([np.repeat(np.arange(len(mine)), mine.shape[1]), mine.ravel()], axis=1)
     _, first, back = np.unique(pairs, axis=0, return_index=True, return_inverse=True)

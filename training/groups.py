@@ -1,4 +1,4 @@
-"""Groups of clips (one recording, one person), which never stand on both sides of a fold."""
+"""Groups of clips (one recording, one person), which are never on both sides of a fold."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from data_specs.text import printable
 from training.clips import UCF_GROUP
 from training.options import Refused
 
-MOST_BYTES = 1 << 28  # of a table of groups
+MOST_BYTES = 1 << 28  # maximum size of a table of groups
 
 
 def groups_by_pattern(ids: Sequence[str], pattern: str) -> list[str]:
-    """The group of each clip by a regular expression that is searched in its id.
+    """The group of each clip, found in its id by a regular expression.
 
-    The group is what the pattern's parentheses match, all of them together, or the whole match where it has none.
-    `Refused` for a pattern that is none, or an id in which it finds nothing.
+    The group consists of the matches of all parentheses in the pattern, or is the whole match if it has none.
+    `Refused` for an invalid pattern, or an id without a match.
     """
     try:
         compiled = re.compile(pattern)
@@ -32,10 +32,10 @@ def groups_by_pattern(ids: Sequence[str], pattern: str) -> list[str]:
 
 
 def groups_of_file(ids: Sequence[str], path: str) -> list[str]:
-    """The group of each clip by a CSV file with the columns ``path`` and ``group``, such as a clip table.
+    """The group of each clip, from a CSV file with the columns ``path`` and ``group``, such as a clip table.
 
-    A clip's id is its path without the suffix, or what a column ``id`` says. Rows of other clips are passed over.
-    `Refused` for a file that lacks a column, a clip, or a clip's group, or has two for one clip.
+    A clip's id is its path without the suffix, or the value of the column ``id``. Rows of other clips are ignored.
+    `Refused` for a file in which a column, a clip or a clip's group is missing, or a clip has two groups.
     """
     where = f"--groups {path!r}"
     try:
@@ -62,6 +62,6 @@ def groups_of_file(ids: Sequence[str], path: str) -> list[str]:
 
 
 def groups_of_ucf(ids: Sequence[str]) -> list[str] | None:
-    """The groups that clips named as those of UCF-101 have (``v_Class_gNN_cNN``); None unless all are so named."""
+    """The groups in clip names of the form of UCF-101 (``v_Class_gNN_cNN``); None unless all names have this form."""
     found = [UCF_GROUP.match(id) for id in ids]
     return [match[1] for match in found if match] if all(found) else None

@@ -1,4 +1,4 @@
-"""A linear head on frozen features: logistic regression, its regularisation chosen on training clips."""
+"""A linear head on frozen features: logistic regression, with its regularisation selected on training clips."""
 
 from __future__ import annotations
 
@@ -14,64 +14,65 @@ from data_specs.extras import missing_extra
 from training.options import Failed, Refused
 
 STRENGTHS = tuple(10.0**power for power in range(-5, 1))
-"""The values of C (the inverse of the strength) among which one is chosen."""
-INNER_FOLDS = 3  # of the training clips, to choose C
+"""The candidate values of C (the inverse regularisation strength)."""
+INNER_FOLDS = 3  # of the training clips, to select C
 MOST_STEPS = 5000  # of the solver
-MOST_FOR_NEWTON = 500  # weights of a head for two classes, up to which Newton's method is faster than L-BFGS
+MOST_FOR_NEWTON = 500  # number of weights up to which, for two classes, Newton's method is faster than L-BFGS
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Sides = tuple[Ints, Ints]
-"""The positions of the clips that a head is trained on, and of those that it is tested on."""
+"""The positions of the training clips and of the test clips."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prediction:
-    """What the tested clips were taken for, int64 (tested,), and the C that the training clips chose."""
+    """The predicted classes of the tested clips, int64 (tested,), and the C selected on the training clips."""
 
     predicted: Ints
     strength: float
 
 
 def check_installed() -> None:
-    """`Refused` with the command that installs it where scikit-learn is missing."""
+    """`Refused`, with the command that installs it, if scikit-learn is missing."""
     if find_spec("sklearn") is None:
         raise Refused(f"{missing_extra(ModuleNotFoundError(name='sklearn'))}")
 
 
 def check_classes(labels: Ints, class_names: tuple[str, ...]) -> None:
-    """`Refused` where all clips are of one class."""
+    """`Refused` if all clips have the same class."""
     found = np.unique(labels)
     if len(found) < 2:
         raise Refused(
-            f"--store: all {len(labels)} clips are of one class ({class_names[found[0]]!r}); a probe needs two"
+            f"--store: all {len(labels)} clips have the same class ({class_names[found[0]]!r}); a probe needs two"
         )
 
 
 def folds_of(labels: Ints, groups: Ints, folds: int, seed: int) -> list[Sides]:
-    """The sides of each fold: disjoint by group, classes spread as evenly as the groups allow, shuffled by the seed.
+    """The sides of each fold: disjoint by group, classes balanced as far as groups allow, shuffled by the seed.
 
-    With as many folds as groups, each fold tests one group. `Refused` where there are fewer groups than folds.
+    With as many folds as groups, each fold tests one group. `Refused` if there are fewer groups than folds.
     """
     from sklearn.model_selection import GroupKFold, LeaveOneGroupOut, StratifiedGroupKFold
 
     count = len(np.unique(groups))
     if count < folds:
-        raise Refused(f"--folds {folds}: the clips are of {count} groups; give at most {count}")
+        raise Refused(f"--folds {folds}: the clips form {count} groups; give at most {count}")
     if folds == count:
         return list(LeaveOneGroupOut().split(labels, labels, groups))
-    few = np.bincount(labels).max() < folds  # clips of any class: then scikit-learn does not spread classes
+    few = np.bincount(labels).max() < folds  # too few clips in every class: scikit-learn cannot balance them
     splitter = (GroupKFold if few else StratifiedGroupKFold)(folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of some classes with fewer clips than folds
+        warnings.simplefilter("ignore", UserWarning)  # for classes with fewer clips than folds
         return [sides for sides in splitter.split(labels, labels, groups) if len(sides[1])]
 
 
 def predict(features: Floats, labels: Ints, groups: Ints, sides: Sides, seed: int) -> Prediction:
     """Train a head on one side and predict the other.
 
-    ``features`` (n, d), ``labels`` and ``groups`` (n,) are of all clips. Features are standardised by the training
-    clips. C is the one of `STRENGTHS` with the lowest log-loss in folds of the training clips that are disjoint by
-    group; of equal ones the smallest. `Failed` where the training clips are of one class, or one group.
+    ``features`` (n, d), ``labels`` and ``groups`` (n,) are those of all clips. Features are standardised with the
+    statistics of the training clips. C is the value of `STRENGTHS` with the lowest log-loss in folds of the training
+    clips that are disjoint by group; the smallest of equal ones. `Failed` if the training clips have a single class or
+    group.
     """
     train, test = sides
     known, asked = _rotated(*_standardised(features[train], features[test]))
@@ -94,14 +95,14 @@ def _model(strength: float, known: Floats, labels: Ints) -> Any:
 
 def _standardised(known: Floats, asked: Floats) -> tuple[Floats, Floats]:
     centre, spread = known.mean(axis=0), known.std(axis=0)
-    spread[spread < 1e-12] = 1.0  # of a feature that never changes
+    spread[spread < 1e-12] = 1.0  # for a constant feature
     return (known - centre) / spread, (asked - centre) / spread
 
 
 def _rotated(known: Floats, asked: Floats) -> tuple[Floats, Floats]:
-    """Both in the coordinates of the space that the training clips span, which is where a regularised head lies.
+    """Both sides in coordinates of the span of the training clips, which contains the regularised head.
 
-    It changes no prediction, and with more features than clips it makes a fit faster.
+    This changes no prediction, and speeds up the fit if there are more features than clips.
     """
     if known.shape[1] <= known.shape[0]:
         return known, asked
@@ -113,7 +114,7 @@ def _inner_folds(labels: Ints, groups: Ints, seed: int) -> list[Sides]:
     count = len(np.unique(groups))
     if len(np.unique(labels)) < 2 or count < 2:
         what = "class" if count > 1 else "group"
-        raise Failed(f"the training clips of a fold are of one {what}; give --folds more, or other groups")
+        raise Failed(f"the training clips of a fold have a single {what}; give more --folds, or other groups")
     folds = folds_of(labels, groups, min(INNER_FOLDS, count), seed)
     if usable := [sides for sides in folds if len(np.unique(labels[sides[0]])) > 1]:
         return usable
@@ -121,11 +122,11 @@ def _inner_folds(labels: Ints, groups: Ints, seed: int) -> list[Sides]:
 
 
 def _losses(known: Floats, labels: Ints, held: Floats, truth: Ints) -> Floats:
-    """The log-loss of the held clips for each C, those of a class left out that the others lack."""
+    """The log-loss of the held-out clips for each C, without clips of a class that is missing in training."""
     losses = []
     model = _model(STRENGTHS[0], known, labels)
     for strength in STRENGTHS:
-        model.set_params(C=strength).fit(known, labels)  # L-BFGS begins where the C before it ended
+        model.set_params(C=strength).fit(known, labels)  # L-BFGS starts from the solution for the previous C
         columns = np.searchsorted(model.classes_, truth).clip(max=len(model.classes_) - 1)
         common = model.classes_[columns] == truth
         chances = model.predict_log_proba(held)[np.arange(len(truth)), columns]

@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 RESAMPLES = 10_000
-_AT_ONCE = 1 << 24  # numbers in memory while resampling
+_AT_ONCE = 1 << 24  # maximum numbers in memory while resampling
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A difference in percentage points with its 95 % interval, and the p of McNemar's test."""
+    """A difference in percentage points with its 95 % interval, and the p-value of McNemar's test."""
 
     points: float
     low: float
@@ -26,7 +26,7 @@ class Change:
 def resampled_means(values: Floats, groups: npt.NDArray[np.int64], seed: int, count: int = RESAMPLES) -> Floats:
     """The mean of each column in ``count`` resamples of whole groups with replacement: (count, columns).
 
-    ``values`` (clips, columns), ``groups`` (clips,). All columns have the same resamples, so that differences of
+    ``values`` (clips, columns), ``groups`` (clips,). All columns use the same resamples, so that differences between
     columns are paired. Deterministic. Source: the cluster bootstrap.
     """
     codes = np.unique(groups, return_inverse=True)[1]
@@ -44,15 +44,15 @@ def resampled_means(values: Floats, groups: npt.NDArray[np.int64], seed: int, co
 
 
 def interval(means: Floats) -> tuple[float, float]:
-    """The 95 % interval of resampled means (count,): their 2.5 and 97.5 % points."""
+    """The 95 % interval of resampled means (count,): their 2.5th and 97.5th percentiles."""
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
 
 
 def mcnemar(right: Floats, other: Floats) -> float:
-    """The two-sided p of McNemar's exact test, of the share of shuffles in which each clip was right ((clips,) both).
+    """The two-sided p-value of McNemar's exact test, from how often each clip was correct over shuffles ((clips,)).
 
-    A clip counts as right where it was so in more than half of the shuffles. 1.0 where no clip tells the two apart.
+    A clip counts as correct if it was so in more than half of the shuffles. 1.0 if no clip distinguishes the two.
     """
     mine, theirs = right > 0.5, other > 0.5
     gained, lost = int((mine & ~theirs).sum()), int((theirs & ~mine).sum())

@@ -1,8 +1,8 @@
-"""Compare views by a linear head on frozen features: ``python -m training.probe --store STORE``, minutes on a CPU.
+"""Compare views with linear heads on frozen features: ``python -m training.probe --store STORE``, minutes on a CPU.
 
-Nothing is trained but the head, so that a figure depends on the view, the weights and the clips alone. Every view is
-compared with ``full`` and with the centre view of its area on the same clips, with 95 % intervals of a bootstrap over
-groups, and p of McNemar's exact test. Baselines that look at no pixel show what frame sizes and lengths give away.
+Only the head is trained, so that a result depends only on the view, the weights and the clips. Every view is compared
+with ``full`` and with the centre view of its area on the same clips, with 95 % intervals of a bootstrap over groups
+and the p-value of McNemar's exact test. Baselines that use no pixels show how much frame sizes and lengths reveal.
 """
 
 from __future__ import annotations
@@ -52,54 +52,75 @@ NO_PIXEL = {
     "frame count, no pixel": ["frames", "log frames"],
     "frame size and count, no pixel": ["height", "width", "area", "shape", "frames", "log frames"],
 }
-"""The baselines that look at no pixel, and what they look at."""
+"""The baselines that use no pixels, and their inputs."""
 PACKAGES = ("mocrop", "torchvision", "timm", "numpy", "scikit-learn")
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the command-line parser."""
     p = OneLineParser(prog="python -m training.probe", description=__doc__.splitlines()[0], epilog=EXAMPLES)
     p.add_argument(
-        "--store", type=expanded_path, required=True, help="the store that mocrop preprocess made: a folder or s3://…"
+        "--store", type=expanded_path, required=True, help="store made by mocrop preprocess: a folder or s3://…"
     )
-    p.add_argument("--view", nargs="+", help="views to compare; all of the store if not given")
-    p.add_argument("--input-size", type=input_size, nargs="+", help="sides of the input, px; else that of the frames")
-    p.add_argument("--test-segments", type=whole(1), default=8, help="centre frames a clip whose features are averaged")
+    p.add_argument("--view", nargs="+", help="views to compare; default: all views of the store")
+    p.add_argument(
+        "--input-size",
+        type=input_size,
+        nargs="+",
+        help="side lengths of the input, px; default: that of the cached frames",
+    )
+    p.add_argument(
+        "--test-segments", type=whole(1), default=8, help="centre frames per clip whose features are averaged"
+    )
     p.add_argument(
         "--arch",
-        help="torchvision's as in the reference, timm's name, or efficientnet_lite0 (if none is given), whose ImageNet "
-        "weights are an installed package",
+        help="backbone: a torchvision name from the reference, a timm name, or efficientnet_lite0 (default), whose "
+        "ImageNet weights come from an installed package",
     )
     p.add_argument(
         "--weights",
         "--model-path",
         type=expanded_path,
-        help="ours, timm's, torchvision's or the reference's; ImageNet weights of --arch if not given",
+        help="checkpoint of mocrop, timm, torchvision or the reference; default: ImageNet weights of --arch",
     )
-    p.add_argument("--split", type=int, choices=(1, 2, 3), help="train and test list of this split; 1 without --folds")
-    p.add_argument("--folds", type=whole(2), help="folds of all clips, disjoint by group, instead of a split")
-    p.add_argument("--repeats", type=whole(1), help=f"shuffles of the folds; {SHUFFLES} if not given")
-    p.add_argument("--group-by", metavar="REGEX", help="what it finds in a clip's id, in parentheses, is its group")
+    p.add_argument(
+        "--split",
+        type=int,
+        choices=(1, 2, 3),
+        help="use the train and test lists of this split; default without --folds: 1",
+    )
+    p.add_argument(
+        "--folds", type=whole(2), help="use this many folds of all clips, disjoint by group, instead of a split"
+    )
+    p.add_argument("--repeats", type=whole(1), help=f"shuffles of the folds; default: {SHUFFLES}")
+    p.add_argument(
+        "--group-by",
+        metavar="REGEX",
+        help="regular expression; the match of its parentheses in a clip's id is the clip's group",
+    )
     p.add_argument("--groups", type=expanded_path, metavar="FILE", help="CSV with the columns path and group")
     p.add_argument(
-        "--seed", type=whole(0), default=0, help="of the shuffles, the resamples and the folds that choose C"
+        "--seed",
+        type=whole(0),
+        default=0,
+        help="random seed of the shuffles, of the bootstrap and of the folds that select C",
     )
-    p.add_argument("-b", "--batch-size", type=whole(1), default=4, help="clips a step through the backbone")
+    p.add_argument("-b", "--batch-size", type=whole(1), default=4, help="clips per step of the backbone")
     p.add_argument(
-        "-j", "--workers", type=whole(0), help="threads that read and decode ahead; one a core by default, 4 at most"
+        "-j", "--workers", type=whole(0), help="threads that read and decode ahead; default: one per core, at most 4"
     )
-    p.add_argument("--cpu", action="store_true", help="stay on the CPU even where there is a GPU")
-    p.add_argument("--output-dir", type=expanded_path, default="probe", help="for features and tables")
-    p.add_argument("--format", choices=tuple(tables.FORMATS), default="text", help="of the table that is printed")
+    p.add_argument("--cpu", action="store_true", help="use the CPU even if there is a GPU")
+    p.add_argument("--output-dir", type=expanded_path, default="probe", help="folder for features and tables")
+    p.add_argument("--format", choices=tuple(tables.FORMATS), default="text", help="format of the printed table")
     return p
 
 
 def probe(args: argparse.Namespace) -> dict[str, Any]:
-    """Probe as the arguments say, print the table and write it beside the result, which is returned."""
+    """Run the probe with these arguments, print and write the table, and return the result."""
     began = time.perf_counter()
     check_installed()
     check_output(args.output_dir)
-    torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))  # torch does not know of a container's quota
+    torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))  # torch ignores the CPU quota of a container
     store = open_store(args.store)
     views = list(dict.fromkeys(args.view or store.views))
     clips = {view: read_all_clips(args.store, view) for view in views}
@@ -154,20 +175,20 @@ def probe(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def protocol_of(args: argparse.Namespace, clips: Clips) -> Protocol:
-    """Which clips are trained and tested on; `Refused` for flags that contradict each other."""
+    """The training and test clips; `Refused` for contradictory flags."""
     if args.folds is not None:
         if args.split is not None:
-            raise Refused(f"--folds {args.folds}: give it or --split, not both")
+            raise Refused(f"--folds {args.folds}: give either --folds or --split")
         return protocol_of_folds(clips, args.folds, args.repeats, args.group_by, args.groups, args.seed)
     if args.repeats is not None:
-        raise Refused(f"--repeats {args.repeats}: a split has no shuffles; give it with --folds")
+        raise Refused(f"--repeats {args.repeats}: a split is not shuffled; use --repeats with --folds")
     split = args.split or 1
     train, test = (read_clips(args.store, clips.view, split, part).rows for part in ("train", "test"))
     return protocol_of_split(clips, split, train, test, args.group_by, args.groups)
 
 
 def arch_of(args: argparse.Namespace, weights: dict[str, Any], store: Store) -> str:
-    """The backbone; `Refused` for weights that do not tell theirs, or that were trained on clips they would test."""
+    """The backbone; `Refused` for weights that do not name theirs, or were trained on clips that would be tested."""
     if not args.weights:
         return args.arch or ARCH
     where = f"--weights {shown(args.weights)!r}"
@@ -180,12 +201,12 @@ def arch_of(args: argparse.Namespace, weights: dict[str, Any], store: Store) -> 
         )
     arch = args.arch or trained.get("arch")
     if arch is None:
-        raise Refused("--arch: this checkpoint does not tell its backbone; name it")
+        raise Refused("--arch: the checkpoint does not name its backbone; give it")
     return str(arch)
 
 
 def frozen(args: argparse.Namespace, arch: str, size: int, weights: dict[str, Any]) -> Backbone:
-    """The network without its last layer, with its weights, on the device."""
+    """The network without its last layer, with weights, on the device."""
     backbone = build(arch, 1000, size, pretrained=not weights, otherwise="--weights FILE")
     if weights:
         load_for_finetuning(backbone.model, state_of(weights), f"--weights {shown(args.weights)!r}")
@@ -195,14 +216,14 @@ def frozen(args: argparse.Namespace, arch: str, size: int, weights: dict[str, An
 
 
 def device_of(args: argparse.Namespace) -> torch.device:
-    """The GPU if there is one and nothing says otherwise, else the CPU."""
+    """The GPU, unless there is none or --cpu is given; else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
 
 
 def features_of(
     args: argparse.Namespace, clips: Clips, arch: str, size: int, backbone: Backbone, weights: str
 ) -> Features:
-    """The features of a view at a size: read where they were kept, else computed and kept."""
+    """The features of a view at a size: from the cache, else computed and cached."""
     source = source_of(clips, arch, weights, size, args.test_segments)
     path = source.path(Path(args.output_dir) / "features")
     if path.exists():
@@ -222,7 +243,7 @@ def features_of(
 
 
 def no_pixel_features(store: Store, clips: Clips) -> dict[str, Features]:
-    """What the baselines look at, float32 (clips, columns) by name: the frames' size and number in the video."""
+    """The inputs of the baselines, float32 (clips, columns) by name: frame size and number of frames of the video."""
     height, width = store.table("frame_size")[clips.rows].T.astype(np.float64)
     frames = store.table("num_frames")[clips.rows].astype(np.float64)
     columns = {
@@ -241,11 +262,11 @@ def no_pixel_features(store: Store, clips: Clips) -> dict[str, Features]:
 def predictions(
     features: dict[Key, Features], labels: Ints, protocol: Protocol, seed: int
 ) -> tuple[dict[Key, Ints], dict[Key, list[float]]]:
-    """What each clip is taken for, int64 (shuffles, clips), -1 where it is not tested, and each fold's C."""
+    """The predicted class of each clip, int64 (shuffles, clips), -1 if it is not tested, and each fold's C."""
     predicted: dict[Key, Ints] = {}
     strengths: dict[Key, list[float]] = {}
     work = [(key, shuffle) for key in features for shuffle in range(len(protocol.shuffles))]
-    with threadpool_limits(1):  # the matrices are small: threads would wait for each other
+    with threadpool_limits(1):  # the matrices are small: threads would mostly wait for each other
         for key, shuffle in tracked(work, "linear heads", len(work)):
             found = predicted.setdefault(key, np.full((len(protocol.shuffles), len(labels)), -1, np.int64))
             values: Floats = features[key].astype(np.float64)
@@ -257,7 +278,7 @@ def predictions(
 
 
 def tracked(items: Iterable[Any], what: str, total: int) -> Iterable[Any]:
-    """The items, with a progress bar where a person looks on."""
+    """The items, with a progress bar if stderr is a terminal."""
     if not sys.stderr.isatty():
         return items
     from rich.console import Console
@@ -266,7 +287,7 @@ def tracked(items: Iterable[Any], what: str, total: int) -> Iterable[Any]:
 
 
 def name_of(args: argparse.Namespace, arch: str, store: Store, hashes: dict[int, str], protocol: Protocol) -> str:
-    """The name of a result's files: other arguments, stores or weights have another one."""
+    """The name of a result's files, which depends on arguments, store and weights."""
     kind = f"split{protocol.split}" if protocol.split else f"{len(protocol.shuffles[0])}folds"
     groups = protocol.groups.tolist()
     about = [
@@ -282,24 +303,24 @@ def name_of(args: argparse.Namespace, arch: str, store: Store, hashes: dict[int,
 
 
 def show(args: argparse.Namespace, result: dict[str, Any], rows: Sequence[probe_table.Row], protocol: Protocol) -> None:
-    """Print the table, and write it and the result into ``--output-dir``."""
+    """Print the table, and write table and result into ``--output-dir``."""
     table = probe_table.as_table(list(rows))
     texts = {"json": json_text(result), "md": tables.as_markdown(table), "csv": tables.as_csv(table)}
     for suffix, text in texts.items():
         replaced(Path(args.output_dir) / f"{result['name']}.{suffix}", partial(write_line, text=text))
     print(tables.FORMATS[args.format](table))
     if args.format in ("text", "markdown"):
-        about = f"{result['arch']}, {args.test_segments} frames a clip; {protocol}"
+        about = f"{result['arch']}, {args.test_segments} frames per clip; {protocol}"
         print(f"\n{about}; the largest class has {result['largest_class']:.1f} %")
 
 
 def write_line(path: Path, text: str) -> None:
-    """Write text, which ends with a line end then."""
+    """Write text with a final newline."""
     path.write_text(f"{text}\n", encoding="utf-8")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; its exit status."""
+    """Run the command line; return its exit status."""
     return exit_status(lambda: probe(parser().parse_args(argv)))
 
 

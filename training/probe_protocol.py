@@ -1,4 +1,4 @@
-"""On which clips the heads of a probe are trained, and on which they are tested."""
+"""The training and test clips of a probe."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from training.groups import groups_by_pattern, groups_of_file, groups_of_ucf
 from training.linear_head import Ints, Sides, folds_of
 from training.options import Refused
 
-SHUFFLES = 5  # of folds, if not asked for more
+SHUFFLES = 5  # of folds, by default
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Protocol:
-    """In each shuffle, the sides of each fold, as positions among n clips; each clip is tested at most once a shuffle.
+    """The sides of each fold of each shuffle, as positions among n clips; a clip is tested at most once per shuffle.
 
-    ``groups`` int64 (n,): the group of each clip, by number; ``grouped_by`` says what made them; ``split`` is 0 for
-    folds.
+    ``groups`` int64 (n,): the group number of each clip; ``grouped_by`` says how groups were defined; ``split`` is 0
+    for folds.
     """
 
     shuffles: Sequence[Sequence[Sides]]
@@ -31,12 +31,12 @@ class Protocol:
 
     @property
     def tested(self) -> Ints:
-        """The positions of the clips that are tested, in order."""
+        """The positions of the tested clips, in order."""
         return np.unique(np.concatenate([test for _, test in self.shuffles[0]]))
 
     @property
     def fields(self) -> dict[str, Any]:
-        """What a result says of it, as JSON values."""
+        """The fields of a result that describe it, as JSON values."""
         folds = len(self.shuffles[0])
         tested = self.tested
         return {
@@ -60,7 +60,7 @@ def protocol_of_split(
 ) -> Protocol:
     """Train on the train list of a split and test on its test list; ``train`` and ``test`` are rows of the store.
 
-    Groups are asked for as in `protocol_of_folds`; without any, each clip is a group of its own.
+    Groups are defined as in `protocol_of_folds`; without any, each clip is a group of its own.
     """
     groups, grouped_by = _groups(clips, pattern, file) or (np.arange(len(clips)), "each clip is one")
     sides = np.searchsorted(clips.rows, train), np.searchsorted(clips.rows, test)
@@ -70,29 +70,31 @@ def protocol_of_split(
 def protocol_of_folds(
     clips: Clips, folds: int, shuffles: int | None, pattern: str | None, file: str | None, seed: int
 ) -> Protocol:
-    """Folds of all clips, disjoint by group, in several shuffles; one where each group is a fold.
+    """Folds of all clips, disjoint by group, in several shuffles; a single one if each group is a fold.
 
-    Groups are what ``pattern`` finds in ids, or what the CSV ``file`` says, or those that names of UCF-101 have.
-    `Refused` where nothing says what the groups are, or there are fewer groups than folds.
+    Groups come from ``pattern`` in ids, from the CSV ``file``, or from names in the form of UCF-101. `Refused` if
+    groups are not defined, or there are fewer groups than folds.
     """
     found = _groups(clips, pattern, file)
     if found is None:
         raise Refused(
-            f"--folds {folds}: which clips belong together? give --groups FILE or --group-by REGEX "
+            f"--folds {folds}: the groups of clips are unknown; give --groups FILE or --group-by REGEX "
             "('.+' makes each clip a group of its own)"
         )
     groups, grouped_by = found
     one_out = folds == len(np.unique(groups))
     if one_out and shuffles not in (None, 1):
-        raise Refused(f"--repeats {shuffles}: each of the {folds} groups is a fold, in every shuffle; leave it out")
+        raise Refused(
+            f"--repeats {shuffles}: each of the {folds} groups is a fold, so that shuffles make no difference; omit it"
+        )
     count = 1 if one_out else shuffles or SHUFFLES
     return Protocol([folds_of(clips.labels, groups, folds, seed + k) for k in range(count)], groups, grouped_by, 0)
 
 
 def _groups(clips: Clips, pattern: str | None, file: str | None) -> tuple[Ints, str] | None:
-    """The group of each clip, by number, and what made them; None where nothing says it."""
+    """The group number of each clip, and how groups were defined; None if they are not defined."""
     if pattern is not None and file is not None:
-        raise Refused(f"--group-by {pattern!r}: give it or --groups, not both")
+        raise Refused(f"--group-by {pattern!r}: give either --group-by or --groups")
     names: list[str] | None
     if pattern is not None:
         names, grouped_by = groups_by_pattern(clips.ids, pattern), f"--group-by {pattern}"

@@ -1,4 +1,4 @@
-"""What a probe found: a row for each view and size, compared with the whole frame and the centre of the same area."""
+"""The results of a probe: one row per view and size, compared with the whole frame and the centre crop of its area."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from training.tables import Table
 
 HEADS = ("View", "Input", "Top-1 (%) [95 %]", "Δ full [95 %]", "p", "Δ centre of its area [95 %]", "p (centre)")
 Key = tuple[str, int | None]
-"""A view, or a baseline that looks at no pixel, and the side of the network's input, px; None for a baseline."""
+"""A view, or a baseline that uses no pixels, and the side of the network's input, px; None for a baseline."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A line of the table: percent of the tested clips, on average over shuffles.
+    """A row of the table: percentages of the tested clips, averaged over shuffles.
 
     ``deviation`` is the standard deviation over shuffles (None for one); ``low`` and ``high`` are the 95 % interval;
     ``from_full`` and ``from_centre`` compare with the view ``full`` and with ``centre``, the centre view of its area.
@@ -39,7 +39,7 @@ class Row:
     from_centre: Change | None
 
     def cells(self) -> list[str]:
-        """The line as text."""
+        """Return the row as text."""
         spread = "" if self.deviation is None else f" ± {self.deviation:.1f}"
         size = "-" if self.input_size is None else f"{self.input_size} px"
         figure = f"{self.top1:.1f}{spread} [{self.low:.1f}, {self.high:.1f}]"
@@ -55,9 +55,9 @@ def _cells(change: Change | None) -> list[str]:
 def rows_of(
     predicted: Mapping[Key, Ints], labels: Ints, protocol: Protocol, params: Mapping[str, Mapping[str, Any]], seed: int
 ) -> list[Row]:
-    """The rows, in the order of ``predicted``: what the clips were taken for, int64 (shuffles, n), by view and size.
+    """The rows, in the order of ``predicted``, the predicted classes, int64 (shuffles, n), by view and size.
 
-    ``labels`` (n,); ``params`` are the views' parameters by their names.
+    ``labels`` (n,); ``params`` has the parameters of the views by name.
     """
     keys = list(predicted)
     tested = protocol.tested
@@ -96,7 +96,7 @@ def rows_of(
 
 
 def centre_of(view: str, params: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """The centre view whose boxes have the same share of the frame as those of a view; None if there is none."""
+    """The centre view whose boxes have the same area as those of a view; None if there is none."""
     ratio = params.get(view, {}).get("crop_ratio")
     if ratio is None or params[view]["kind"] == "centre":
         return None
@@ -105,10 +105,10 @@ def centre_of(view: str, params: Mapping[str, Mapping[str, Any]]) -> str | None:
 
 
 def as_table(rows: list[Row]) -> Table:
-    """The rows as they are printed."""
+    """The rows as a printable table."""
     return Table(HEADS, [row.cells() for row in rows], [asdict(row) for row in rows])
 
 
 def majority_share(labels: npt.NDArray[np.int64]) -> float:
-    """Percent of clips in the largest class: what a constant answer gets right."""
+    """The percentage of clips in the largest class: the accuracy of a constant prediction."""
     return 100.0 * float(np.bincount(labels).max()) / len(labels)

@@ -111,7 +111,7 @@ class Row:
         return [printable(cell) for cell in cells]
 
     def record(self) -> dict[str, Any]:
-        """The line as JSON values."""
+        """Return the row as JSON values."""
         figures = {key: value for key, value in asdict(self).items() if key != "variant"}
         details = {key: dict(value) for key, value in asdict(self.variant).items() if key in ("settings", "boxes")}
         return asdict(self.variant) | details | figures
@@ -133,7 +133,7 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
             raise Failed(f"{str(path)!r} cannot be read: {error}") from error
         except (KeyError, TypeError, AttributeError) as error:
             what = f"{type(error).__name__}: {error}"
-            raise Failed(f"{str(path)!r} is not a whole result ({what}); python -m training.test writes it") from error
+            raise Failed(f"{str(path)!r} is not a complete result ({what}); run training.test again") from error
     if not found:
         raise Refused(f"DIR {str(folder)!r}: no result in it; training.test --output-dir {folder} writes them")
     return list(found.values())
@@ -156,7 +156,7 @@ def _check_result(content: Mapping[str, Any]) -> None:
         if trained.get(name) is not None and type(trained[name]) is not kind:
             raise TypeError(f"trained.{name} is {str(trained[name])[:40]!r}")
     if type(content["checkpoint"]["sha256"]) is not str:
-        raise TypeError("checkpoint.sha256 is no text")
+        raise TypeError("checkpoint.sha256 is not a string")
 
 
 def variant_of(result: Mapping[str, Any]) -> Variant:
@@ -249,7 +249,7 @@ def _baseline(variant: Variant, groups: Iterable[Variant]) -> Variant | None:
 
 
 def as_table(rows: Sequence[Row]) -> tables.Table:
-    """The rows as they are printed."""
+    """The rows as a printable table."""
     return tables.Table(HEADS, [row.cells() for row in rows], [row.record() for row in rows])
 
 

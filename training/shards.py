@@ -121,7 +121,7 @@ class Layout:
 
 def read_layout(location: str, view: str) -> Layout:
     """Return the layout of a view's frames; ``StoreError`` for one that this version does not write."""
-    array = open_store(location).view(view).array("frames")  # as the schema has it, but for the codec
+    array = open_store(location).view(view).array("frames")  # as in the schema, except for the codec
     (sharding,) = cast(Any, array.metadata).codecs
     assert array.shards is not None
     inner = [codec.to_dict()["name"] for codec in sharding.codecs[:-1]]

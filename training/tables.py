@@ -1,4 +1,4 @@
-"""One table in four forms: for a terminal, a README, a spreadsheet and a program."""
+"""A table in four formats: for a terminal, a README, a spreadsheet and a program."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from data_specs.text import csv_cell, json_text
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Lines of cells under heads, as text, and the same rows as JSON values: ``records`` has one per line."""
+    """Rows of text cells with column heads, and the same rows as JSON values: ``records`` has one per row."""
 
     heads: tuple[str, ...]
     lines: Sequence[Sequence[str]]

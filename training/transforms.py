@@ -1,4 +1,4 @@
-"""Cropping videos to their boxes as a transform of torchvision v2."""
+"""A torchvision v2 transform that crops videos to their boxes."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from mocrop_core.ranges import check_size
 class MotionCrop(v2.Transform):
     """Crop a video to its box and resize it.
 
-    size: height and width to resize to, px, or one number for both; None keeps the box's own. An input holds one or
+    size: (height, width) of the output, px, or one number for both; None keeps the box's own. An input holds one or
     several ``tv_tensors.Video`` (…, T, C, H, W) or images, and ``tv_tensors.BoundingBoxes`` on a canvas of the same
-    size: the first of them holds one box, that of `mocrop.find_box`, and all that are crops are cut to it. Boxes, masks
-    and keypoints are moved along, and boxes are cut at the crop's border; what is no tensor of torchvision's, such as a
-    label, is left alone. Parts of a pixel are rounded. Raises ValueError where there is no box, or more than one, or it
-    is empty, or leaves the frame.
+    size: the first of these holds one box, such as that of `mocrop.find_box`, to which everything is cropped. Boxes,
+    masks and keypoints are moved accordingly, and boxes are clipped at the crop's border; other inputs, such as a
+    label, are left alone. Fractions of a pixel are rounded. Raises ValueError if there is no box, or more than one, or
+    it is empty or leaves the frame.
 
     >>> import torch
     >>> from torchvision import tv_tensors
@@ -38,12 +38,12 @@ class MotionCrop(v2.Transform):
             check_size("size", self.size)
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """The crop that the first box asks for: top, left, height and width, px."""
+        """The crop given by the first box: top, left, height and width, px."""
         boxes = next((one for one in flat_inputs if isinstance(one, tv_tensors.BoundingBoxes)), None)
         if boxes is None:
-            raise ValueError("MotionCrop needs a box: give tv_tensors.BoundingBoxes beside the video")
+            raise ValueError("MotionCrop needs a box: pass tv_tensors.BoundingBoxes with the video")
         if boxes.numel() != 4:
-            raise ValueError(f"MotionCrop needs one box, got {boxes.numel() // 4}; give that of find_box first")
+            raise ValueError(f"MotionCrop needs one box, got {boxes.numel() // 4}; pass the box of find_box first")
         corners = F.convert_bounding_box_format(boxes, new_format=tv_tensors.BoundingBoxFormat.XYXY)
         x0, y0, x1, y1 = (round(float(value)) for value in corners.flatten())
         height, width = boxes.canvas_size
@@ -56,6 +56,6 @@ class MotionCrop(v2.Transform):
         return {"top": y0, "left": x0, "height": y1 - y0, "width": x1 - x0, "size": size}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Tensor:
-        """One of the inputs, cropped and resized."""
+        """One input, cropped and resized."""
         moved = self._call_kernel(F.resized_crop, inpt, **params, antialias=True)
         return F.clamp_bounding_boxes(moved) if isinstance(moved, tv_tensors.BoundingBoxes) else moved

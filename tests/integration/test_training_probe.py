@@ -136,8 +136,8 @@ def test_features_of_another_view_or_other_weights_are_never_used(
     (theirs,) = set(folder.iterdir()) - {full, mocrop}
     kept = full.read_bytes()
     for content, what in (
-        (mocrop.read_bytes(), "are of another view ('mocrop', not 'full')"),
-        (theirs.read_bytes(), "are of another weights ("),
+        (mocrop.read_bytes(), "have another view ('mocrop', not 'full')"),
+        (theirs.read_bytes(), "have another weights ("),
         (kept[: len(kept) // 2], "cannot be read ("),
         (b"", "cannot be read ("),
     ):
@@ -190,10 +190,10 @@ def test_bad_input_is_one_line(
     one_class = np.where(open_store(own_synth_store).table("label") == 1, 1, 2)  # the others are quarantined
     rewrite(own_synth_store, "state", one_class)
     for store, flags, what in (
-        (synth_store, ["--folds", "10"], "--folds 10: the clips are of 9 groups; give at most 9"),
-        (own_synth_store, ["--folds", "2"], "all 4 clips are of one class ('MovingDisc'); a probe needs two"),
-        (synth_store, ["--folds", "3", "--split", "1"], "--folds 3: give it or --split, not both"),
-        (synth_store, ["--repeats", "3"], "--repeats 3: a split has no shuffles"),
+        (synth_store, ["--folds", "10"], "--folds 10: the clips form 9 groups; give at most 9"),
+        (own_synth_store, ["--folds", "2"], "all 4 clips have the same class ('MovingDisc'); a probe needs two"),
+        (synth_store, ["--folds", "3", "--split", "1"], "--folds 3: give either --folds or --split"),
+        (synth_store, ["--repeats", "3"], "--repeats 3: a split is not shuffled"),
         (synth_store, ["--folds", "9", "--repeats", "3"], "--repeats 3: each of the 9 groups is a fold"),
         (synth_store, ["--folds", "3", "--group-by", "("], "--group-by '(': not a regular expression"),
         (synth_store, ["--folds", "3", "--group-by", "g09"], "--group-by 'g09': not found in the ids of 12 clips"),

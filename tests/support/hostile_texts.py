@@ -168,10 +168,10 @@ _NOT_FINITE, _OF_ANOTHER_KIND = "with values that are not finite", "of another k
 _WEIGHTS: dict[str, tuple[Callable[[Any], object], str]] = {
     "a pickle that runs code": (_pickled, "not what torch.save writes"),
     "a checkpoint that runs code": (_saved_pickle, r"more than plain tensors \(posix.mkdir\)"),
-    "an empty file": (_file("w.pt", b""), "not a whole checkpoint"),
+    "an empty file": (_file("w.pt", b""), "not a complete checkpoint"),
     "noise": (_file("w.pt", bytes(range(256)) * 64), "not what torch.save writes"),
     "a cut checkpoint": (
-        lambda world: (world.out / "w.pt").write_bytes(world.weights.read_bytes()[:5000]), "not a whole checkpoint",
+        lambda world: (world.out / "w.pt").write_bytes(world.weights.read_bytes()[:5000]), "not a complete checkpoint",
     ),
     "no model": (_saved(lambda it: it.update(model=None)), "missing"),
     "a model of a number": (_saved(lambda it: it.update(model={"a": 7})), "missing"),

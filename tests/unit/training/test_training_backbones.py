@@ -243,7 +243,7 @@ def test_a_download_with_code_in_it_is_refused_in_one_line(tmp_path: Path, monke
             r"more than plain tensors \(pathlib\.\S+\); save its state_dict\(\) alone",
         ),
         (b"not a checkpoint", r"not what torch\.save writes; save its state_dict\(\) alone"),
-        (b"", r"not a whole checkpoint \(.*\)"),
+        (b"", r"not a complete checkpoint \(.*\)"),
         ([1, 2], "holds list, not a state_dict"),
     ],
 )

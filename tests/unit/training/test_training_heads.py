@@ -74,15 +74,15 @@ def test_folds_keep_groups_together_and_are_as_many_as_asked_for() -> None:
         assert sorted(np.concatenate([test for _, test in sides])) == list(range(60))
         assert not any(set(groups[train]) & set(groups[test]) for train, test in sides)
     assert all(len(np.unique(groups[test])) == 1 for _, test in sides)  # as many folds as groups
-    with pytest.raises(Refused, match="--folds 31: the clips are of 30 groups; give at most 30"):
+    with pytest.raises(Refused, match="--folds 31: the clips form 30 groups; give at most 30"):
         folds_of(labels, groups, 31, seed=1)
 
 
 def test_a_side_of_one_class_is_a_failure_that_says_so() -> None:
     values, labels, groups = blobs(40, 3, classes=2)
-    with pytest.raises(Failed, match="are of one class"):
+    with pytest.raises(Failed, match="have a single class"):
         predict(values, labels, groups, (np.flatnonzero(labels == 0), np.flatnonzero(labels == 1)), seed=0)
-    with pytest.raises(Failed, match="are of one group"):
+    with pytest.raises(Failed, match="have a single group"):
         predict(values, labels, np.zeros(40, np.int64), (np.arange(20), np.arange(20, 40)), seed=0)
 
 

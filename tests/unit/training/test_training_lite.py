@@ -54,7 +54,7 @@ def test_a_package_that_is_damaged_is_refused(tmp_path: Path, monkeypatch: pytes
     (folder / "__init__.py").write_text("raise RuntimeError('nothing of a package runs')\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, folder.name, raising=False)
-    with pytest.raises(Refused, match="holds 0 files of weights, not one; reinstall it"):
+    with pytest.raises(Refused, match="holds 0 weights files, not one; reinstall it"):
         package_file("efficientnet_lite0")
     copy = Path(shutil.copy(kept, folder / "models"))
     assert package_file("efficientnet_lite0") == copy

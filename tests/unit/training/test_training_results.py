@@ -198,5 +198,5 @@ def test_a_folder_without_results_is_refused(tmp_path: Path, capsys: pytest.Capt
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) > 10
     assert all(error.startswith("error: ") for error in errors)
-    assert "torn.json' is not a whole result (KeyError: 'arch'); python -m training.test writes it" in errors[3]
+    assert "torn.json' is not a complete result (KeyError: 'arch'); run training.test again" in errors[3]
     assert "training.test --output-dir" in errors[0]
