@@ -17,10 +17,10 @@ from mocrop_core.motion_vectors import MotionVectors
 
 
 class Store:
-    """The boxes, frames and motion vectors of many clips, as `open_store` opens them.
+    """The boxes, frames and motion vectors of many clips; the result of `open_store`.
 
-    Row i is the same clip in every table; tables are read once, when they are first used. Methods raise
-    ``mocrop.StoreError`` in one line for a view or a row that does not exist, or objects that are damaged.
+    Row i is the same clip in every table; tables are read once, on first use. Methods raise a one-line
+    ``mocrop.StoreError`` for a view or row that does not exist and for damaged objects.
     """
 
     def __init__(self, location: str) -> None:
@@ -36,7 +36,7 @@ class Store:
 
     @property
     def views(self) -> list[str]:
-        """The names of the views, each one way to choose the box.
+        """The names of the views; each is one way to choose the box.
 
         >>> mocrop.open_store("videos.zarr").views
         ['full', 'centre', 'random', 'mocrop']
@@ -45,12 +45,12 @@ class Store:
 
     @property
     def ids(self) -> list[str]:
-        """The id of each clip: the path of its video in the source folder, without the suffix."""
+        """The ids of the clips: the paths of the videos in the source folder, without suffix."""
         return self._store.ids
 
     @property
     def class_names(self) -> list[str]:
-        """The names of the classes, which labels index."""
+        """The names of the classes, indexed by labels."""
         return self._store.class_names
 
     @property
@@ -69,7 +69,7 @@ class Store:
         return np.asarray(self._table("state") == schema.State.DONE)
 
     def row(self, id: str) -> int:
-        """The row of the clip with that id.
+        """The row of the clip with the given id.
 
         >>> mocrop.open_store("videos.zarr").row("MovingDisc/v_MovingDisc_g01_c02")
         5
@@ -90,8 +90,8 @@ class Store:
     def frames(self, view: str, row: int) -> npt.NDArray[np.uint8]:
         """The cached frames of a clip in a view.
 
-        Returns uint8 (frames, y, x, 3), RGB, in the order of the video; none for a clip that is not done. Which frames
-        of the video they are is in the view's array ``frame_index``.
+        Returns uint8 (frames, y, x, 3), RGB, in the order of the video; no frames for a clip that is not done. The
+        view's array ``frame_index`` has their numbers in the video.
 
         >>> mocrop.open_store("videos.zarr").frames("mocrop", 0).shape
         (2, 96, 96, 3)
@@ -102,9 +102,9 @@ class Store:
             return np.asarray(self._store.array(f"views/{view}/frames")[row, :count])
 
     def motion_vectors(self, row: int) -> MotionVectors:
-        """The motion vectors of a clip, as they were read from its H.264 file.
+        """The motion vectors of a clip, as read from its H.264 file.
 
-        Raises ``mocrop.StoreError`` for a clip without any: pending, or quarantined before they were read.
+        Raises ``mocrop.StoreError`` for a clip without them: pending, or quarantined before they were read.
 
         >>> mocrop.open_store("videos.zarr").motion_vectors(0).num_frames
         24
@@ -140,9 +140,9 @@ class Store:
 def open_store(location: str | os.PathLike[str]) -> Store:
     """Open a store for reading.
 
-    location: a folder, or the URL of an object store (``s3://bucket/name.zarr``, ``gs://``, ``az://``; with the extra
-    ``s3``; credentials come from the environment). Only what is asked for is read. Raises ``mocrop.StoreError`` where
-    there is no store, or one of another format.
+    location: a folder, or the URL of an object store (``s3://bucket/name.zarr``, ``gs://``, ``az://``; needs the extra
+    ``s3``; credentials come from the environment). Data are read on demand. Raises ``mocrop.StoreError`` if there is
+    no store, or it has another format.
 
     >>> store = mocrop.open_store("videos.zarr")
     >>> store

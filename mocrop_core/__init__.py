@@ -1,4 +1,4 @@
-"""MoCrop's algorithm: motion vectors in, one crop box a clip out. Arrays only; no files, no global state."""
+"""MoCrop's algorithm: one crop box per clip from its motion vectors. Arrays only; no files, no global state."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""The method `actor`: the box that keeps the actor, also where the camera moves. Ours; docs/method.md says why.
+"""The method `actor`: a box that keeps the actor even if the camera moves. Ours; docs/method.md has the reasons.
 
 vectors --cell_displacements--> --camera_residual--> --persistent_motion--> one map --centred--> --box_scores--> box
-key frames --key_frame_texture--> what vectors weigh; --bars--> the picture that counts as the frame
+key frames --key_frame_texture--> weights of the vectors; --bars--> the picture inside black bars
 
-A caller needs one pass over a video for all that it takes::
+One pass over a video provides all inputs::
 
     textures.append(key_frame_texture(luma)); borders.append(bars(luma))      # of each key frame
     keys = KeyFrames(numbers, np.stack(textures), picture_area(frame_size, borders))
@@ -44,12 +44,12 @@ from mocrop_core.vectors import Vectors
 class ActorMethod:
     """How `choose_actor_box` finds a box.
 
-    crop_ratio: the box's area, in (0, 1] of the picture's. aspect: the box's shape; None leaves it free, "frame" is the
-    picture's own, "square", or (width, height) in px. segments: boxes of that size a clip, one for each equal part; 1
-    is one box that stays. blur: of the map, standard deviations as shares of its rows and columns. centre: standard
-    deviations of the weights around the middle, as shares of the picture's height and width. max_speed: how far a box
-    that moves may get from one frame to the next, as a share of the picture's side along that axis. Raises ValueError
-    for a value outside its range. Source: ours.
+    crop_ratio: the box's area as a share of the picture's, in (0, 1]. aspect: the box's shape; None leaves it free,
+    "frame" is the picture's own, "square", or (width, height) in px. segments: the number of equal parts of a clip that
+    each have a box of that size; 1 gives one static box. blur: standard deviations of the map's blur, as shares of its
+    rows and columns. centre: standard deviations of the centre prior, as shares of the picture's height and width.
+    max_speed: the largest move of a box from one frame to the next, as a share of the picture's side along that axis.
+    Raises ValueError for a value outside its range. Source: ours.
     """
 
     crop_ratio: float = 0.5
@@ -60,7 +60,7 @@ class ActorMethod:
     max_speed: float = 0.02
 
     grid: ClassVar[tuple[int, int]] = (30, 40)
-    """Rows and columns of the density that a `BoxSelection` holds, whatever the frame's size."""
+    """Rows and columns of the density in a `BoxSelection`, for any frame size."""
 
     def __post_init__(self) -> None:
         check_share("crop_ratio", self.crop_ratio)
@@ -78,7 +78,7 @@ class ActorMethod:
 
 
 ACTOR = ActorMethod()
-"""The recommended method, at half of the frame."""
+"""The recommended method, at half of the frame's area."""
 
 
 def choose_actor_box(
@@ -86,14 +86,14 @@ def choose_actor_box(
 ) -> BoxSelection:
     """Choose the box of a clip, or one for each of its parts, from its motion vectors and key frames.
 
-    blocks: `VECTOR` (n,) each, in the order of their frames; where they are cut makes no difference, nor does the order
-    within a frame. Displacements run from the frame before to the frame: reverse those of blocks that refer to a later
-    frame. num_frames: of the clip. frame_size: height and width, px. The box lies in the picture. The
-    choice's density is the searched map over the whole frame, averaged onto 30 x 40 cells; its score is the share of
-    the map inside the box; its path is None for one segment. Where nothing moves the box is the middle of the picture,
-    source SOURCE_FALLBACK and score NaN. Mirrored vectors and textures (of frames of whole cells) give the mirrored
-    box, except where two mirrored boxes hold the same. Raises ValueError for a frame size below 1, frames that do not
-    rise or lie outside the clip, textures of another grid, a displacement that is not finite, or an aspect that does
+    blocks: `VECTOR` (n,) each, in frame order; how they are split into blocks makes no difference, nor does the order
+    within a frame. Displacements run from the preceding frame to the frame: reverse those of blocks that refer to a
+    later frame. num_frames: of the clip. frame_size: height and width, px. The box lies in the picture. The selection's
+    density is the searched map over the whole frame, averaged onto 30 x 40 cells; its score is the share of the map
+    inside the box; its path is None for one segment. If nothing moves, the box is the middle of the picture, source is
+    SOURCE_FALLBACK and score NaN. Mirrored vectors and textures (of frames of whole cells) give the mirrored box,
+    unless two mirrored boxes have equal scores. Raises ValueError for a frame size below 1, frame numbers that are not
+    increasing or outside the clip, textures of another grid, a displacement that is not finite, or an aspect that does
     not fit at that area. Source: ours.
     """
     check_size("frame_size", frame_size)
@@ -121,7 +121,7 @@ def choose_actor_box(
 
 
 def on_grid(final: Map, grid: CellGrid, picture: Picture | None, shape: tuple[int, int]) -> Density:
-    """Return a map of the picture's cells averaged by area onto a grid over the whole frame: float32, 0 in bars."""
+    """Return a map of the picture's cells, averaged by area onto a grid over the whole frame: float32, 0 in bars."""
     rows, columns = grid.whole_cells(picture) if picture else (slice(0, grid.shape[0]), slice(0, grid.shape[1]))
     down, across = (
         _overlaps(cells, grid.side, length, count)
@@ -131,7 +131,7 @@ def on_grid(final: Map, grid: CellGrid, picture: Picture | None, shape: tuple[in
 
 
 def _overlaps(cells: slice, side: int, length: int, count: int) -> Map:
-    """Return which share of each of ``count`` equal parts of a length each cell covers: (count, cells)."""
+    """Return the share of each of ``count`` equal parts of a length that each cell covers: (count, cells)."""
     edges = np.minimum(np.arange(cells.start, cells.stop + 1) * side, length) - length / 2
     parts = (np.arange(count + 1) - count / 2) * length / count
     common = np.minimum(edges[1:], parts[1:, None]) - np.maximum(edges[:-1], parts[:-1, None])
@@ -140,7 +140,7 @@ def _overlaps(cells: slice, side: int, length: int, count: int) -> Map:
 
 
 def _middle(method: ActorMethod, shapes: list[tuple[float, float]], picture: Picture) -> Box:
-    """Return the box in the middle of the picture, of its shape unless the method wants another."""
+    """Return the box in the middle of the picture, with its shape unless the method has an aspect."""
     x0, y0, x1, y1 = picture
     if method.aspect is not None:
         size = pixel_size(shapes[0], STEPS // 2, STEPS // 2, (y1 - y0, x1 - x0))
@@ -150,7 +150,7 @@ def _middle(method: ActorMethod, shapes: list[tuple[float, float]], picture: Pic
 
 
 def _path(scores: Map, box: Box, picture: Picture, num_frames: int, method: ActorMethod) -> BoxPath:
-    """Return the way of a box through a clip, from the scores of its places in each part: (segments, 33, 33)."""
+    """Return the path of a box through a clip, from the scores of its positions in each part: (segments, 33, 33)."""
     x0, y0, x1, y1 = picture
     frames = num_frames / method.segments
     most = (

@@ -1,4 +1,4 @@
-"""Where the actor is: the clip's map of persistent motion, relative to the camera, from vectors and key frames."""
+"""The clip's map of persistent motion relative to the camera, from vectors and key frames."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from mocrop_core.texture import smooth_texture
 from mocrop_core.vectors import VECTOR, Vectors, check_vectors
 
 Map = npt.NDArray[np.float64]
-AT_ONCE = 2**16  # cells of frames: so many that numpy's calls cost little, so few that they stay in the cache
-MOST_BLOCKS = 2**18  # of 16 x 16 px: what their vectors take is memory
+AT_ONCE = 2**16  # cells processed at once: many enough to amortise NumPy's overhead, few enough for the CPU cache
+MOST_BLOCKS = 2**18  # of 16 x 16 px: bounds the memory of their vectors
 
 
 @dataclass(frozen=True, slots=True)
 class KeyFrames:
-    """The key frames of a clip, and what was seen in them.
+    """The key frames of a clip with their texture and picture area.
 
-    frames: their numbers, rising. textures: uint8 (len(frames), rows, columns) of `key_frame_texture`. picture: the
-    part of the frame that is no black bar, of `picture_area`; None for the whole frame. Raises ValueError where numbers
-    do not rise or textures are not as many. Source: ours.
+    frames: their numbers, increasing. textures: uint8 (len(frames), rows, columns) of `key_frame_texture`. picture: the
+    part of the frame inside black bars, from `picture_area`; None for the whole frame. Raises ValueError if numbers are
+    not increasing or the number of textures differs. Source: ours.
     """
 
     frames: tuple[int, ...]
@@ -35,7 +35,7 @@ class KeyFrames:
 
     def __post_init__(self) -> None:
         if any(after <= before for before, after in zip((-1, *self.frames), self.frames, strict=False)):
-            raise ValueError(f"frames must rise from 0 or more, got {self.frames}")
+            raise ValueError(f"frames must be increasing and at least 0, got {self.frames}")
         if self.textures.dtype != np.uint8 or self.textures.ndim != 3 or len(self.textures) != len(self.frames):
             expected = f"uint8 ({len(self.frames)}, rows, columns)"
             raise ValueError(f"textures must be {expected}, got {self.textures.dtype} {self.textures.shape}")
@@ -44,12 +44,12 @@ class KeyFrames:
 def motion_maps(
     blocks: Iterable[Vectors], num_frames: int, keys: KeyFrames, grid: CellGrid, segments: int = 1
 ) -> tuple[Map, Map]:
-    """Return the mean map of motion of a clip, and that of each of its equal parts.
+    """Return the mean motion map of a clip, and that of each of its equal parts.
 
-    blocks: `VECTOR` (n,) each, in the order of their frames; where they are cut makes no difference. num_frames: of the
-    clip. Key frames are left out; each other frame's map of persistent motion is divided by its sum, and counts 0 where
-    nothing moves. Returns float64 (rows, columns) and (segments, rows, columns), of the cells that lie wholly inside
-    the picture, each with a sum of 1 or 0. Raises ValueError where frames do not rise or lie outside the clip, or
+    blocks: `VECTOR` (n,) each, in frame order; how they are split into blocks makes no difference. num_frames: of the
+    clip. Key frames are left out; each other frame's map of persistent motion is divided by its sum, or is 0 if nothing
+    moves. Returns float64 (rows, columns) and (segments, rows, columns), of the cells that lie entirely inside the
+    picture, each with a sum of 1 or 0. Raises ValueError if frame numbers are not increasing or outside the clip, or
     textures do not have the grid's shape. Source: ours.
     """
     if keys.textures.shape[1:] != grid.shape:
@@ -81,9 +81,9 @@ def _motion(
     grid: CellGrid,
     cells: tuple[slice, slice],
 ) -> Iterator[tuple[int, Cells]]:
-    """Yield maps of persistent motion of some frames after the other, with the place of the first in `frames`."""
+    """Yield maps of persistent motion of consecutive groups of frames, with the index of the first in `frames`."""
     textures = smooth_texture(keys.textures[:, cells[0], cells[1]])
-    if not len(textures):  # no key frame to see: all cells count the same
+    if not len(textures):  # without key frames, all cells have equal weight
         textures = np.ones((1, *textures.shape[1:]), np.float32)
     latest = np.maximum(np.searchsorted(keys.frames, frames, side="right") - 1, 0)
     length, begin = _frames_at_once(grid), 0
@@ -106,10 +106,10 @@ def _motion(
 
 
 def blurred(motion: Map, rows: float, columns: float) -> Map:
-    """Return a map blurred by a Gaussian, with nothing outside of it.
+    """Return a map blurred by a Gaussian, with zeros outside of it.
 
-    motion: (rows, columns). rows, columns: the Gaussian's standard deviations, as shares of the map's. Mirrored maps
-    give mirrored ones, to the bit. Source: ours.
+    motion: (rows, columns). rows, columns: the Gaussian's standard deviations, as shares of the map's rows and columns.
+    Mirrored maps give mirrored results, bit for bit. Source: ours.
     """
     down, across = (_gaussian(length, share) for length, share in zip(motion.shape, (rows, columns), strict=True))
     return mirrored_mean(lambda each: down @ each @ across, motion)
@@ -119,7 +119,7 @@ def centred(motion: Map, edges: CellEdges, rows: float, columns: float) -> Map:
     """Return a map scaled to a maximum of 1, times a Gaussian around the middle of the picture.
 
     motion: (rows, columns), >= 0. rows, columns: the Gaussian's standard deviations, as shares of the picture's height
-    and width. All 0 where the map is. Source: ours.
+    and width. A map of zeros stays 0. Source: ours.
     """
     highest = motion.max(initial=0)
     if highest <= 0:
@@ -136,7 +136,7 @@ def _frames_at_once(grid: CellGrid) -> int:
 
 
 def _cut(blocks: Iterable[Vectors], ends: list[int], num_frames: int) -> Iterator[Vectors]:
-    """Yield the vectors of the frames up to each end, of those that were not yielded before."""
+    """Yield, for each end, the vectors of the frames up to it that were not yielded before."""
     held: list[Vectors] = []
     waiting, last = iter(ends), -1
     end = next(waiting, None)
@@ -144,7 +144,7 @@ def _cut(blocks: Iterable[Vectors], ends: list[int], num_frames: int) -> Iterato
         check_vectors("v", block)
         frame = np.ascontiguousarray(block["frame"])
         if len(block) and (frame[0] < max(last, 0) or (frame[1:] < frame[:-1]).any() or frame[-1] >= num_frames):
-            raise ValueError(f"v must be in the order of its frames, 0 to {num_frames - 1}")
+            raise ValueError(f"v must be in frame order, with frames 0 to {num_frames - 1}")
         last = int(frame[-1]) if len(block) else last
         while end is not None and len(block) and frame[-1] >= end:
             cut = int(np.searchsorted(block["frame"], end))
@@ -157,14 +157,14 @@ def _cut(blocks: Iterable[Vectors], ends: list[int], num_frames: int) -> Iterato
 
 
 def _gaussian(length: int, share: float) -> Map:
-    """Return the weights of the neighbours of each of ``length`` cells: (length, length)."""
+    """Return the Gaussian weights between ``length`` cells: (length, length)."""
     away = np.subtract.outer(np.arange(length), np.arange(length)) / (share * length)
     weights: Map = np.exp(-(away * away) / 2)
     return weights
 
 
 def _shares(maps: Map) -> Map:
-    """Return maps (n, rows, columns) divided by their sums, where those are above 0."""
+    """Return maps (n, rows, columns) divided by their sums; maps of zeros unchanged."""
     totals = mirrored_totals(maps)[:, None, None]
     shares: Map = np.divide(maps, totals, out=np.zeros_like(maps), where=totals > 0)
     return shares

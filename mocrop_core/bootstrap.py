@@ -1,4 +1,4 @@
-"""Intervals of means over clips that come in groups: the percentile bootstrap over whole groups."""
+"""Intervals of means over grouped clips: the percentile bootstrap over whole groups."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ Floats = npt.NDArray[np.float64]
 
 RESAMPLES, SEED = 10_000, 0
 LEVELS = (0.9, 0.95)
-_DRAWS_AT_ONCE = 2**22  # bounds the memory: groups times resamples
+_DRAWS_AT_ONCE = 2**22  # bounds the memory for groups times resamples
 
 
 def resampled_means(
     values: npt.ArrayLike, groups: npt.ArrayLike, rng: np.random.Generator, resamples: int = RESAMPLES
 ) -> Floats:
-    """Return the mean of values in each of many resamples of their groups.
+    """Return the mean of values in each resample of their groups.
 
-    values: (n, k), n >= 1. groups: (n,), what group each row is of; rows of one group are drawn together, as they are
+    values: (n, k), n >= 1. groups: (n,), the group of each row; rows of one group are drawn together, because they are
     not independent (clips of one recording). A resample draws as many groups as there are, with replacement; its mean
-    is over the rows of all of them, so that each row counts the same. Returns (resamples, k). Raises ValueError for no
-    rows, another number of groups than rows, or resamples below 1. Source: Efron and Tibshirani, An Introduction to
-    the Bootstrap (1993), chapter 8, with the group as the unit.
+    is over all their rows, with equal weight. Returns (resamples, k). Raises ValueError if there are no rows, the
+    numbers of rows and groups differ, or resamples is below 1. Source: Efron and Tibshirani, An Introduction to the
+    Bootstrap (1993), chapter 8, with the group as the unit.
     """
     check_count("resamples", resamples, least=1)
     table = np.asarray(values, np.float64)

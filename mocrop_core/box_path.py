@@ -1,4 +1,4 @@
-"""A box of constant size that moves through a clip, smoothly and never faster than it may."""
+"""A box of constant size that moves through a clip smoothly, within a maximum speed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from mocrop_core.boxes import Box
 from mocrop_core.free_box import EQUAL, STEPS
 
-PEAK = 1.5  # the highest speed of a smooth move, in units of its mean speed
+PEAK = 1.5  # the maximum speed of a smooth move relative to its mean speed
 
 Map = npt.NDArray[np.float64]
 Step = tuple[int, int]
@@ -20,10 +20,10 @@ Step = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class BoxPath:
-    """Boxes of one size at some moments of a clip, and smooth moves between them.
+    """Boxes of one size at given moments of a clip, with smooth moves between them.
 
-    moments: in frames, rising; boxes: one at each, in px. Raises ValueError where there is none, they are not as many,
-    moments do not rise, or boxes differ in size. Source: ours.
+    moments: in frames, increasing; boxes: one per moment, in px. Raises ValueError if there is none, the numbers
+    differ, moments are not increasing, or boxes differ in size. Source: ours.
     """
 
     moments: tuple[float, ...]
@@ -31,17 +31,17 @@ class BoxPath:
 
     def __post_init__(self) -> None:
         if not self.boxes or len(self.boxes) != len(self.moments):
-            raise ValueError(f"a path needs a box at each moment, got {len(self.boxes)} for {len(self.moments)}")
+            raise ValueError(f"a path needs one box per moment, got {len(self.boxes)} for {len(self.moments)}")
         if any(after <= before for before, after in pairwise(self.moments)):
-            raise ValueError(f"moments must rise, got {self.moments}")
+            raise ValueError(f"moments must be increasing, got {self.moments}")
         if len(sizes := {(box.height, box.width) for box in self.boxes}) > 1:
-            raise ValueError(f"boxes must have one size, got {sorted(sizes)}")
+            raise ValueError(f"boxes must have the same size, got {sorted(sizes)}")
 
     def box_at(self, frame: float) -> Box:
-        """Return the box in a frame: before the first moment the first box, after the last one the last.
+        """Return the box in a frame: the first box before the first moment, the last one after the last moment.
 
-        Between two moments it eases from the one box to the other (3 t ** 2 - 2 t ** 3), at most 1.5 times as fast as
-        evenly, and its corner is rounded to the pixel.
+        Between two moments it eases from one box to the other (3 t ** 2 - 2 t ** 3), at most 1.5 times as fast as a
+        linear move, and its corner is rounded to whole pixels.
         """
         after = bisect_right(self.moments, frame)
         if after in (0, len(self.moments)):
@@ -61,18 +61,19 @@ def part_moments(num_frames: int, segments: int) -> tuple[float, ...]:
 
 
 def reach(speed: float, frames: float, free: int) -> int:
-    """Return how many steps, 32 of which are the free pixels, a smooth move may make in some frames.
+    """Return how many steps, of 1/32 of the free pixels each, a smooth move may make in some frames.
 
-    speed: px a frame at most. free: px. One px is kept for the rounding of the two places.
+    speed: maximum, px per frame. free: px. One px is reserved for the rounding of the two positions.
     """
     return STEPS if free == 0 else int(np.clip((speed * frames / PEAK - 1) * STEPS / free, 0, STEPS))
 
 
 def best_steps(scores: Map, most: Step) -> list[Step]:
-    """Return the place in each part of a clip, such that scores add up to the most with no move beyond what is allowed.
+    """Return the position in each part of a clip that maximises the sum of scores, with limited moves between parts.
 
-    scores: (parts, rows, columns). most: rows and columns from one part to the next. Of equal sums (within 1e-9,
-    relative) the places nearest to the middle, then nearest to the next part's. Source: ours, Viterbi's algorithm.
+    scores: (parts, rows, columns). most: the largest move in rows and columns from one part to the next. Among equal
+    sums (within 1e-9, relative) the positions nearest to the middle win, then those nearest to the next part's.
+    Source: ours, Viterbi's algorithm.
     """
     totals = [scores[0]]
     for part in scores[1:]:
@@ -96,7 +97,7 @@ def _best_of(total: Map, allowed: npt.NDArray[np.bool_], near: tuple[float, floa
 
 
 def _highest_around(total: Map, most: Step) -> Map:
-    """Return the highest value within so many rows and columns of each place."""
+    """Return the highest value within a number of rows and columns of each position."""
     for axis, reach in enumerate(most):
         padded = np.pad(total, [(reach, reach) if axis == each else (0, 0) for each in (0, 1)], constant_values=-np.inf)
         total = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1, axis=axis).max(axis=-1)

@@ -1,4 +1,4 @@
-"""Boxes of pixels, and the rules that give one without looking at motion."""
+"""Boxes of pixels, and rules that choose one without using motion."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Box:
         return slice(self.y0, self.y1), slice(self.x0, self.x1)
 
     def contains(self, other: Box) -> bool:
-        """Say whether every pixel of another box is in this one."""
+        """Return whether this box contains every pixel of another."""
         return self.x0 <= other.x0 and self.y0 <= other.y0 and other.x1 <= self.x1 and other.y1 <= self.y1
 
 
@@ -68,18 +68,18 @@ def full_box(frame_size: tuple[int, int]) -> Box:
 
 
 def centre_box(frame_size: tuple[int, int], ratio: float) -> Box:
-    """Return the box in the middle of the frame that has its shape and `ratio` of its area.
+    """Return the box in the middle of the frame with its shape and `ratio` of its area.
 
     frame_size: height and width, px. ratio: in (0, 1]. Each side is the frame's times sqrt(ratio), rounded
-    (halves to even) and at least 1 px; of two middles the upper left. Raises ValueError outside these ranges.
-    Source: ours, a control of the same area.
+    (halves to even) and at least 1 px; of two middle positions the upper left one is used. Raises ValueError
+    outside these ranges. Source: ours, a control of the same area.
     """
     height, width = _sides(frame_size, ratio)
     return _placed((frame_size[0] - height) // 2, (frame_size[1] - width) // 2, height, width)
 
 
 def random_box(frame_size: tuple[int, int], ratio: float, rng: np.random.Generator) -> Box:
-    """Return a box of `centre_box`'s size anywhere in the frame, each place as likely as any other.
+    """Return a box of `centre_box`'s size at a uniformly random position in the frame.
 
     frame_size: height and width, px. ratio: in (0, 1]. Raises ValueError outside these ranges. Source: ours,
     a control of the same area.
@@ -91,12 +91,12 @@ def random_box(frame_size: tuple[int, int], ratio: float, rng: np.random.Generat
 
 
 def pixel_box(rectangle: Rectangle, grid: tuple[int, int], frame_size: tuple[int, int]) -> Box:
-    """Return the pixels whose cells are in a rectangle: just those that `density_map` counts there.
+    """Return the box of the pixels that `density_map` counts in a rectangle of cells.
 
     rectangle: cells of the grid. grid: rows and columns. frame_size: height and width, px. Column c begins at
     pixel ceil(c * width / columns), so neighbouring rectangles meet without gap or overlap, and a side of k
-    cells is less than 1 px off k * width / columns. Where the frame has fewer pixels than cells a rectangle
-    may hold none: it gets the nearest one. Raises ValueError for a size below 1 or a rectangle outside the
+    cells is less than 1 px off k * width / columns. If the frame has fewer pixels than cells, a rectangle
+    without pixels gets the nearest one. Raises ValueError for a size below 1 or a rectangle outside the
     grid. Source: ours.
     """
     _check_inside(rectangle, grid, frame_size)
@@ -109,11 +109,11 @@ def reference_box(rectangle: Rectangle, grid: tuple[int, int], frame_size: tuple
     """Return a rectangle's box by the arithmetic of the public MoCrop code.
 
     rectangle: cells of the grid. grid: rows and columns. frame_size: height and width, px. Cells are frame //
-    grid px, so what is left over at the right and bottom is in no cell; the box passes through a centre and a
-    size as shares of the frame, is rounded (halves to even) and clipped to the frame. An empty one becomes
-    the whole frame. Raises ValueError for a size below 1 or a rectangle outside the grid. Source: the public
-    code's `mv2yolo` and crop; what deviates: there the cells and shares are of a 320x240 frame whatever the
-    frame's size, here of the frame itself.
+    grid px, so that the remainder at the right and bottom is in no cell; the box is converted to a relative
+    centre and size and back, rounded (halves to even) and clipped to the frame. An empty box becomes the
+    whole frame. Raises ValueError for a size below 1 or a rectangle outside the grid. Source: the public
+    code's `mv2yolo` and crop; deviation: there the cells and shares are always those of a 320x240 frame,
+    here those of the actual frame.
     """
     _check_inside(rectangle, grid, frame_size)
     y0, y1 = _rounded(rectangle.row0, rectangle.row1, grid[0], frame_size[0])
@@ -139,7 +139,7 @@ def _pixels(first: int, last: int, cells: int, pixels: int) -> tuple[int, int]:
 
 
 def _rounded(first: int, last: int, cells: int, pixels: int) -> tuple[int, int]:
-    """Return the pixels, half-open, of the cells first to last of an axis as the public code rounds them."""
+    """Return the pixels, half-open, of the cells first to last of an axis, rounded as in the public code."""
     begin, end = first * (pixels // cells), last * (pixels // cells)
     centre = (begin + end) / 2.0 / pixels * pixels
     size = (end - begin) / pixels * pixels

@@ -1,4 +1,4 @@
-"""The motion of the camera in each frame: a similarity, fitted to the displacements of cells by their consensus."""
+"""The motion of the camera in each frame: a similarity transform fitted robustly to the displacements of cells."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ Sums = npt.NDArray[np.float64]
 Has = npt.NDArray[np.bool_]
 
 ROUNDS = 3
-LEAST_SIGMA = 0.25  # px: vectors come in quarters
-NORMAL = 1.4826  # the standard deviation of normal noise is so many of its median absolute deviations
+LEAST_SIGMA = 0.25  # px: vectors have quarter-pixel precision
+NORMAL = 1.4826  # ratio of the standard deviation of normal noise to its median absolute deviation
 RIDGE = 1e-6
-LEAST_WEIGHT = 0.02  # of a cell without texture
+LEAST_WEIGHT = 0.02  # weight of a cell without texture
 FEW_CELLS = 256
-STEADY = LEAST_SIGMA / NORMAL  # px: a median residual up to this gives the least sigma
-WEIGHTS, FINENESS = 2**20, 64  # steps of a weight, and of a px
+STEADY = LEAST_SIGMA / NORMAL  # px: median residuals up to this give the minimum sigma
+WEIGHTS, FINENESS = 2**20, 64  # resolution of weights and of px
 
 
 def camera_residual(dx: Cells, dy: Cells, has: Has, texture: Cells) -> tuple[Cells, Cells]:
-    """Return what is left of each cell's displacement without the camera's: float32 (frames, rows, columns) px each.
+    """Return each cell's displacement minus the camera's: x and y, float32 (frames, rows, columns) px each.
 
     dx, dy: (frames, rows, columns), px. has: where there is a vector; elsewhere the residual is 0. texture: (frames,
-    rows, columns), 0 to 1. The camera of a frame is the similarity (a + s x - r y, b + s y + r x), x and y from the
-    centre in units of half the longer side of the grid. It begins as the median of the displacements along each axis
-    and is refined by three rounds of least squares with the weights (texture + 0.02) / (1 + (p / 2 sigma)^2)^2, p the
-    length of a residual and sigma 1.4826 times its median in the frame, at least 1/4 px. The squares are summed of
-    displacements in 1/64 px and weights in 2 ** -20, without rounding for displacements up to some thousands of px, so
-    that mirrored input gives the mirrored result to the bit. Source: ours; the weights are those of Geman and McClure.
+    rows, columns), 0 to 1. The camera of a frame is the similarity (a + s x - r y, b + s y + r x), with x and y from
+    the centre in units of half the longer side of the grid. It starts as the median of the displacements along each
+    axis and is refined by three rounds of least squares with the weights (texture + 0.02) / (1 + (p / 2 sigma)^2)^2,
+    where p is the length of a residual and sigma 1.4826 times its median in the frame, at least 1/4 px. Sums use
+    displacements in 1/64 px and weights in 2 ** -20, which is exact for displacements up to some thousands of px, so
+    that mirrored input gives the mirrored result bit for bit. Source: ours, with the weights of Geman and McClure.
     """
     frames, rows, columns = dx.shape
     longer = max(rows, columns)
-    # odd whole numbers, in units of half a cell; the fit's unit is half the longer side
+    # odd integers, in units of half a cell; the fit's unit is half the longer side
     x, y = 2.0 * np.arange(columns) + 1 - columns, 2.0 * np.arange(rows) + 1 - rows
     basis = _basis(x, y)
     targets = [np.rint(each * np.float32(FINENESS)).reshape(frames, -1).astype(np.float64) for each in (dx, dy)]
@@ -67,13 +67,13 @@ def camera_residual(dx: Cells, dy: Cells, has: Has, texture: Cells) -> tuple[Cel
 
 
 def _basis(x: Sums, y: Sums) -> Sums:
-    """Return 1, x, y and x * x + y * y of each cell: (cells, 4), whole numbers."""
+    """Return 1, x, y and x * x + y * y of each cell: (cells, 4), integers."""
     x, y = np.broadcast_to(x, (len(y), len(x))).ravel(), np.repeat(y, len(x))
     return np.stack([np.ones(len(x)), x, y, x * x + y * y], axis=1)
 
 
 def _similarity(ones: Sums, across: Sums, down: Sums, longer: int) -> tuple[Sums, Sums, Sums, Sums]:
-    """Solve the normal equations, which fall apart into one unknown after the other.
+    """Solve the normal equations, which decouple so that the unknowns can be solved one by one.
 
     ones, across, down: the weights' and the weighted displacements' sums over `_basis`, (frames, 4) and (frames, 3).
     """
@@ -89,9 +89,9 @@ def _similarity(ones: Sums, across: Sums, down: Sums, longer: int) -> tuple[Sums
 
 
 def _sample(rows: int, columns: int) -> npt.NDArray[np.intp]:
-    """Return the cells whose middle stands for that of all: every other one along each axis, counted from both ends.
+    """Return the cells whose median stands for that of all: every other one along each axis, counted from both ends.
 
-    A block of 16 x 16 px has the same vector in four cells of 8 x 8. In a small grid all cells count.
+    A block of 16 x 16 px has the same vector in four cells of 8 x 8. In a small grid all cells are used.
     """
     cells = np.arange(rows * columns).reshape(rows, columns)
     if cells.size <= FEW_CELLS:
@@ -101,10 +101,10 @@ def _sample(rows: int, columns: int) -> npt.NDArray[np.intp]:
 
 
 def _medians(values: Cells, has: Has, usual: float) -> Sums:
-    """Return the median of the values (frames, cells) where there are any, in each frame; of no values it is 0.
+    """Return the median of the existing values (frames, cells) in each frame; 0 for a frame without values.
 
-    Of two middle ones it is the mean. usual: where more than half of a frame's values are between 0 and this, this is
-    what is returned for it, and nothing is sorted.
+    The median of an even number of values is the mean of the middle two. usual: if more than half of a frame's values
+    are between 0 and this, it is returned for the frame without sorting.
     """
     count = np.count_nonzero(has, axis=1)
     medians = np.full(len(values), float(usual))
@@ -112,7 +112,7 @@ def _medians(values: Cells, has: Has, usual: float) -> Sums:
     rare = np.flatnonzero(2 * np.count_nonzero(common, axis=1) <= count)
     if len(rare):
         count = count[rare]
-        # not np.partition, which takes many times as long where most values are equal
+        # np.partition is many times slower if most values are equal
         ordered = np.sort(np.where(has[rare], values[rare], np.float32(np.inf)), axis=1)
         places = np.maximum((count - 1) // 2, 0), np.minimum(count // 2, values.shape[1] - 1)
         lower, upper = (ordered[np.arange(len(rare)), place].astype(np.float64) for place in places)

@@ -1,4 +1,4 @@
-"""Square cells over a frame, and the mean displacement of the motion vectors in each of them."""
+"""Square cells over a frame, and the mean displacement of the motion vectors in each cell."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from mocrop_core.ranges import check_size
 from mocrop_core.vectors import Vectors, check_vectors
 
 Cells = npt.NDArray[np.float32]
-"""One value a frame and cell: (frames, rows, columns)."""
+"""One value per frame and cell: (frames, rows, columns)."""
 
-PIECE = 8  # px: blocks are cut into pieces of at most this side
-LINES = 240  # px: the height of the frames whose cells have this side
+PIECE = 8  # px: largest side of the pieces that blocks are cut into
+LINES = 240  # px: frame height for which cells have this side
 MOST_CELLS = 512  # columns
-KINDS = 64  # more than the pieces along a side of a block, which has at most 255 px
+KINDS = 64  # more than the number of pieces along a side of a block, which has at most 255 px
 Picture = tuple[int, int, int, int]
-"""x0, y0, x1, y1 of the part of a frame that is no black bar: px, half-open."""
+"""x0, y0, x1, y1 of the part of a frame inside black bars: px, half-open."""
 
 Integers = npt.NDArray[np.int32]
 Share = float | npt.NDArray[np.float64]
@@ -27,9 +27,9 @@ Share = float | npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class CellGrid:
-    """Square cells that cover a frame from its upper left corner on.
+    """Square cells that cover a frame, starting at its upper left corner.
 
-    frame_size: height and width, px. side: of a cell, px. shape: rows and columns; the last ones may reach over the
+    frame_size: height and width, px. side: of a cell, px. shape: rows and columns; the last ones may extend beyond the
     frame's edge.
     """
 
@@ -38,10 +38,10 @@ class CellGrid:
     shape: tuple[int, int]
 
     def whole_cells(self, picture: Picture) -> tuple[slice, slice]:
-        """Return the rows and the columns of the cells that lie wholly inside a part of the frame.
+        """Return the rows and the columns of the cells that lie entirely inside a part of the frame.
 
-        picture: x0, y0, x1, y1, px, half-open. Where it reaches an edge of the frame, the cells over that edge count as
-        inside. Both slices are empty where no cell fits.
+        picture: x0, y0, x1, y1, px, half-open. If it reaches an edge of the frame, the cells across that edge count as
+        inside. Both slices are empty if no cell fits.
         """
         x0, y0, x1, y1 = picture
         rows, columns = _inside(y0, y1, 0, self), _inside(x0, x1, 1, self)
@@ -50,9 +50,9 @@ class CellGrid:
 
 @dataclass(frozen=True, slots=True)
 class CellEdges:
-    """Where the cells of a map lie in the picture: along each axis, their edges from the middle in units of its side.
+    """The positions of a map's cells in the picture: along each axis, their edges relative to its middle and side.
 
-    y: (rows + 1,) and x: (columns + 1,), rising, within -1/2 to 1/2. Mirrored cells have edges of opposite sign.
+    y: (rows + 1,) and x: (columns + 1,), increasing, within -1/2 to 1/2. Mirrored cells have edges of opposite sign.
     """
 
     y: npt.NDArray[np.float64]
@@ -62,8 +62,8 @@ class CellEdges:
 def cell_grid(frame_size: tuple[int, int]) -> CellGrid:
     """Return the cells of a frame: about 30 rows of them.
 
-    frame_size: height and width, px. The side is 8 px for 240 lines, 16 for 480, 24 for 720, a multiple of 8 always,
-    and larger only where a frame of very unusual shape would have more than 512 columns. Raises ValueError for a size
+    frame_size: height and width, px. The side is 8 px for 240 lines, 16 for 480, 24 for 720, always a multiple of 8,
+    and larger only if a frame of very unusual shape would have more than 512 columns. Raises ValueError for a size
     below 1. Source: ours.
     """
     check_size("frame_size", frame_size)
@@ -73,9 +73,9 @@ def cell_grid(frame_size: tuple[int, int]) -> CellGrid:
 
 
 def cell_edges(grid: CellGrid, picture: Picture) -> CellEdges:
-    """Return the edges of the cells that lie wholly inside the picture.
+    """Return the edges of the cells that lie entirely inside the picture.
 
-    Where the picture reaches the frame's right or lower edge, the end of the last cell stands for that edge.
+    If the picture reaches the frame's right or lower edge, the end of the last cell is used for that edge.
     """
     x0, y0, x1, y1 = picture
     rows, columns = grid.whole_cells(picture)
@@ -85,15 +85,15 @@ def cell_edges(grid: CellGrid, picture: Picture) -> CellEdges:
 def cell_displacements(
     v: Vectors, frames: npt.NDArray[np.int64], grid: CellGrid, picture: Picture | None = None
 ) -> tuple[Cells, Cells, npt.NDArray[np.bool_]]:
-    """Return the mean displacement of the vectors in each cell of each frame, and where there is any.
+    """Return the mean displacement of the vectors in each cell of each frame, and which cells have vectors.
 
-    v: `VECTOR` (n,), in any order. frames: numbers of the wanted frames (f,), rising; vectors of other frames are left
-    out. Each block is cut into equal pieces of at most 8 x 8 px; a piece counts with its area in the cell that its
-    centre lies in (on the edge of two cells, by halves in both), and not at all outside the frame. picture: the part of
-    the frame that is no black bar: a block that reaches into a bar is left out. Returns dx, dy: float32 (f, rows,
-    columns), px, 0 where there is no vector, and has: bool of that shape. The order of the vectors makes no difference:
-    sums are exact for displacements in parts of a power of 2 of a px. Raises ValueError for a displacement that is not
-    finite. Source: ours.
+    v: `VECTOR` (n,), in any order. frames: frame numbers (f,), increasing; vectors of other frames are ignored. Each
+    block is cut into equal pieces of at most 8 x 8 px; a piece is weighted with its area in the cell that contains its
+    centre (half in each of two cells if it lies on their edge), and ignored outside the frame. picture: the part of the
+    frame inside black bars; a block that reaches into a bar is ignored. Returns dx, dy: float32 (f, rows, columns), px,
+    0 without vectors, and has: bool of that shape. The order of the vectors makes no difference: sums are exact for
+    displacements in fractions of a px that are powers of 2. Raises ValueError for a displacement that is not finite.
+    Source: ours.
     """
     check_vectors("v", v)
     rows, columns = grid.shape
@@ -102,7 +102,7 @@ def cell_displacements(
     base = _first_cells(np.ascontiguousarray(v["frame"]), frames, rows * columns)
     if picture is not None:
         base[~_clear_of_bars(x, y, w, h, grid.frame_size, picture)] = -1
-    d = np.empty(len(v), np.complex64)  # one array to read and write in place of two
+    d = np.empty(len(v), np.complex64)  # one complex array instead of two real ones
     d.real, d.imag = v["dx"], v["dy"]
     finite = np.isfinite(d)
     if not finite.all():
@@ -114,7 +114,7 @@ def cell_displacements(
         means[place] = d[which]
     mean_x, mean_y = means.real.copy(), means.imag.copy()
     has = ~np.isnan(mean_x)
-    if np.count_nonzero(has) < sum(len(place) for place, _, _ in pieces):  # cells with several: not just the last one
+    if np.count_nonzero(has) < sum(len(place) for place, _, _ in pieces):  # for cells with several vectors, all of them
         place, which = (np.concatenate(parts) for parts in list(zip(*pieces, strict=True))[:2])
         area = np.concatenate([np.broadcast_to(share, len(place)) for place, _, share in pieces]) * (w * h)[which]
         total = np.bincount(place, area, size)
@@ -128,17 +128,17 @@ def cell_displacements(
 
 
 def _inside(low: int, high: int, axis: int, grid: CellGrid) -> slice:
-    """Return the cells along an axis between two places, px."""
+    """Return the cells along an axis between two positions, px."""
     reaches = high == grid.frame_size[axis]
     return slice(-(-low // grid.side), grid.shape[axis] if reaches else high // grid.side)
 
 
 def _first_cells(frame: npt.NDArray[np.int32], frames: npt.NDArray[np.int64], cells: int) -> npt.NDArray[np.int64]:
-    """Return for each vector the flat index of the first cell of its frame, -1 for a frame that is not wanted."""
+    """Return for each vector the flat index of the first cell of its frame, -1 for a frame that is not requested."""
     if not len(frames):
         return np.full(len(frame), -1, np.int64)
     first, last = int(frames[0]), int(frames[-1])
-    table = np.full(last - first + 3, -1, np.int64)  # the outermost for the frames before and after
+    table = np.full(last - first + 3, -1, np.int64)  # the outermost entries are for earlier and later frames
     table[frames - (first - 1)] = np.arange(len(frames)) * cells
     found: npt.NDArray[np.int64] = table.take(np.clip(frame, first - 1, last + 1) - (first - 1))
     return found
@@ -147,7 +147,7 @@ def _first_cells(frame: npt.NDArray[np.int32], frames: npt.NDArray[np.int64], ce
 def _clear_of_bars(
     x: Integers, y: Integers, w: Integers, h: Integers, frame_size: tuple[int, int], picture: Picture
 ) -> npt.NDArray[np.bool_]:
-    """Say of each block whether it keeps off the bars between the picture and the frame's edges."""
+    """Return for each block whether it stays clear of the bars between the picture and the frame's edges."""
     x0, y0, x1, y1 = picture
     clear = np.ones(len(x), bool)
     for centre, side, low, high, length in ((x, w, x0, x1, frame_size[1]), (y, h, y0, y1, frame_size[0])):
@@ -161,7 +161,7 @@ def _clear_of_bars(
 def _pieces(
     centres: tuple[Integers, Integers], sides: tuple[Integers, Integers], base: npt.NDArray[np.int64], grid: CellGrid
 ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Share]]:
-    """Yield for many pieces at once their flat (frame, cell), their vectors, and the share of a block that they are."""
+    """Yield, for many pieces at once, their flat (frame, cell) index, their vectors, and their share of the block."""
     down, across = (_pieces_along(*each, grid, axis) for axis, each in enumerate(zip(centres, sides, strict=True)))
     kinds = np.where(base >= 0, down * KINDS + across, 0)
     for kind in np.flatnonzero(np.bincount(kinds, minlength=1)[1:]) + 1:
@@ -181,7 +181,7 @@ def _pieces(
 
 
 def _pieces_along(centre: Integers, side: Integers, grid: CellGrid, axis: int) -> Integers:
-    """Return into how many pieces each block is cut along an axis: 1 where all of them lie in one cell."""
+    """Return the number of pieces that each block is cut into along an axis: 1 if all of them lie in one cell."""
     count = (side + (PIECE - 1)) // PIECE
     if grid.side > PIECE:
         begin, end, cell = 2 * centre - side, 2 * centre + side, 2 * grid.side  # half px
@@ -193,7 +193,7 @@ def _pieces_along(centre: Integers, side: Integers, grid: CellGrid, axis: int) -
 def _cells_along(
     centre: Integers, side: Integers, count: int, grid: CellGrid, axis: int
 ) -> list[tuple[Integers, Share]]:
-    """Return for each of the pieces of blocks cut into ``count`` along an axis, the cell and how much of it counts."""
+    """Return, for the pieces of blocks cut into ``count`` along an axis, their cells and weights."""
     first = _first_cell(centre, side, count, grid, axis)
     if first is not None:
         return [((first + piece) // (grid.side // PIECE), 1.0) for piece in range(count)]
@@ -217,9 +217,9 @@ def _cells_along(
 
 
 def _first_cell(centre: Integers, side: Integers, count: int, grid: CellGrid, axis: int) -> Integers | None:
-    """Return the first multiple of 8 px of blocks that lie on these and in the frame, as a codec's do; None for others.
+    """Return the first multiple of 8 px of blocks that are aligned to it and in the frame, as a codec's are; else None.
 
-    Of blocks that are one piece, that of the centre, where it lies on no edge of a cell.
+    For blocks of one piece, that of the centre, if it is not on the edge of a cell.
     """
     if not len(centre):
         return None

@@ -1,7 +1,7 @@
-"""How much of an actor boxes keep: the share inside, and controls of exactly the same area to compare it with.
+"""How much of an actor boxes keep: the share inside, and controls of exactly the same area for comparison.
 
 Boxes are float64 arrays (..., 4): x0, y0, x1, y1 in px, half-open, with fractions of pixels. A control has the area
-of the box that it stands beside to rounding of floats, whereas `centre_box` and `random_box` have whole pixels.
+of its box up to floating-point rounding, whereas `centre_box` and `random_box` have whole pixels.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ Boxes = npt.NDArray[np.float64]
 Shares = npt.NDArray[np.float64]
 
 MOSTLY = 0.9
-"""The share from which on an actor counts as mostly kept."""
-ROUNDING = 1e-9  # below MOSTLY, relative: sums of shares are not exact
+"""The share above which an actor counts as mostly kept."""
+ROUNDING = 1e-9  # relative tolerance below MOSTLY, as sums of shares are not exact
 
-PLACES = 32  # of a random box, along each axis
-SHAPES, STEPS = 17, 32  # of the search for the best box: shapes, and steps from one end of the frame to the other
-FINER, ROUNDS, SHAPE_ROUNDS = 4, 4, 3  # each round tries 2 * FINER + 1 values around the best one, FINER times as close
-_AT_ONCE = 2**16  # shares in memory: as many as stay in a core's cache
+PLACES = 32  # positions of a random box along each axis
+SHAPES, STEPS = 17, 32  # search for the best box: number of shapes, and of steps across the frame
+FINER, ROUNDS, SHAPE_ROUNDS = 4, 4, 3  # each round tries 2 * FINER + 1 values around the best, FINER times as close
+_AT_ONCE = 2**16  # shares in memory, to fit in a core's cache
 
 
 def shares_kept(actors: npt.ArrayLike, boxes: npt.ArrayLike) -> Shares:
@@ -35,7 +35,7 @@ def shares_kept(actors: npt.ArrayLike, boxes: npt.ArrayLike) -> Shares:
 
 
 def shares_kept_each(actors: npt.ArrayLike, boxes: npt.ArrayLike) -> Shares:
-    """Return the share of each actor's box that lies inside the box that goes with it, as for boxes that move.
+    """Return the share of each actor's box that lies inside its own box, for boxes that move.
 
     actors: (..., 4), of areas above 0. boxes: (..., 4), broadcast against them. Returns (...), 0 to 1. Source: ours.
     """
@@ -52,7 +52,7 @@ def mostly_kept(shares: Shares) -> npt.NDArray[np.bool_]:
 
 
 def central_box(frame_size: tuple[int, int], area: float) -> Boxes:
-    """Return the box in the middle of the frame, of its shape and exactly a share of its area: (4,).
+    """Return the box in the middle of the frame with its shape and exactly the given share of its area: (4,).
 
     frame_size: height and width, px. area: in (0, 1]. Raises ValueError outside these ranges. Source: ours.
     """
@@ -62,11 +62,11 @@ def central_box(frame_size: tuple[int, int], area: float) -> Boxes:
 
 
 def random_shares(actors: npt.ArrayLike, frame_size: tuple[int, int], area: float) -> tuple[Shares, Shares]:
-    """Return what a box of `central_box`'s size at a random place keeps of each actor, on average over the places.
+    """Return how much of each actor a box of `central_box`'s size keeps on average over all positions.
 
-    actors: (n, 4), of areas above 0. The places are 32 by 32, evenly spread (the middles of equal parts of the way),
-    so nothing is drawn. Returns the mean share, (n,), and the share of the places where the actor is mostly kept, (n,).
-    Raises ValueError as `central_box`. Source: ours.
+    actors: (n, 4), of areas above 0. The 32 by 32 positions are evenly spread (the middles of equal parts of the free
+    range); nothing is drawn. Returns the mean share, (n,), and the share of the positions where the actor is mostly
+    kept, (n,). Raises ValueError like `central_box`. Source: ours.
     """
     inner = np.asarray(actors, np.float64)
     down, across = (
@@ -84,12 +84,13 @@ def best_static_box(
     area: float,
     others: npt.ArrayLike = (),
 ) -> Boxes:
-    """Return the box of any shape and exactly a share of the frame's area that keeps most of the actors: (4,).
+    """Return the box of any shape and exactly the given share of the frame's area that keeps most of the actors: (4,).
 
-    It looks at the answer: no rule that gives one box for a clip can keep more, to the accuracy of the search. actors:
-    (n, 4), n >= 1, of areas above 0. counts: (n,), how often each occurs. others: (k, 4), boxes of that area that are
-    candidates too. Shapes run from the frame's height to its width in 17 geometric steps, then ever finer around the
-    best; for each, places are tried 33 by 33, then ever finer. Raises ValueError as `central_box`. Source: ours.
+    It uses the annotations and so is an upper bound for any rule with one box per clip, up to the accuracy of the
+    search. actors: (n, 4), n >= 1, of areas above 0. counts: (n,), how often each occurs. others: (k, 4), additional
+    candidates of that area. Shapes run from the frame's height to its width in 17 geometric steps, then are refined
+    around the best; for each, 33 by 33 positions are tried, then refined. Raises ValueError like `central_box`.
+    Source: ours.
     """
     height, width = frame_size
     _sides(frame_size, area)
@@ -109,7 +110,7 @@ def best_static_box(
 
 
 def _best_places(inner: Boxes, weights: Shares, area: float, high: npt.NDArray[np.float64]) -> tuple[Boxes, Shares]:
-    """Of each height (s,) the box that keeps most of the actors, (s, 4), and how much: all relative to the frame."""
+    """For each height (s,) the box that keeps most of the actors, (s, 4), and how much, all relative to the frame."""
     sides = np.stack([high, area / high], axis=1)  # (s, 2)
     free = np.maximum(1 - sides, 0)
     begins = free[:, :, None] * (np.arange(STEPS + 1) / STEPS)  # (s, 2, k)
@@ -128,7 +129,7 @@ def _best_places(inner: Boxes, weights: Shares, area: float, high: npt.NDArray[n
 
 
 def _covered(extents: npt.NDArray[np.float64], begins: npt.NDArray[np.float64], sides: float | Shares) -> Shares:
-    """The share of extents (n, 2) along an axis that boxes cover, by where they begin (..., k): (..., k, n)."""
+    """The share of extents (n, 2) along an axis that boxes cover, by their starts (..., k): (..., k, n)."""
     low, high = extents.T
     ends = begins + sides
     covered = np.minimum(high, ends[..., None]) - np.maximum(low, begins[..., None])

@@ -1,4 +1,4 @@
-"""The motion-density map: how many vectors lie in each cell of a grid over the frame."""
+"""The motion-density map: the number of vectors in each cell of a grid over the frame."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def density_map(v: Vectors, frame_size: tuple[int, int], grid: tuple[int, int]) 
     """Count the vectors in each cell of a grid.
 
     v: `VECTOR` (n,). frame_size: height and width, px. grid: rows and columns, >= 1 each. Returns float32
-    (rows, columns) of counts that add up to n: zeros for empty input, exact to 2 ** 24 in a cell. A block
+    (rows, columns) of counts that add up to n: zeros for empty input, exact up to 2 ** 24 per cell. A block
     centre outside the frame counts in the nearest pixel; the pixel y lies in row floor(y * rows / height), in
-    whole numbers. Raises ValueError for a size below 1. Source: MoCrop v1, motion-density map; the clipping
+    integer arithmetic. Raises ValueError for a size below 1. Source: MoCrop v1, motion-density map; the clipping
     is ours.
     """
     check_vectors("v", v)

@@ -1,4 +1,4 @@
-"""The motion field of a clip: the mean displacement of its vectors in each square cell of each frame."""
+"""The motion field of a clip: the mean displacement of the vectors in each square cell of each frame."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def cell_flow(v: Vectors, num_frames: int, frame_size: tuple[int, int], cell: in
     """Return the mean displacement in each cell of each frame.
 
     v: `VECTOR` (n,). num_frames: frames of the clip, >= 0. frame_size: height and width, px. cell: side of a cell, px,
-    >= 1; cells begin at the upper left corner, and the last row and column may reach over the frame's edge. A vector
-    counts with the area that its block and the cell have in common. Returns float32 (num_frames, rows, columns, 2): dx,
-    dy in px, NaN where no block lies. Raises ValueError for a size or count out of range, or a vector of a frame that
+    >= 1; cells start at the upper left corner, and the last row and column may extend beyond the frame's edge. A vector
+    is weighted with the area of the overlap of its block and the cell. Returns float32 (num_frames, rows, columns, 2):
+    dx, dy in px, NaN without blocks. Raises ValueError for a size or count out of range, or a vector of a frame that
     the clip does not have. Source: ours.
     """
     check_vectors("v", v)
@@ -26,7 +26,7 @@ def cell_flow(v: Vectors, num_frames: int, frame_size: tuple[int, int], cell: in
     check_count("cell", cell, least=1)
     frames = v["frame"].min(initial=0), v["frame"].max(initial=-1)
     if frames[0] < 0 or frames[1] >= num_frames:
-        raise ValueError(f"v has vectors of the frames {frames[0]} to {frames[1]}, but num_frames is {num_frames}")
+        raise ValueError(f"v has vectors of frames {frames[0]} to {frames[1]}, but num_frames is {num_frames}")
     rows, columns = (-(-side // cell) for side in frame_size)
     sums = np.zeros((3, num_frames * rows * columns))
     down = _overlaps(v["y"], v["h"], frame_size[0], cell)
@@ -46,7 +46,7 @@ def cell_flow(v: Vectors, num_frames: int, frame_size: tuple[int, int], cell: in
 def _overlaps(
     centre: npt.NDArray[np.int16], side: npt.NDArray[np.uint8], length: int, cell: int
 ) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-    """Return, for the first cell that a block may reach, the second and so on, its index and the px in common."""
+    """Yield, for the first cell that a block may overlap, the second and so on, its index and the overlap in px."""
     begin = np.clip(centre.astype(np.int64) - side // 2, 0, length)
     end = np.clip(centre.astype(np.int64) - side // 2 + side, 0, length)
     most = int(np.max(end - begin, initial=0))

@@ -1,4 +1,4 @@
-"""Which frames of a clip: the ones to cache, and the ones a network sees."""
+"""Frame selection: the frames of a clip to cache, and those that a network sees."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Indices = npt.NDArray[np.int64]
 def spread(count: int, slots: int) -> Indices:
     """Return at most `slots` indices, evenly over range(count), the first and the last among them.
 
-    count, slots: >= 0. Returns int64 (min(count, slots),), strictly increasing: every index where count <=
-    slots, the middle one for a single slot. None is more than half an index off its even place, and gaps
-    differ by 1 at most. It reads the same from both ends (i and count - 1 - i go together) but for the middle
-    of an odd number of slots over an even count, which is the earlier of two.
+    count, slots: >= 0. Returns int64 (min(count, slots),), strictly increasing: every index if count <=
+    slots, the middle one for a single slot. Each is at most half an index off its exact position, and gaps
+    differ by at most 1. The selection is symmetric (it holds i and count - 1 - i together), except that the
+    middle of an odd number of slots over an even count is the earlier of two.
     Raises ValueError for a negative number. Source: ours.
     """
     check_count("count", count)
@@ -31,10 +31,9 @@ def spread(count: int, slots: int) -> Indices:
 def sample_segments_train(num: int, segments: int, rng: np.random.Generator) -> Indices:
     """Draw one frame from each of `segments` equal parts of a clip.
 
-    num: frames of the clip, >= 1. segments: >= 1. Returns int64 (segments,) in [0, num), never decreasing; a
-    part shorter than a frame gives its first frame, so a short clip repeats frames. Raises ValueError for a
-    number below 1. Source: the public MoCrop code's training index; its draws come from an explicit generator
-    here.
+    num: frames of the clip, >= 1. segments: >= 1. Returns int64 (segments,) in [0, num), non-decreasing; a
+    part shorter than a frame gives its first frame, so that a short clip repeats frames. Raises ValueError for
+    a number below 1. Source: the public MoCrop code's training index, here with an explicit generator.
     """
     edges = np.round(_segment_size(num, segments) * np.arange(segments + 1)).astype(np.int64)
     begins = edges[:-1]
@@ -44,7 +43,7 @@ def sample_segments_train(num: int, segments: int, rng: np.random.Generator) -> 
 def sample_segments_test(num: int, segments: int) -> Indices:
     """Return the centre frame of each of `segments` equal parts of a clip.
 
-    num: frames of the clip, >= 1. segments: >= 1. Returns int64 (segments,) in [0, num), never decreasing; a
+    num: frames of the clip, >= 1. segments: >= 1. Returns int64 (segments,) in [0, num), non-decreasing; a
     short clip repeats frames; halves round to the even frame. Raises ValueError for a number below 1. Source:
     the public MoCrop code's testing index.
     """

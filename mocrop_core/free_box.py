@@ -1,4 +1,4 @@
-"""The box of free shape and exact area that holds most of a map, with fractions of cells."""
+"""The box of free shape and exact area that contains most of a map, with fractions of cells."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from mocrop_core.ranges import check_amount, check_share
 Map = npt.NDArray[np.float64]
 Aspect = Literal["frame", "square"] | tuple[float, float] | None
 
-SHAPES, NARROWEST, TALLEST = 9, 0.6, 2.0  # of the height to the width, both relative to the picture
-STEPS = 32  # from one end of the picture to the other
-EQUAL = 1e-9  # of the highest score
+SHAPES, NARROWEST, TALLEST = 9, 0.6, 2.0  # ratios of height to width, both relative to the picture
+STEPS = 32  # across the picture
+EQUAL = 1e-9  # relative to the highest score
 
 
 def check_aspect(aspect: Aspect) -> None:
@@ -34,11 +34,11 @@ def check_aspect(aspect: Aspect) -> None:
 
 
 def box_shapes(ratio: float, aspect: Aspect, size: tuple[int, int]) -> list[tuple[float, float]]:
-    """Return the heights and widths of boxes to try, relative to a picture's.
+    """Return the heights and widths of boxes to try, relative to the picture.
 
-    ratio: the area, in (0, 1] of the picture's. aspect: None for nine shapes, from wide to tall; "frame" for the
-    picture's own, "square", or (width, height) in px. size: height and width of the picture, px. Raises ValueError
-    where a box of that shape and area does not fit. Source: ours.
+    ratio: the area relative to the picture's, in (0, 1]. aspect: None for nine shapes, from wide to tall; "frame" for
+    the picture's own, "square", or (width, height) in px. size: height and width of the picture, px. Raises ValueError
+    if a box of that shape and area does not fit. Source: ours.
     """
     check_share("ratio", ratio)
     if aspect is None:
@@ -60,10 +60,10 @@ def box_shapes(ratio: float, aspect: Aspect, size: tuple[int, int]) -> list[tupl
 
 
 def box_scores(density: Map, edges: CellEdges, shapes: list[tuple[float, float]]) -> Map:
-    """Return how much of a map boxes hold: (shapes, 33, 33), from top to bottom and from left to right.
+    """Return how much of a map each box contains: (shapes, 33, 33), from top to bottom and from left to right.
 
     density: (rows, columns), >= 0. The score is the sum of the map's cells, each times the share of it that the box
-    covers. Mirrored maps give mirrored scores, to the bit. Source: ours.
+    covers. Mirrored maps give mirrored scores, bit for bit. Source: ours.
     """
     heights, widths = np.array(shapes).T
     down, across = _coverage(edges.y, heights), _coverage(edges.x, widths).transpose(0, 2, 1)
@@ -73,8 +73,8 @@ def box_scores(density: Map, edges: CellEdges, shapes: list[tuple[float, float]]
 def best_position(scores: Map) -> tuple[int, int, int]:
     """Return shape, row and column of the highest of scores (shapes, rows, columns).
 
-    Of those within 1e-9 of it, relative to it, the one nearest to the middle, then of the earliest shape, then the
-    upper left one.
+    Among scores within 1e-9 of it (relative), the position nearest to the middle wins, then the earliest shape, then
+    the upper left position.
     """
     shape, row, column = np.nonzero(scores >= scores.max() * (1 - EQUAL))
     middle_row, middle_column = (scores.shape[1] - 1) / 2, (scores.shape[2] - 1) / 2
@@ -86,16 +86,16 @@ def best_position(scores: Map) -> tuple[int, int, int]:
 def pixel_size(shape: tuple[float, float], row: int, column: int, size: tuple[int, int]) -> tuple[int, int]:
     """Return height and width of a box in pixels: each rounded, at least 1.
 
-    shape: relative to the picture. row, column: where the box is, 0 to 32. size: the picture's, px. In the middle a
-    side is rounded such that as much is left on both sides of the box.
+    shape: relative to the picture. row, column: position of the box, 0 to 32. size: the picture's, px. For a box in the
+    middle, a side is rounded so that the margins on both sides are equal.
     """
     return _side(shape[0] * size[0], size[0], row), _side(shape[1] * size[1], size[1], column)
 
 
 def placed_box(size: tuple[int, int], row: int, column: int, picture: Picture) -> Box:
-    """Return the box of a size, px, at a place of the picture: row and column, 0 to 32.
+    """Return the box of a size, px, at a position in the picture: row and column, 0 to 32.
 
-    Its corner is rounded so that mirrored places have mirrored boxes.
+    Its corner is rounded so that mirrored positions have mirrored boxes.
     """
     (height, width), (x0, y0, x1, y1) = size, picture
     top, left = y0 + _corner(y1 - y0 - height, row), x0 + _corner(x1 - x0 - width, column)
@@ -110,14 +110,14 @@ def _side(wanted: float, whole: int, step: int) -> int:
 
 
 def _corner(free: int, step: int) -> int:
-    """Return the step's share of the free pixels, rounded so that what is left over is the mirrored step's."""
+    """Return the step's share of the free pixels, rounded so that the remainder is the share of the mirrored step."""
     if 2 * step > STEPS:
         return free - _corner(free, STEPS - step)
     return (2 * free * step + STEPS - 1) // (2 * STEPS)
 
 
 def _coverage(edges: Map, sides: Map) -> Map:
-    """Return the share of each cell that boxes cover along an axis, from one end of it to the other.
+    """Return the share of each cell that boxes cover along an axis, for all positions along it.
 
     edges: of the cells, from the middle. sides: of the boxes, (n,), relative to the axis. Returns (n, 33, cells).
     """

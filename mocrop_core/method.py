@@ -1,6 +1,6 @@
-"""The whole method, motion vectors in and one box a clip out, and the paper's two versions as presets.
+"""The paper's method, from motion vectors to one box per clip, and its two versions as presets.
 
-vectors --denoise--> the fast ones --sample--> few --density_map--> map --best_rectangle--> cells --> box
+vectors --denoise--> fast ones --sample--> a subset --density_map--> map --best_rectangle--> cells --> box
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ Sample = tuple[Literal["uniform"], int] | tuple[Literal["speed"], float, float]
 class Method:
     """How a box is chosen from motion vectors.
 
-    grid: rows and columns of the density map. crop_ratio: wanted share of the grid's cells, in (0, 1].
-    tolerance: how far, relative to that, a rectangle's area may be off. keep: ("threshold", px) keeps the
-    vectors strictly longer, ("fastest", fraction) the longest, that share of all. sample: ("uniform", count)
-    or ("speed", fraction, power), as `sample_uniform` and `sample_by_speed`. sum_weight, mean_weight: what a
-    rectangle's sum and mean count for in its score. arithmetic: "exact" takes the pixels of the chosen cells,
-    and the middle of the frame where nothing moves; "reference" is the public code's: cells of frame // grid
-    px, the first candidate where nothing moves, the top left cell where no size is within the tolerance.
-    Raises ValueError for a value outside its range. Source: MoCrop v1 and v2; see the presets.
+    grid: rows and columns of the density map. crop_ratio: target share of the grid's cells, in (0, 1].
+    tolerance: allowed relative deviation of a rectangle's area from it. keep: ("threshold", px) keeps the
+    strictly longer vectors, ("fastest", fraction) that share of all vectors, the longest. sample: ("uniform",
+    count) or ("speed", fraction, power), as in `sample_uniform` and `sample_by_speed`. sum_weight,
+    mean_weight: weights of a rectangle's sum and mean in its score. arithmetic: "exact" uses the pixels of the
+    chosen cells, and the middle of the frame if nothing moves; "reference" is the public code's: cells of
+    frame // grid px, the first candidate if nothing moves, the top left cell if no size is within the
+    tolerance. Raises ValueError for a value outside its range. Source: MoCrop v1 and v2; see the presets.
     """
 
     grid: tuple[int, int]
@@ -89,7 +89,7 @@ PAPER_V1 = Method(
     crop_ratio=0.75,  # the paper's, in all published runs
     tolerance=0.1,  # the paper's
     keep=("threshold", 1.0),  # ours, px: the paper gives no number; docs/method.md measures others
-    sample=("uniform", 4096),  # ours: the paper gives no number; docs/method.md measures going without
+    sample=("uniform", 4096),  # ours: the paper gives no number; docs/method.md measures the effect
     sum_weight=1.0,  # the paper's: a plain sum
     mean_weight=0.0,
 )
@@ -97,7 +97,7 @@ PAPER_V1 = Method(
 
 PAPER_V2 = Method(
     grid=(9, 16),  # the paper's: 16 across, 9 rows
-    crop_ratio=0.75,  # v1's: the second version's runs name no other
+    crop_ratio=0.75,  # v1's: the second version gives no other
     tolerance=0.1,  # v1's
     keep=("fastest", 0.01),  # the paper's example: the top 1 %
     sample=("speed", 0.1, 4.0),  # our reading: gamma = 0.1 and beta = 4
@@ -115,11 +115,11 @@ PRESETS = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BoxSelection:
-    """A box and what it was chosen on.
+    """A box and the density map on which it was chosen.
 
-    density: the map. rectangle: the chosen cells, None where the box is not made of cells. box: px. score: share
-    of the density inside the rectangle, 0 to 1; NaN where nothing moves. source: SOURCE_MOTION, or
-    SOURCE_FALLBACK where nothing moves. path: the box in each frame where it moves, None where it stays.
+    density: the map. rectangle: the chosen cells, None if the box is not made of cells. box: px. score: share of
+    the density inside the rectangle, 0 to 1; NaN if nothing moves. source: SOURCE_MOTION, or SOURCE_FALLBACK if
+    nothing moves. path: the box in each frame if it moves, None for a static box.
     """
 
     density: Density
@@ -131,13 +131,13 @@ class BoxSelection:
 
 
 def denoise(blocks: Iterable[Vectors], method: Method, total: int) -> Vectors:
-    """Return the vectors that a method keeps of a clip's, read block by block.
+    """Return the vectors of a clip that a method keeps, reading block by block.
 
-    blocks: `VECTOR` (n,) each, in decode order; only the vectors kept and one block are held at a time, and
-    the result does not depend on where the blocks are cut. total: vectors in all blocks together, >= 0.
-    Returns `VECTOR`, in decode order; empty where nothing moves fast enough. Raises ValueError where the
-    blocks do not hold `total` vectors. Source: MoCrop v1 (threshold) and v2 (fastest), denoising; that
-    vectors of no length are never kept, however few others there are, is ours.
+    blocks: `VECTOR` (n,) each, in decode order; only the kept vectors and one block are in memory at a time,
+    and the result does not depend on the split into blocks. total: number of vectors in all blocks, >= 0.
+    Returns `VECTOR`, in decode order; empty if nothing moves fast enough. Raises ValueError if the blocks do
+    not hold `total` vectors. Source: MoCrop v1 (threshold) and v2 (fastest), denoising; that vectors of zero
+    length are never kept, however few others there are, is ours.
     """
     kind, limit = method.keep
     kept = [np.empty(0, VECTOR)]
@@ -155,7 +155,7 @@ def denoise(blocks: Iterable[Vectors], method: Method, total: int) -> Vectors:
 
 
 def sample(denoised: Vectors, method: Method, rng: np.random.Generator) -> Vectors:
-    """Return the vectors that a method draws of the denoised ones: at least one of any.
+    """Return the vectors that a method samples from the denoised ones: at least one, if there are any.
 
     denoised: `VECTOR` (n,). Returns `VECTOR`, in the same order. Source: MoCrop v1 (uniform) and v2 (by
     speed).
@@ -171,8 +171,8 @@ def choose_box(v: Vectors, frame_size: tuple[int, int], method: Method, rng: np.
     """Choose the box of a clip from all its motion vectors.
 
     v: `VECTOR` (n,), of all frames, in decode order. frame_size: height and width, px. rng: draws the sample;
-    the same stream gives the same choice. The box lies inside the frame. Where nothing moves, source is
-    SOURCE_FALLBACK and score NaN: the box is the middle of the frame ("exact") or the first candidate's
+    the same stream gives the same box. The box lies inside the frame. If nothing moves, source is
+    SOURCE_FALLBACK, score is NaN, and the box is the middle of the frame ("exact") or the first candidate
     ("reference"). Raises ValueError for a frame size below 1 or a displacement that is not finite. Source:
     MoCrop v1 and v2; the middle as a fallback is ours.
     """
@@ -184,8 +184,8 @@ def choose_box_from(
 ) -> BoxSelection:
     """Choose the box of a clip from the vectors that `denoise` kept.
 
-    denoised: `VECTOR` (n,). The rest is as `choose_box`: with the denoised vectors of a whole clip, the same
-    choice.
+    denoised: `VECTOR` (n,). Otherwise like `choose_box`, with the same result for the denoised vectors of a
+    whole clip.
     """
     density = density_map(sample(denoised, method, rng), frame_size, method.grid)
     moves = len(denoised) > 0

@@ -1,4 +1,4 @@
-"""The motion vectors of one video, with what is needed to make use of them."""
+"""The motion vectors of one video, with its frame size, key frames and their texture."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class MotionVectors:
     """The motion vectors of one video, in decode order.
 
     vectors: `mocrop_core.VECTOR` (n,): for each block of each predicted frame its ``frame`` (from 0), centre ``x``,
-    ``y`` and size ``w``, ``h`` in px, and the displacement ``dx``, ``dy`` in px (parts of a px count): where the block
-    is found in the frame that it was predicted from, right and down positive. What moves to the right has a negative
-    dx. frame_size: height and width, px. num_frames: frames of the video. key_frames: the numbers of the frames that
-    are coded without others, which have no vectors. texture: uint8 (key frames, rows, columns) of
-    `mocrop_core.key_frame_texture`, which the method ``actor`` needs; None where it was not read. picture: x0, y0, x1,
-    y1 of the part of the frame that is no black bar; None for all of it. Raises ValueError for another dtype or a size
+    ``y`` and size ``w``, ``h`` in px, and the displacement ``dx``, ``dy`` in px (with fractions) from the block to its
+    place in the reference frame, right and down positive. What moves to the right has a negative dx. frame_size: height
+    and width, px. num_frames: frames of the video. key_frames: the numbers of the key frames, which are coded without
+    reference to others and have no vectors. texture: uint8 (key frames, rows, columns) of
+    `mocrop_core.key_frame_texture`, which the method ``actor`` needs; None if it was not read. picture: x0, y0, x1, y1
+    of the part of the frame inside black bars; None for the whole frame. Raises ValueError for another dtype or a size
     below 1.
 
     >>> mv = mocrop.read_motion_vectors("clip.mp4")
@@ -62,8 +62,8 @@ class MotionVectors:
         """Return the mean displacement in each square cell of each frame.
 
         cell: side of a cell, px, >= 1. Returns float32 (frames, rows, columns, 2): dx, dy in px per frame, with the
-        sign that `vectors` have, and NaN where no vector is, as in all of a key frame. The last row and column may
-        reach over the frame's edge. Raises ValueError for a cell below 1.
+        sign of `vectors`, and NaN for cells without vectors, such as all cells of a key frame. The last row and column
+        may extend beyond the frame's edge. Raises ValueError for a cell below 1.
 
         >>> flow = mocrop.read_motion_vectors("clip.mp4").flow(cell=8)
         >>> flow.shape, flow.dtype
@@ -72,10 +72,10 @@ class MotionVectors:
         return cell_flow(self.vectors, self.num_frames, self.frame_size, cell)
 
     def density(self, grid: tuple[int, int] = (30, 40), threshold: float = 0.0) -> Density:
-        """Return how many vectors of the whole video lie in each cell of a grid.
+        """Return the number of vectors of the whole video in each cell of a grid.
 
-        grid: rows and columns. threshold: px, >= 0; only vectors strictly longer count. Returns float32 (rows,
-        columns), all 0 where nothing moves. Raises ValueError for a grid below 1 or a negative threshold.
+        grid: rows and columns. threshold: px, >= 0; only strictly longer vectors count. Returns float32 (rows,
+        columns), all 0 if nothing moves. Raises ValueError for a grid below 1 or a negative threshold.
 
         >>> density = mocrop.read_motion_vectors("clip.mp4").density(grid=(6, 8), threshold=1.0)
         >>> density.shape, int(density.sum())

@@ -1,4 +1,4 @@
-"""Motion that persists: residuals that agree with those of their neighbours and of the frames around add up."""
+"""Persistent motion: residuals that agree with those of neighbouring cells and frames add up."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from mocrop_core.texture import box_sums
 
 REACH = 2  # frames before and after
 FRAMES = 2 * REACH + 1
-LEAST_SUPPORT = 0.1  # of the mean of texture where there are vectors
-STILL = 2**-10  # px: less is rounding
+LEAST_SUPPORT = 0.1  # minimum mean texture of cells with vectors
+STILL = 2**-10  # px: smaller values are rounding errors
 
 
 def weighted(residual: tuple[Cells, Cells], has: npt.NDArray[np.bool_], texture: Cells) -> Cells:
@@ -24,11 +24,11 @@ def weighted(residual: tuple[Cells, Cells], has: npt.NDArray[np.bool_], texture:
 
 
 def persistent_motion(sums: Cells, texture: Cells) -> Cells:
-    """Return how much motion persists in each cell of the middle frames: float32 (frames, rows, columns), px, >= 0.
+    """Return the persistent motion in each cell of the middle frames: float32 (frames, rows, columns), px, >= 0.
 
-    sums: what `weighted` gives for those frames and for two more before and after, (3, frames + 4, rows, columns).
-    texture: 0 to 1, (frames, rows, columns). The length of the mean residual over 3 x 3 cells and 5 frames, where less
-    than a tenth of that is supported as if it were a tenth, times the texture. Below 1/1024 px it is 0. Source: ours.
+    sums: the result of `weighted` for those frames and two more before and after, (3, frames + 4, rows, columns).
+    texture: 0 to 1, (frames, rows, columns). It is the length of the mean residual over 3 x 3 cells and 5 frames times
+    the texture; support below a tenth counts as a tenth. Values below 1/1024 px become 0. Source: ours.
     """
     along, down, support = (_sums_of_five(each) for each in sums)
     np.maximum(support, np.float32(LEAST_SUPPORT * 9 * FRAMES), out=support)
@@ -43,7 +43,7 @@ def persistent_motion(sums: Cells, texture: Cells) -> Cells:
 
 
 def _sums_of_five(values: Cells) -> Cells:
-    """Return the sums of each five frames in a row: (frames - 4, rows, columns)."""
+    """Return the sums over each five consecutive frames: (frames - 4, rows, columns)."""
     pairs = values[:-1] + values[1:]
     sums = pairs[:-3] + pairs[2:-1]
     sums += values[4:]

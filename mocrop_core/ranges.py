@@ -1,4 +1,4 @@
-"""What a number may be: the checks shared here, each raising an error that quotes the value."""
+"""Range checks of arguments; each raises an error that quotes the value."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from numbers import Integral, Real
 
 
 def check_size(name: str, size: tuple[int, ...]) -> None:
-    """Raise ValueError unless `size` is two whole numbers >= 1: rows and columns, or height and width."""
+    """Raise ValueError unless `size` is two integers >= 1: rows and columns, or height and width."""
     if not (isinstance(size, Sized) and len(size) == 2 and all(_is_count(n, 1) for n in size)):
         raise ValueError(f"{name} must be two whole numbers >= 1, vertical first, got {size}")
 
 
 def check_count(name: str, count: int, least: int = 0) -> None:
-    """Raise ValueError unless `count` is a whole number >= `least`."""
+    """Raise ValueError unless `count` is an integer >= `least`."""
     if not _is_count(count, least):
         raise ValueError(f"{name} must be a whole number >= {least}, got {count}")
 

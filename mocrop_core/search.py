@@ -1,12 +1,11 @@
-"""The search for the rectangle of cells that holds the most motion.
+"""The search for the rectangle of cells that contains the most motion.
 
-The definition is the public MoCrop code's loop: over heights 1 to R, in them over widths 1 to C, sizes
-outside the tolerance left out, in them over top rows and then left columns, and a rectangle replaces the best
-so far only where its score is strictly greater. The score is sum_weight * s + mean_weight * (s / area), s
-being numpy's `.sum()` of the float64 slice. `best_rectangle` gives that loop's answer, its ties and its
-rounding included, without the loop: all scores come from one product with the candidates' masks (small grids)
-or from an integral image (large ones), and only where several lie too close to the best for that arithmetic
-to tell are those few scored as defined.
+The definition is the public MoCrop code's loop: over heights 1 to R, then widths 1 to C (skipping sizes
+outside the tolerance), then top rows, then left columns; a rectangle replaces the best so far only if its
+score is strictly greater. The score is sum_weight * s + mean_weight * (s / area), where s is numpy's `.sum()`
+of the float64 slice. `best_rectangle` gives the result of that loop, including ties and rounding, without the
+loop: all scores come from one product with the candidates' masks (small grids) or from an integral image
+(large ones); only if several are too close to the best to distinguish are those few scored as defined.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ Sizes = tuple[tuple[int, int], ...]
 
 _CORNER_SIGNS = np.array([1.0, -1.0, -1.0, 1.0])
 _LARGEST_MASKS = 2**15  # cells times rectangles; beyond, an integral image is faster
-_MOST_RECTANGLES = 2**12  # made once for a grid; beyond, each when it is found
-_TINY = sys.float_info.min  # covers products that underflow
+_MOST_RECTANGLES = 2**12  # created once per grid; beyond this, each when it is found
+_TINY = sys.float_info.min  # allows for products that underflow
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +58,10 @@ class Rectangle:
 
 
 def within_tolerance(grid: tuple[int, int], ratio: float, tolerance: float = 0.1) -> Sizes:
-    """Return the sizes whose area is within the tolerance, in visiting order: empty if there are none.
+    """Return the sizes whose area is within the tolerance, in visiting order; may be empty.
 
-    grid: rows and columns. ratio: wanted share of the grid's area, in (0, 1]. tolerance: >= 0, relative to
-    the wanted area t = ratio * rows * columns: t * (1 - tolerance) to t * (1 + tolerance), in floats, both
+    grid: rows and columns. ratio: target share of the grid's area, in (0, 1]. tolerance: >= 0, relative to
+    the target area t = ratio * rows * columns: t * (1 - tolerance) to t * (1 + tolerance), in floats, both
     included. Returns heights and widths in cells. Raises ValueError outside these ranges. Source: the public
     MoCrop code.
     """
@@ -77,9 +76,9 @@ def within_tolerance(grid: tuple[int, int], ratio: float, tolerance: float = 0.1
 def candidate_sizes(grid: tuple[int, int], ratio: float, tolerance: float = 0.1) -> Sizes:
     """Return the sizes that the search tries, in visiting order: never empty.
 
-    As `within_tolerance`; where that is empty, the sizes whose area is nearest to the wanted one (all of
-    them, if two areas are equally near). Source: the public MoCrop code; the nearest sizes are ours, as that
-    code gives the top left cell there.
+    As in `within_tolerance`; if that is empty, the sizes whose area is nearest to the target (all of them, if
+    two areas are equally near). Source: the public MoCrop code; the nearest sizes are ours, as that code
+    returns the top left cell in this case.
     """
     sizes = within_tolerance(grid, ratio, tolerance)
     if sizes:
@@ -99,10 +98,10 @@ def best_rectangle(
 ) -> Rectangle:
     """Return the rectangle with the highest score.
 
-    density: (rows, columns) of real numbers >= 0. ratio, tolerance: as `candidate_sizes`. sum_weight,
-    mean_weight: >= 0, not both 0. Of equal scores the first visited wins, so a map of zeros gives the first
-    candidate, at the top left. Raises ValueError for another shape, an empty map, a negative, infinite or NaN
-    cell, or an argument outside these ranges. Source: the public MoCrop code (sum; v1) and MoCrop v2 (0.6 sum
+    density: (rows, columns) of real numbers >= 0. ratio, tolerance: as in `candidate_sizes`. sum_weight,
+    mean_weight: >= 0, not both 0. Among equal scores the first visited wins, so that a map of zeros gives the
+    first candidate, at the top left. Raises ValueError for another shape, an empty map, a negative, infinite
+    or NaN cell, or an argument outside these ranges. Source: the public MoCrop code (sum; v1) and MoCrop v2 (0.6 sum
     + 0.4 mean).
     """
     cells = np.asarray(density)
@@ -127,13 +126,13 @@ def best_rectangle(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Search:
-    """The n rectangles to try on a grid, in visiting order, and how they are scored.
+    """The n rectangles to try on a grid, in visiting order, with the data to score them.
 
     corners: (4, n) flat indices into an integral image of (rows + 1, columns + 1): upper left, upper right,
     lower left, lower right. areas: (n,) in cells. rectangles: all n, or empty above `_MOST_RECTANGLES`. masks: (cells,
     n) of 0 and 1, or None above `_LARGEST_MASKS`. down, across: the matrices that multiply a map from the left and the
-    right to give its integral image. highest: the largest cell value whose scores cannot overflow. rounding: in units
-    of the largest cell value, how far the computed scores of two rectangles that tie by definition may differ.
+    right to give its integral image. highest: the largest cell value whose scores cannot overflow. rounding: the
+    largest difference of the computed scores of two rectangles that tie by definition, in units of the largest cell.
     """
 
     grid: tuple[int, int]
@@ -154,7 +153,7 @@ class _Search:
         return sums if self.sum_weight == 1 and self.mean_weight == 0 else self._score(sums, self.areas)
 
     def first_best(self, cells: Floats, close: npt.NDArray[np.intp]) -> int:
-        """Return the first of the rectangles `close` (m,), in order, with the highest score as defined."""
+        """Return the first of the rectangles `close` (m,), in order, with the highest score by definition."""
         best, best_score = -1, -1.0
         for i in close.tolist():
             rectangle = self.rectangle(i)
@@ -174,7 +173,7 @@ class _Search:
 
     def _integral_sums(self, flat: Floats) -> Floats:
         integral = self.down.dot(flat.reshape(self.grid)).dot(self.across)
-        sums: Floats = _CORNER_SIGNS @ integral.take(self.corners, mode="clip")  # no corner is outside
+        sums: Floats = _CORNER_SIGNS @ integral.take(self.corners, mode="clip")  # corners are never outside
         return sums
 
 
@@ -213,10 +212,10 @@ def _bounds(grid: tuple[int, int], corners: npt.NDArray[Any]) -> Integers:
 
 
 def _rounding(size: int) -> float:
-    """Return how far below the best computed score the best score as defined may lie.
+    """Return how far the best score by definition may be below the best computed score.
 
-    In units of the highest of `size` cells, all >= 0, and of the weights. A sum of cells, in any order, is
-    off by less than size * u * total (u = eps / 2), one from an integral image by 4 * (rows + columns + 3) *
+    In units of the highest of `size` cells, all >= 0, and of the weights. The error of a sum of cells, in any
+    order, is less than size * u * total (u = eps / 2), one from an integral image by 4 * (rows + columns + 3) *
     u * total more, and the weights add a few roundings: for two rectangles, each as computed and as defined,
     that is below 32 * size * eps * total, and total is at most size times the highest cell.
     """
@@ -224,7 +223,7 @@ def _rounding(size: int) -> float:
 
 
 def _masks(grid: tuple[int, int], bounds: Integers) -> Floats:
-    """Return, for rectangles (n, 4), the map of each, 1 inside it and 0 elsewhere: (cells, n)."""
+    """Return, for rectangles (n, 4), their masks, 1 inside and 0 elsewhere: (cells, n)."""
     row0, col0, row1, col1 = bounds.T
     row, col = np.arange(grid[0])[:, None, None], np.arange(grid[1])[:, None]
     inside = (row0 <= row) & (row < row1) & (col0 <= col) & (col < col1)

@@ -1,4 +1,4 @@
-"""What key frames show: the texture of cells, where motion vectors can be trusted, and black bars."""
+"""Texture of the cells of key frames, which tells where motion vectors are reliable, and black bars."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ Luma = npt.NDArray[np.uint8]
 Bars = tuple[int, int, int, int]
 """Widths of the black bars at the left, top, right and bottom, px."""
 
-CONTRAST = 16.0  # levels: the standard deviation of a cell that counts half
+CONTRAST = 16.0  # levels: the standard deviation of a cell with weight 1/2
 BLACKEST_BAR = 26  # luma: black is 16, or 0 in full range
-FLATTEST_BAR = 12  # levels between the darkest and the brightest fiftieth of a line of a bar
-AT_ONCE = 2**15  # values: so few that they stay in the cache
-LEAST_PICTURE = 0.25  # of the frame's side: what leaves less is a dark scene
+FLATTEST_BAR = 12  # levels: range of a bar's line without its darkest and brightest fiftieth
+AT_ONCE = 2**15  # values processed at once, few enough for the CPU cache
+LEAST_PICTURE = 0.25  # of the frame's side: bars that leave less are a dark scene
 
 
 def key_frame_texture(luma: Luma) -> npt.NDArray[np.uint8]:
-    """Return how much texture each cell of a frame has.
+    """Return the texture of each cell of a frame.
 
     luma: uint8 (height, width). Returns uint8 of `cell_grid`'s shape: round(255 u), u = var / (var + 16 ** 2), var the
-    variance of the luma in the cell; where cells reach over the frame's edge, its last pixels are repeated. Raises
+    variance of the luma in the cell; in cells that extend beyond the frame, the edge pixels are repeated. Raises
     ValueError for another dtype or shape. Source: ours.
     """
     _check_luma(luma)
@@ -40,7 +40,7 @@ def key_frame_texture(luma: Luma) -> npt.NDArray[np.uint8]:
 
 
 def smooth_texture(textures: npt.NDArray[np.uint8]) -> Cells:
-    """Return the mean of each texture over 3 x 3 cells, those at the edge repeated: float32, 0 to 1.
+    """Return the mean of each texture over 3 x 3 cells, with edge cells repeated: float32, 0 to 1.
 
     textures: uint8 (key frames, rows, columns). Source: ours.
     """
@@ -48,16 +48,16 @@ def smooth_texture(textures: npt.NDArray[np.uint8]) -> Cells:
 
 
 def box_sums(maps: Cells) -> Cells:
-    """Return the sums over 3 x 3 cells of maps (..., rows, columns), those at the edge repeated."""
+    """Return the sums over 3 x 3 cells of maps (..., rows, columns), with edge cells repeated."""
     return _sums_of_three(_sums_of_three(maps, -2), -1)
 
 
 def bars(luma: Luma) -> Bars | None:
     """Return the widths of the black bars at the left, top, right and bottom of a frame, px.
 
-    luma: uint8 (height, width). A row or column belongs to a bar where it is black and flat: without its darkest and
-    its brightest fiftieth, its pixels are at most 26 and within 12 levels. Bars that would leave less than a quarter of
-    a side are a dark scene: 0. Returns None for a frame that is black all over. Raises ValueError for another dtype or
+    luma: uint8 (height, width). A row or column belongs to a bar if it is black and flat: without its darkest and
+    brightest fiftieth, its pixels are at most 26 and within 12 levels. Bars that would leave less than a quarter of a
+    side count as a dark scene: 0. Returns None for an entirely black frame. Raises ValueError for another dtype or
     shape. Source: ours.
     """
     _check_luma(luma)
@@ -73,10 +73,10 @@ def bars(luma: Luma) -> Bars | None:
 
 
 def picture_area(frame_size: tuple[int, int], bars: Iterable[Bars | None]) -> Picture:
-    """Return the part of the frame that is no black bar in any key frame: x0, y0, x1, y1, px, half-open.
+    """Return the part of the frame inside the black bars of all key frames: x0, y0, x1, y1, px, half-open.
 
-    frame_size: height and width, px. bars: what `bars` gives for each key frame; frames that are black all over say
-    nothing. A bar counts where every other key frame has it; without any the whole frame is the picture. Raises
+    frame_size: height and width, px. bars: the result of `bars` for each key frame; entirely black frames are ignored.
+    A bar counts if all remaining key frames have it; without bars the whole frame is the picture. Raises
     ValueError for a size below 1. Source: ours.
     """
     check_size("frame_size", frame_size)
@@ -89,14 +89,14 @@ def picture_area(frame_size: tuple[int, int], bars: Iterable[Bars | None]) -> Pi
 
 
 def _bar_ends(luma: Luma) -> tuple[int, int]:
-    """Return how many of the first and of the last rows of an image belong to a bar."""
+    """Return the number of first and of last rows of an image that belong to a bar."""
     return _bar_rows(luma), _bar_rows(luma[::-1])
 
 
 def _bar_rows(luma: Luma) -> int:
-    """Return how many of the first rows of an image belong to a bar, in steps that look at few rows of most images."""
+    """Return the number of first rows of an image that belong to a bar, reading few rows of most images."""
     count, cut, step = 0, luma.shape[1] // 50, 1
-    if np.count_nonzero(luma[0] > BLACKEST_BAR) > cut:  # most images: no bar at all
+    if np.count_nonzero(luma[0] > BLACKEST_BAR) > cut:  # most images have no bar
         return 0
     while count < len(luma):
         some = luma[count : count + step]
@@ -131,7 +131,7 @@ def _cell_sums(luma: Luma, grid: CellGrid) -> npt.NDArray[np.float64]:
 
 
 def _sums_of_three(maps: Cells, axis: int) -> Cells:
-    """Return the sums of each value and its two neighbours along an axis: first the neighbours, as in a mirror."""
+    """Return the sums of each value and its two neighbours along an axis, neighbours first for mirror symmetry."""
     maps = np.moveaxis(maps, axis, -1)
     sums = np.empty_like(maps)
     np.add(maps[..., :-2], maps[..., 2:], out=sums[..., 1:-1])

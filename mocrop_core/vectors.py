@@ -1,9 +1,8 @@
-"""Motion vectors: which move, which are sampled, and the random streams that decide.
+"""Motion vectors: filtering, sampling, and the random streams for it.
 
 A set of vectors is a one-dimensional array of `VECTOR`, in decode order. Functions that select return a subset in
-that order; none changes its input. Every function of this package that takes vectors raises ValueError for any other
-dtype or shape. `PACKED` vectors, as a decoder and a store have them, count in parts of a pixel: `in_pixels` converts
-them.
+that order; none changes its input. Every function of this package that takes vectors raises ValueError for another
+dtype or shape. `PACKED` vectors, from a decoder or a store, are in fractions of a pixel: `in_pixels` converts them.
 """
 
 from __future__ import annotations
@@ -37,11 +36,11 @@ PACKED = np.dtype(
         ("y", "<i2"),
         ("w", "u1"),
         ("h", "u1"),
-        ("motion_x", "<i2"),  # displacement in units of 1/motion_scale px; not `dx`, which counts pixels
+        ("motion_x", "<i2"),  # displacement in units of 1/motion_scale px, unlike `dx`, which is in pixels
         ("motion_y", "<i2"),
     ]
 )
-"""A vector as it is decoded and stored: as `VECTOR`, but for the displacement, which counts in parts of a pixel."""
+"""A vector as decoded and stored: like `VECTOR`, but with the displacement in fractions of a pixel."""
 
 Vectors = npt.NDArray[np.void]
 
@@ -52,7 +51,7 @@ def check_vectors(name: str, v: Vectors) -> None:
         raise ValueError(f"{name} must be a one-dimensional array of mocrop_core.VECTOR, got {type(v).__name__}")
     if v.dtype == PACKED:
         raise ValueError(
-            f"{name} counts displacements in parts of a pixel (mocrop_core.PACKED): "
+            f"{name} has displacements in fractions of a pixel (mocrop_core.PACKED): "
             "convert it with mocrop_core.in_pixels(packed, motion_scale)"
         )
     if v.dtype != VECTOR or v.ndim != 1:
@@ -62,7 +61,7 @@ def check_vectors(name: str, v: Vectors) -> None:
 def in_pixels(packed: npt.NDArray[np.void], motion_scale: int) -> Vectors:
     """Convert packed vectors to vectors in pixels.
 
-    packed: `PACKED` (n,). motion_scale: units of the displacement in a pixel, >= 1; 4 for H.264. Returns `VECTOR`
+    packed: `PACKED` (n,). motion_scale: units of the displacement per pixel, >= 1; 4 for H.264. Returns `VECTOR`
     (n,), in the same order; empty for empty input. Raises ValueError for another dtype or shape, or a scale below 1.
     Source: ours.
     """
@@ -98,7 +97,7 @@ def magnitudes(v: Vectors) -> npt.NDArray[np.float32]:
 def filter_by_magnitude(v: Vectors, threshold: float) -> Vectors:
     """Return the vectors strictly longer than a threshold.
 
-    v: `VECTOR` (n,). threshold: px, >= 0; a vector of just that length is left out, so 0 keeps all that move.
+    v: `VECTOR` (n,). threshold: px, >= 0; a vector of exactly that length is left out, so 0 keeps all that move.
     Raises ValueError for a negative or infinite threshold. Source: MoCrop v1, denoising with epsilon.
     """
     check_vectors("v", v)
@@ -107,11 +106,11 @@ def filter_by_magnitude(v: Vectors, threshold: float) -> Vectors:
 
 
 def top_k(v: Vectors, count: int) -> Vectors:
-    """Return the `count` longest vectors, or all where there are fewer.
+    """Return the `count` longest vectors, or all if there are fewer.
 
-    v: `VECTOR` (n,). count: >= 0. Of equally long vectors the earlier is kept, so taking the top k of what
-    was kept so far and of the next block, block after block, gives the top k of the whole. Raises
-    ValueError for a negative count. Source: MoCrop v2, top-k denoising; the ties are ours.
+    v: `VECTOR` (n,). count: >= 0. Among equally long vectors the earlier ones are kept, so that taking the top
+    k of the vectors kept so far and the next block, repeatedly, gives the top k of the whole. Raises
+    ValueError for a negative count. Source: MoCrop v2, top-k denoising; the rule for ties is ours.
     """
     check_vectors("v", v)
     check_count("count", count)
@@ -128,9 +127,9 @@ def top_k(v: Vectors, count: int) -> Vectors:
 
 
 def share_of(total: int, fraction: float) -> int:
-    """Return how many of `total` vectors a fraction is, rounded up: at least one of any.
+    """Return the number of vectors in a fraction of `total`, rounded up: at least one, if there are any.
 
-    total: >= 0. fraction: in (0, 1], read as the decimal number it prints as, so that 0.07 of 100 is 7.
+    total: >= 0. fraction: in (0, 1], taken as the decimal number that it prints as, so that 0.07 of 100 is 7.
     Raises ValueError outside these ranges. Source: the rounding is ours.
     """
     check_count("total", total)
@@ -139,9 +138,9 @@ def share_of(total: int, fraction: float) -> int:
 
 
 def sample_uniform(v: Vectors, count: int, rng: np.random.Generator) -> Vectors:
-    """Draw `count` vectors without replacement, each as likely as any other.
+    """Draw `count` vectors uniformly without replacement.
 
-    v: `VECTOR` (n,); all are returned, and nothing is drawn, where n <= count. count: >= 0. Raises ValueError
+    v: `VECTOR` (n,); if n <= count, all are returned and nothing is drawn. count: >= 0. Raises ValueError
     for a negative count. Source: MoCrop v1, Monte Carlo sampling.
     """
     check_vectors("v", v)
@@ -152,10 +151,10 @@ def sample_uniform(v: Vectors, count: int, rng: np.random.Generator) -> Vectors:
 
 
 def sample_by_speed(v: Vectors, fraction: float, power: float, rng: np.random.Generator) -> Vectors:
-    """Draw a fraction of the vectors without replacement, with odds proportional to length ** power.
+    """Draw a fraction of the vectors without replacement, with probability proportional to length ** power.
 
-    v: `VECTOR` (n,). fraction: in (0, 1], of n, rounded up. power: >= 0; 0 makes all equally likely. A vector
-    of no length is drawn only when nothing else is left (unless power is 0). Raises ValueError outside these
+    v: `VECTOR` (n,). fraction: of n, in (0, 1], rounded up. power: >= 0; 0 makes all equally likely. A vector
+    of zero length is drawn only when no other is left (unless power is 0). Raises ValueError outside these
     ranges. Source: MoCrop v2, magnitude-weighted sampling; drawn by the Gumbel top-k form of successive draws
     (Efraimidis and Spirakis 2006), whose logarithms do not underflow.
     """
@@ -171,10 +170,10 @@ def sample_by_speed(v: Vectors, fraction: float, power: float, rng: np.random.Ge
 
 
 def clip_rng(seed: int, clip_id: str, purpose: str) -> np.random.Generator:
-    """Return the random stream of one clip for one purpose, whatever other clips or streams there are.
+    """Return the random stream of one clip for one purpose, independent of other clips and streams.
 
-    seed: any integer. Equal arguments give equal streams; any other argument gives an unrelated one. Raises
-    TypeError for a seed that is no integer. Source: ours (PCG64 seeded with the SHA-256 of the arguments).
+    seed: any integer. Equal arguments give equal streams; different arguments give unrelated ones. Raises
+    TypeError for a seed that is not an integer. Source: ours (PCG64 seeded with the SHA-256 of the arguments).
     """
     name = ascii((operator.index(seed), str(clip_id), str(purpose)))
     return np.random.Generator(np.random.PCG64(int.from_bytes(hashlib.sha256(name.encode()).digest(), "big")))

@@ -222,13 +222,13 @@ def test_numbers_outside_their_range_are_refused(change, message):
 def test_bad_clips_are_refused():
     v = scene((16, 16), 3, CAMERAS["still"])
     keys = keys_of((16, 16))
-    with pytest.raises(ValueError, match="in the order of its frames, 0 to 2"):
+    with pytest.raises(ValueError, match="in frame order, with frames 0 to 2"):
         choose_actor_box([v[::-1]], 3, keys, (16, 16), ACTOR)
-    with pytest.raises(ValueError, match="in the order of its frames, 0 to 1"):
+    with pytest.raises(ValueError, match="in frame order, with frames 0 to 1"):
         choose_actor_box([v], 2, keys, (16, 16), ACTOR)
     with pytest.raises(ValueError, match=r"textures must have \(4, 4\) cells, got \(2, 2\)"):
         choose_actor_box([v], 3, keys, (32, 32), ACTOR)
-    with pytest.raises(ValueError, match="frames must rise"):
+    with pytest.raises(ValueError, match="frames must be increasing"):
         KeyFrames((3, 3), np.zeros((2, 2, 2), np.uint8))
     with pytest.raises(ValueError, match="textures must be"):
         KeyFrames((3,), np.zeros((2, 2, 2), np.uint8))
