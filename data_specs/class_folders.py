@@ -100,8 +100,9 @@ def _class_folders(files: Files, source: Path) -> tuple[str, ...]:
     """The sorted names of the class folders, if these alone define the classes."""
     if loose := [id for id, path in files.items() if len(path.parts) == 1]:
         raise DatasetError(
-            f"source {str(source)!r}: {len(loose)} videos lie beside the class folders ({loose[0]!r} first); "
-            "move them into a class folder or give --splits with a list of labels"
+            f"source {str(source)!r}: {len(loose)} of {len(files)} videos are not in a class folder ({loose[0]!r} "
+            "first); move them into folders <Class>/, or give their labels in a clip table with --clips (mocrop index "
+            "makes one from the lists of a public data set)"
         )
     names = sorted({printable(path.parts[0]) for path in files.values()})
     if {name.casefold() for name in names} <= PART_FOLDERS.keys() and any(

@@ -238,7 +238,9 @@ class Recipe(_Part):
     def _views_have_their_own_names(self) -> Recipe:
         names = [view.name for view in self.views]
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"views: {', '.join(map(repr, twice))} occur more than once; give each view its own name")
+            raise ValueError(
+                f"views: more than one is named {', '.join(map(repr, twice))}; give each view its own name"
+            )
         return self
 
     def view(self, name: str) -> FullView | FixedView | MotionView:

@@ -1,4 +1,4 @@
-"""Motion-guided crops of videos: motion vectors, boxes, crops, and stores of them.
+"""Motion-guided crops of videos: motion vectors, boxes, crops, and stores.
 
 >>> import mocrop
 >>> mv = mocrop.read_motion_vectors("clip.mp4")
@@ -6,7 +6,7 @@
 >>> mocrop.crop("clip.mp4", found.box, size=224, frames=8).shape
 (8, 224, 224, 3)
 
-What needs torch (`CropDataset`, `mocrop.transforms`) is imported when it is first used.
+`CropDataset` and `mocrop.transforms` need torch, which is imported on first use.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _HOMES = {
     "training.dataset": ("CropDataset",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
-"""The module of each public name: it is imported when the name is first used."""
+"""The module of each public name, imported on first use."""
 
 __all__ = [
     "SOURCE_FALLBACK",
@@ -76,6 +76,10 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name == "transforms":
         return importlib.import_module("mocrop.transforms")
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("mocrop")
     if name not in _HOME_OF:
         raise AttributeError(f"module 'mocrop' has no attribute {name!r}")
     value = globals()[name] = getattr(importlib.import_module(_HOME_OF[name]), name)
@@ -83,4 +87,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, "transforms"})
+    return sorted([*__all__, "__version__", "transforms"])

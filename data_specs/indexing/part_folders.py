@@ -41,6 +41,7 @@ def read_folders(paths: Sequence[str], faults: Faults) -> Listed:
     if has_part_folders(paths):
         faults.add("its folders are parts of a data set, not classes; give --format torchvision")
     if loose := [printable(path) for path in paths if "/" not in path]:
-        faults.add(f"{len(loose)} videos lie beside the class folders ({', '.join(loose[:EXAMPLES])} first)")
+        first = ", ".join(loose[:EXAMPLES])
+        faults.add(f"{len(loose)} of {len(paths)} videos are not in a class folder ({first} first)")
     entries = [Entry((path,), printable(path.split("/")[0]), "", printable(path)) for path in paths if "/" in path]
     return Listed(entries, tuple(sorted({entry.label for entry in entries})), "folders <class>/")

@@ -137,7 +137,7 @@ def _mmaction2_classes(files: Sequence[Path], found: Sequence[tuple[str, int]], 
         return names
     if count > len(found):
         raise DatasetError(
-            f"{where}: the labels go up to {count - 1}, but there are only {len(found)} clips; labels count from 0"
+            f"{where}: the labels go up to {count - 1}, but the number of clips is {len(found)}; labels count from 0"
         )
     folders: defaultdict[int, set[str]] = defaultdict(set)
     labels: defaultdict[str, set[int]] = defaultdict(set)

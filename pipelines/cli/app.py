@@ -21,13 +21,16 @@ from pipelines.internal_errors import internal_error, record
 from pipelines.media.containers import VideoError
 from pipelines.media.ffmpeg_binary import FfmpegError
 
-EXITS = "Exit status: 0 all is well, 1 refused, failed or something wrong found, 2 an invalid flag."
+EXITS = "Exit status: 0 success, 1 the command was refused, failed or found a problem, 2 invalid usage."
 
-STOPPED = (130, 143)  # by Ctrl-C, which Typer turns into this status, or by SIGTERM
+STOPPED = (130, 143)  # statuses after Ctrl-C and SIGTERM
+_RESUMES = "; completed work is kept, run the same command again to resume"
+LEFT_BEHIND = {**dict.fromkeys(("preprocess", "serve", "fetch", "demo"), _RESUMES), "crop": "; no video was written"}
+"""What a command that was stopped leaves behind, by its name."""
 
 app = typer.Typer(
     name="mocrop",
-    help="Motion-guided crops for video action recognition: boxes from H.264's motion vectors, and crops, cached once.",
+    help="Motion-guided crops for video action recognition: find boxes from H.264 motion vectors, and cache the crops.",
     epilog=EXITS,
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -39,14 +42,14 @@ for commands in (crop_command, dataset_commands, run_commands, store_commands, e
 
 
 def main() -> None:
-    """Run the command line; errors that the user can fix are one line and status 1."""
+    """Run the command line; errors that the user can fix are one line, with status 1."""
     warn_only()
     try:
         with sigterm_exits():
             app()
     except SystemExit as ended:
         if ended.code in STOPPED:
-            say("mocrop: stopped; completed work is kept, run the same command again to resume", file=sys.stderr)
+            say(f"mocrop: stopped{LEFT_BEHIND.get(sys.argv[1], '')}", file=sys.stderr)
         raise
     except (RunError, RunStopped, StoreError, FfmpegError, VideoError) as error:
         _fail(str(error))
@@ -54,7 +57,7 @@ def main() -> None:
         _fail(f"{error.strerror or error}{f' ({error.filename})' if error.filename else ''}")
     except ModuleNotFoundError as error:
         _fail(missing_extra(error) or record(internal_error(error), None))
-    except Exception as error:  # our own code's: the traceback goes into a log file
+    except Exception as error:  # an internal error: its traceback goes into a log file
         _fail(lack_of_memory(error) or record(internal_error(error), None))
 
 
@@ -79,14 +82,19 @@ def _ffmpeg_build() -> str:
     try:
         return find_ffmpeg().build
     except FfmpegError:
-        return "no ffmpeg that will do (mocrop doctor says more)"
+        return "no usable ffmpeg (run mocrop doctor)"
 
 
 @app.callback()
 def _options(
     show_version: Annotated[
         bool,
-        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the versions that matter."),
+        typer.Option(
+            "--version",
+            callback=_show_version,
+            is_eager=True,
+            help="Print the versions of mocrop, its main packages and ffmpeg.",
+        ),
     ] = False,
 ) -> None:
     pass
@@ -94,7 +102,7 @@ def _options(
 
 @app.command(epilog="Example: mocrop doctor --json")
 def doctor(as_json: JsonFlag = False) -> None:
-    """Check the installation: ffmpeg with libx264, decoders, disk, versions. Says what is wrong and how to fix it."""
+    """Check the installation: Python packages, ffmpeg with libx264, decoders, disk. Say how to fix what is wrong."""
     from pipelines.cli.doctor import checks
 
     found = checks(on_check=None if as_json else _print_check)
@@ -105,6 +113,7 @@ def doctor(as_json: JsonFlag = False) -> None:
 
 
 def _print_check(check: Any) -> None:
-    say(f"{'ok   ' if check.ok else 'WRONG'}  {check.name}: {check.found}")
+    mark = "-" if check.absent else "ok" if check.ok else "WRONG"
+    say(f"{mark:<5}  {check.name}: {check.found}")
     if check.remedy:
         say(f"       → {check.remedy}")

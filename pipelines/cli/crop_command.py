@@ -1,4 +1,4 @@
-"""The command on one video: ``crop``."""
+"""The command for one video: ``crop``."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ app = typer.Typer()
 
 @app.command(epilog="Example: mocrop crop in.mp4 out.mp4 --area 0.5 --size 224x224")
 def crop(
+    context: typer.Context,
     source: Annotated[
         str, typer.Argument(help="The video: a file, or s3://bucket/clip.mp4.", metavar="IN", callback=expanded_path)
     ],
@@ -30,33 +31,47 @@ def crop(
     ] = None,
     method: Annotated[str, typer.Option(help=f"How the box is chosen: {', '.join(list_methods())}.")] = DEFAULT,
     area: Annotated[
-        float | None, typer.Option(help="Area of the box as a share of the frame's [default: the method's own].")
+        float | None,
+        typer.Option(help="Area of the box as a share of the frame's, above 0, at most 1 [default: the method's]."),
     ] = None,
     segments: Annotated[
         int,
-        typer.Option(min=1, max=200, help="Equal parts of the video, each with a box; it moves from one to the next."),
+        typer.Option(min=1, max=200, help="Number of equal parts of the video; the box moves from part to part."),
     ] = 1,
     size: Annotated[
-        str | None, typer.Option(help="Width and height to resize the box to, px [default: its own].", metavar="WxH")
+        str | None,
+        typer.Option(
+            help="Size of the output, px: width x height, such as 320x240, or one number for a square; even numbers. "
+            "(In Python, size is (height, width).) [default: the size of the box]",
+            metavar="WxH",
+        ),
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the boxes as JSON and write no video.")] = False,
 ) -> None:
-    """Crop one video to where its motion is: H.264, with the sound, the times and the upright picture of the source.
+    """Crop one video to its motion. The output is H.264, with the sound, timestamps and orientation of the source.
 
-    A video whose codec has no motion vectors (HEVC, VP9, AV1) is transcoded to H.264 on the way, in a temporary file.
+    A video whose codec has no motion vectors (HEVC, VP9, AV1) is first transcoded to H.264 in a temporary file. H.264
+    needs even sizes: an odd side of the box loses its last column or row.
     """
     from pipelines.cli.progress_bars import frame_progress
     from pipelines.one_video.boxes import method_of
-    from pipelines.one_video.crop_videos import check_target, crop_file
+    from pipelines.one_video.crop_videos import check_size, check_target, crop_file
 
     if target is None and not as_json:
-        raise RunError("OUT: name the file to write, or give --json for the boxes alone")
+        raise typer.BadParameter("OUT: name the file to write, or pass --json to print only the boxes", ctx=context)
     try:
         chosen, pixels = method_of(method, area, segments), _size(size)
-        if target is not None and not as_json:
-            check_target(source, target, pixels)
+        check_size(pixels)
     except ValueError as error:
-        raise RunError(str(error)) from None
+        raise typer.BadParameter(str(error), ctx=context) from None
+    if target is not None and not as_json:
+        try:
+            check_target(source, target)
+        except ValueError as error:
+            raise RunError(str(error)) from None
+        if target.exists() and not overwrite:
+            raise RunError(f"{str(target)!r} already exists; pass --overwrite to replace it")
     with frame_progress() as show:
         report = crop_file(source, None if as_json else target, chosen, pixels, show)
     for note in report.notes:
@@ -65,22 +80,23 @@ def crop(
     if as_json:
         print_json(found)
         return
-    (height, width), box = report.frame_size, report.choice.box
+    (height, width), (out_height, out_width) = report.frame_size, pixels or report.even_size
+    box = report.choice.box
     where = f"box {', '.join(map(str, box.corners))}"
     if len(found["boxes"]) > 1:
         where = f"a moving box of {box.width}x{box.height} px"
-    share = f"{100 * box.area / (height * width):.1f} % of {width}x{height} px"
-    say(f"{target}: {report.num_frames} frames, {where} ({share}), {found['source']}")
+    share = f"{100 * found['area']:.1f} % of {width}x{height} px"
+    say(f"{target}: {report.num_frames} frames of {out_width}x{out_height} px; {where} ({share}), {found['source']}")
 
 
 def _size(text: str | None) -> tuple[int, int] | None:
-    """Height and width of ``WxH``."""
+    """Height and width from ``WxH``, or from one number for a square."""
     if text is None:
         return None
-    found = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
+    found = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text)
     if found is None:
-        raise ValueError(f"--size {text!r}: give width and height in px, such as 224x224")
-    return int(found[2]), int(found[1])
+        raise ValueError(f"--size {text!r}: give width and height in px, such as 320x240, or one number for a square")
+    return int(found[2] or found[1]), int(found[1])
 
 
 def _as_json(source: str, method: str, report: Any) -> dict[str, Any]:
@@ -91,7 +107,9 @@ def _as_json(source: str, method: str, report: Any) -> dict[str, Any]:
     return {
         "video": shown(source),
         "method": method,
+        "segments": getattr(report.method, "segments", 1),
         "frame_size": list(report.frame_size),
+        "area": round(choice.box.area / (report.frame_size[0] * report.frame_size[1]), 6),
         "num_frames": report.num_frames,
         "source": "motion" if choice.source == SOURCE_MOTION else "fallback: nothing moves",
         "score": None if choice.source != SOURCE_MOTION else float(choice.score),
@@ -101,7 +119,7 @@ def _as_json(source: str, method: str, report: Any) -> dict[str, Any]:
 
 
 def _runs(choice: Any, num_frames: int) -> Iterator[dict[str, Any]]:
-    """The box of each frame, frames with the same box together."""
+    """The boxes as runs of consecutive frames with the same box."""
     boxes = (choice.path.box_at(frame) if choice.path else choice.box for frame in range(num_frames))
     stop = 0
     for box, frames in groupby(boxes):

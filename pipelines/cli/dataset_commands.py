@@ -1,4 +1,4 @@
-"""The commands that bring videos and list them: ``synth``, ``fetch`` and ``index``."""
+"""The commands that provide videos and clip tables: ``synth``, ``fetch`` and ``index``."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ app = typer.Typer()
 @app.command(epilog="Example: mocrop synth toy --classes 4 --clips-per-class 12")
 def synth(
     directory: Annotated[Path, typer.Argument(help="Folder to write into.", metavar="DIR", callback=expanded_path)],
-    classes: Annotated[int, typer.Option(help="Classes, 2 to 12.")] = 4,
-    clips_per_class: Annotated[int, typer.Option(help="Clips of each class, from 3 on.")] = 12,
-    seed: Annotated[int, typer.Option(help="Seed: the same one gives the same pixels.")] = 0,
+    classes: Annotated[int, typer.Option(help="Number of classes, 2 to 12.")] = 4,
+    clips_per_class: Annotated[int, typer.Option(help="Clips per class, at least 3.")] = 12,
+    seed: Annotated[int, typer.Option(help="Random seed; equal seeds give equal pixels.")] = 0,
     as_json: JsonFlag = False,
 ) -> None:
-    """Write a small data set of UCF-101's shape whose classes can only be told apart by what moves."""
+    """Write a small data set with the layout of UCF-101, whose classes differ only in what moves."""
     from pipelines.acquire.synthetic import write_dataset
     from pipelines.cli.progress_bars import count_progress
 
@@ -51,15 +51,18 @@ def fetch(
     directory: Annotated[Path, typer.Argument(help="Folder to download into.", metavar="DIR", callback=expanded_path)],
     url: Annotated[
         str | None,
-        typer.Option(help="A mirror: a folder's address, or that of an archive of the videos, the lists beside it."),
+        typer.Option(help="A mirror: the URL of a folder, or of an archive of the videos with the lists next to it."),
     ] = None,
     zip_copy: Annotated[
-        bool, typer.Option("--zip", help="The zip copy of TensorFlow Datasets: no program is needed to unpack it.")
+        bool,
+        typer.Option(
+            "--zip", help="Download the zip copy of TensorFlow Datasets, which needs no program to unpack it."
+        ),
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before the download.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Download without asking.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Download a public data set and unpack it. Says first what, from where, how much and under which terms."""
+    """Download a public data set and unpack it, after showing its source, size and terms of use."""
     from pipelines.acquire.fetch import fetch as fetch_all
     from pipelines.acquire.fetch import plan_fetch
     from pipelines.cli.progress_bars import byte_progress
@@ -72,7 +75,7 @@ def fetch(
         tell(line)
     if wanted.items and not yes:
         if not sys.stdin.isatty():
-            raise RunError("nothing was downloaded: nobody is there to be asked; add --yes")
+            raise RunError("nothing was downloaded: stdin is not a terminal; pass --yes")
         typer.confirm("Download?", abort=True, err=True)
     with byte_progress() as on_bytes:
         found = fetch_all(wanted, tell, on_bytes)
@@ -101,19 +104,21 @@ def index(
     out: Annotated[
         Path, typer.Option(help="Clip table to write: .csv, or .jsonl for JSON Lines.", callback=expanded_path)
     ],
-    format: Annotated[str, typer.Option(help="What the lists are; auto says what it takes them for.")] = "auto",
+    format: Annotated[
+        str, typer.Option(help="Format of the lists; auto recognises it and reports which it is.")
+    ] = "auto",
     lists: Annotated[
         Path | None,
-        typer.Option(help="Folder of the lists [default: SOURCE and the folders in it].", callback=expanded_path),
+        typer.Option(help="Folder of the lists [default: SOURCE and its subfolders].", callback=expanded_path),
     ] = None,
     val_as_test: Annotated[
         bool,
-        typer.Option("--val-as-test", help="Test on the validation part, as is usual for Kinetics and SSv2."),
+        typer.Option("--val-as-test", help="Use the validation part for testing, as is usual for Kinetics and SSv2."),
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a table that exists.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing table.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Make a clip table from the lists or folders of a public data set; count what is missing and compare counts."""
+    """Make a clip table from the lists or folders of a public data set; compare its counts with the published ones."""
     from pipelines.acquire.index import write_index
 
     written = write_index(source, out, format, lists, val_as_test=val_as_test, overwrite=overwrite)

@@ -1,4 +1,4 @@
-"""The whole job in small: a synthetic data set, its store, two trainings, and a page to look at."""
+"""The whole pipeline in small: a synthetic data set, its store, two trainings, and a report page."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from pipelines.runs.options import Options
 from pipelines.store.records import Summary
 
 RECIPE = "smoke"
-CLIPS_PER_CLASS = 40  # fewer test too few clips to show anything
+CLIPS_PER_CLASS = 40  # fewer clips would leave too few for testing
 
 
 def run_demo(out: Path, *, say: Callable[[str], None]) -> Summary:
-    """Make the data set and the store in ``out``, train and test on it in short, and write the page of the store.
+    """Make the data set and the store in ``out``, run short trainings and tests, and write the report page.
 
-    A run that was stopped is resumed. Without torch there is no training.
+    An interrupted demo is resumed. Without torch, the trainings are left out.
     """
     from pipelines.cli.progress_bars import stage_progress
     from pipelines.flow_runs import run_here
@@ -37,18 +37,18 @@ def run_demo(out: Path, *, say: Callable[[str], None]) -> Summary:
         summary = run_here(options, show)
     say(f"2. {summary.done} of {summary.clips} clips preprocessed into {store}")
     if find_spec("torch") is None:
-        say('3. no training: it comes with pip install "mocrop[train]"')
+        say('3. no training, which needs: pip install "mocrop[train]"')
     else:
-        say("3. two short trainings, on the whole frames and on the crops, and a test of every view")
+        say("3. two short trainings, on whole frames and on crops, and a test of every view")
         train(store, out)
     page = write_report(str(store), out / "report.html", annotations=made.annotations)
-    say(f"4. a page with every clip's box, density and crop: {page.out}")
+    say(f"4. a report with every clip's box, density and crop: {page.out}")
     say(f"Next: open {page.out}; mocrop boxes {store} --view mocrop; mocrop status {store}; mocrop verify {store}")
     return summary
 
 
 def train(store: Path, out: Path) -> None:
-    """Run the demonstration's trainings in a process of their own: this package does not import the training one."""
+    """Run the demo's trainings in a separate process, because this package does not import `training`."""
     command = own_python("-m", "training.demo", str(store), "--out", str(out / "training"))
     if status := subprocess.run(command, check=False).returncode:
-        raise RunError(f"the training ended with status {status}; its own lines above say why")
+        raise RunError(f"the training ended with status {status}; see its output above")

@@ -1,4 +1,4 @@
-"""What `mocrop doctor` checks: whether this machine can run the whole chain, and how to fix what is wrong."""
+"""The checks of `mocrop doctor`: whether this machine can run everything, and how to fix what is wrong."""
 
 from __future__ import annotations
 
@@ -32,20 +32,24 @@ _FRAMES = 12
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One finding: its name, whether all is well, what was found, and the remedy ("" if all is well)."""
+    """One finding: its name, whether it is in order, what was found, and the remedy ("" if it is in order).
+
+    ``absent`` marks an optional part that is not installed, which is in order.
+    """
 
     name: str
     ok: bool
     found: str
     remedy: str = ""
+    absent: bool = False
 
 
 def checks(folder: Path | None = None, *, on_check: Callable[[Check], None] | None = None) -> list[Check]:
-    """Check everything and return the findings in a fixed order; ``on_check`` gets each as soon as known.
+    """Check everything and return the findings in a fixed order; ``on_check`` is called with each of them.
 
-    ``folder`` is where the work folder or the store is to be (default: the working folder); it may be new.
+    ``folder`` is the future place of the work folder or the store (default: the working folder); it may not exist yet.
     Nothing is changed: the trial videos are in a temporary folder. It takes some seconds, most of them for
-    importing torch in a process of its own. What is wrong is a `Check`, never an exception.
+    importing torch in a separate process. Faults are returned as `Check`, never raised.
     """
     found: list[Check] = []
     for check in _each(Path.cwd() if folder is None else Path(folder)):
@@ -68,11 +72,11 @@ def _each(folder: Path) -> Iterator[Check]:
 def python_check() -> Check:
     found = ".".join(map(str, sys.version_info[:3]))
     ok = (3, 11) <= sys.version_info[:2] < (3, 14)
-    return Check("python", ok, found, "" if ok else "make the environment with Python 3.11, 3.12 or 3.13")
+    return Check("python", ok, found, "" if ok else "create the environment with Python 3.11, 3.12 or 3.13")
 
 
 def package_checks() -> Iterator[Check]:
-    """The versions of what this package requires, as its own metadata say; those of extras may be absent."""
+    """The versions of the packages in this package's metadata; those of extras may be absent."""
     try:
         lines = importlib.metadata.requires("mocrop") or []
     except importlib.metadata.PackageNotFoundError:
@@ -87,14 +91,14 @@ def package_checks() -> Iterator[Check]:
 
 
 def package_check(needed: Requirement, extra: str | None) -> Check:
-    """Whether one requirement is met; an absent one is an error only where no ``extra`` brings it."""
+    """Whether one requirement is met; an absent package is an error unless it belongs to an ``extra``."""
     wanted = f"{needed.name}{needed.specifier}"
     remedy = f'pip install "{wanted}"'
     try:
         version = importlib.metadata.version(needed.name)
     except importlib.metadata.PackageNotFoundError:
         if extra:
-            return Check(needed.name, True, f'not installed: only the extra "{extra}" needs it')
+            return Check(needed.name, True, f'not installed; part of the extra "{extra}"', absent=True)
         return Check(needed.name, False, "not installed", remedy)
     if needed.specifier.contains(Version(version), prereleases=True):
         return Check(needed.name, True, version)
@@ -103,12 +107,12 @@ def package_check(needed: Requirement, extra: str | None) -> Check:
 
 
 def torch_check() -> Check:
-    """Whether torch and torchvision work together, by importing both in a process of its own."""
+    """Whether torch and torchvision work together, tested by importing both in a separate process."""
     name = "torch with torchvision"
     try:
         versions = [importlib.metadata.version(package) for package in ("torch", "torchvision")]
     except importlib.metadata.PackageNotFoundError as absent:
-        return Check(name, True, f'no {absent.name}: training is off until pip install "mocrop[train]"')
+        return Check(name, True, f'no {absent.name}; training needs: pip install "mocrop[train]"', absent=True)
     script = "import torch, torchvision; print(torch.cuda.device_count())"
     try:
         child = subprocess.run(
@@ -119,37 +123,37 @@ def torch_check() -> Check:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return Check(name, False, f"importing them took over {_TORCH_SECONDS:g} s", "look at the disk and memory")
+        return Check(name, False, f"importing them took over {_TORCH_SECONDS:g} s", "check the disk and memory")
     found = f"torch {versions[0]}, torchvision {versions[1]}"
     if child.returncode == 0:
         gpus = int(child.stdout.split()[-1])
         return Check(name, True, f"{found}, {f'{gpus} GPU' if gpus else 'no GPU: training runs on the CPU'}")
     last = (child.stderr.strip().splitlines() or [f"exit status {child.returncode}"])[-1]
     remedy = "install both from one index: pip install --force-reinstall torch torchvision (a CPU-only torch "
-    remedy += "beside the usual torchvision does not work)"
+    remedy += "does not work with the usual torchvision)"
     return Check(name, False, f"{found} cannot be imported: {last}", remedy)
 
 
 def video_checks() -> Iterator[Check]:
-    """ffmpeg, and a trial of the chain on a tiny video: MPEG-4 written, read, made H.264, and read again."""
+    """ffmpeg, and a test with a tiny video: write MPEG-4, read it, transcode it to H.264, and read that."""
     try:
-        from pipelines.media import (  # here, so that a broken install is a finding and not a crash
+        from pipelines.media import (  # imported here, so that a broken installation is a finding and not a crash
             decoder,
             encoder,
             ffmpeg_binary,
         )
     except ImportError as error:
-        yield Check("ffmpeg", False, f"cannot be looked for: {error}", "run pip install -e . again")
+        yield Check("ffmpeg", False, f"the search for it failed: {error}", "install mocrop again")
         return
     try:
         tool = ffmpeg_binary.find_ffmpeg()
     except ffmpeg_binary.FfmpegError as error:
         remedy = "install an ffmpeg with libx264 (Debian, Ubuntu: apt install ffmpeg; macOS: brew install ffmpeg)"
         if os.environ.get("MOCROP_FFMPEG"):
-            remedy += ", or unset MOCROP_FFMPEG, or let it name one"
+            remedy += ", or unset MOCROP_FFMPEG or set it to such a program"
         yield Check("ffmpeg", False, str(error), remedy)
         return
-    origin = "the one that comes with imageio-ffmpeg" if "imageio_ffmpeg" in tool.path else "the system's"
+    origin = "bundled with imageio-ffmpeg" if "imageio_ffmpeg" in tool.path else "of the system"
     origin = "named by MOCROP_FFMPEG" if os.environ.get("MOCROP_FFMPEG") else origin
     yield Check("ffmpeg", True, f"{tool.version} with libx264, {origin}: {tool.path}")
     with tempfile.TemporaryDirectory(prefix="mocrop-doctor-") as scratch:
@@ -160,14 +164,14 @@ def video_checks() -> Iterator[Check]:
 
 
 def _trial(codec: str, video: ModuleType, write: Callable[[], object], path: Path) -> Check:
-    """Whether a written video of moving texture gives back its frames and some motion vectors."""
+    """Whether a video of a moving texture can be written and read back with its frames and some motion vectors."""
     name = f"{codec} round trip"
     remedy = 'reinstall the decoders with pip install --force-reinstall "av>=18,<19", or try another ffmpeg by '
     remedy += "MOCROP_FFMPEG"
     try:
         write()
         motion = video.extract(path, lambda vectors: None)
-    except Exception as error:  # whatever goes wrong in the trial is what the user came to learn
+    except Exception as error:  # any failure of the test is a finding
         return Check(name, False, f"{type(error).__name__}: {error}", remedy)
     found = f"{motion.num_frames} frames, {motion.num_vectors} motion vectors"
     if motion.num_frames == _FRAMES and motion.num_vectors > 0:
@@ -176,7 +180,7 @@ def _trial(codec: str, video: ModuleType, write: Callable[[], object], path: Pat
 
 
 def _moving() -> Iterator[np.ndarray]:
-    """Frames (96, 128, 3) uint8 of a random texture that moves 3 px a frame to the right."""
+    """Frames (96, 128, 3) uint8 of a random texture that moves to the right by 3 px per frame."""
     coarse = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
     texture = coarse.repeat(4, axis=0).repeat(4, axis=1)
     for frame in range(_FRAMES):
@@ -184,20 +188,20 @@ def _moving() -> Iterator[np.ndarray]:
 
 
 def disk_check(folder: Path) -> Check:
-    """Free space and the right to write where ``folder`` is or would be."""
+    """Free space and write permission at ``folder``, or where it would be created."""
     place = folder.absolute()
     while not place.exists():
         place = place.parent
     if not place.is_dir():
-        return Check("disk", False, f"{place} is a file", "name a folder")
+        return Check("disk", False, f"{place} is a file", "give a folder")
     free = shutil.disk_usage(place).free
     found = f"{free / GIB:.1f} GiB free at {place}"
     if not os.access(place, os.W_OK | os.X_OK):
-        return Check("disk", False, f"{found}, not writable", "take another folder or change its permissions")
+        return Check("disk", False, f"{found}, not writable", "choose another folder or change its permissions")
     if free < LEAST_DISK:
-        remedy = f"free some: the demo needs {LEAST_DISK / GIB:g} GiB; mocrop plan says what a data set needs"
+        remedy = f"free some space: the demo needs {LEAST_DISK / GIB:g} GiB; mocrop plan estimates it for a data set"
         return Check("disk", False, found, remedy)
-    return Check("disk", True, f"{found}; mocrop plan says what a data set needs")
+    return Check("disk", True, f"{found}; mocrop plan estimates what a data set needs")
 
 
 def memory_check() -> Check:
@@ -205,15 +209,15 @@ def memory_check() -> Check:
     cores, memory = usable_cores(), usable_memory()
     found = f"{f'{memory / GIB:.1f} GiB' if memory else 'unknown'} of memory, {cores} core{'s'[: cores > 1]}"
     if memory and memory < LEAST_MEMORY:
-        return Check("memory", False, found, f"run where there are {LEAST_MEMORY / GIB:g} GiB, or with --workers 1")
+        return Check("memory", False, found, f"use a machine with {LEAST_MEMORY / GIB:g} GiB, or --workers 1")
     return Check("memory", True, found)
 
 
 def prefect_check() -> Check:
-    """Whether a server answers at ``PREFECT_API_URL`` or at the url in ./prefect.toml; none is needed."""
+    """Whether a server answers at ``PREFECT_API_URL`` or at the URL in ./prefect.toml; none is required."""
     name, url = "prefect server", os.environ.get("PREFECT_API_URL", "")
     if find_spec("prefect") is None:
-        return Check(name, True, 'no prefect: mocrop preprocess is off until pip install "mocrop[pipeline]"')
+        return Check(name, True, 'no prefect; mocrop preprocess needs: pip install "mocrop[pipeline]"', absent=True)
     from pipelines.execution import server_address
 
     settings = Path("prefect.toml")
@@ -223,7 +227,7 @@ def prefect_check() -> Check:
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, AttributeError) as error:
             return Check(name, False, f"prefect.toml cannot be read: {error}", "correct or remove prefect.toml")
     if not url:
-        return Check(name, True, "no PREFECT_API_URL is set: each run brings its own server")
+        return Check(name, True, "PREFECT_API_URL is not set: each run starts its own server")
     if server_address.answers(url):
         return Check(name, True, f"answers at {shown(url)}")
-    return Check(name, True, f"none answers at {shown(url)}: mocrop preprocess brings its own, mocrop serve starts one")
+    return Check(name, True, f"none answers at {shown(url)}: mocrop preprocess and mocrop serve start their own")

@@ -1,4 +1,4 @@
-"""``mocrop evaluate``: how much of annotated actors each view of a store keeps."""
+"""``mocrop evaluate``: how much of the annotated actors each view of a store keeps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ app = typer.Typer()
 
 
 class Format(StrEnum):
-    """What to print."""
+    """Output format."""
 
     TEXT = "text"
     MARKDOWN = "markdown"
@@ -31,8 +31,8 @@ def evaluate(
     annotations: Annotated[
         Path,
         typer.Option(
-            help="Actor boxes: a JSON file, MOTChallenge's CSV, UCF101-24's pyannot.pkl, a folder of such CSV files, "
-            "of J-HMDB's .mat files or of masks (CLIP/00000.png).",
+            help="Actor boxes: a JSON file, a MOTChallenge CSV file, UCF101-24's pyannot.pkl, or a folder of such CSV "
+            "files, of J-HMDB's .mat files or of masks (CLIP/00000.png).",
             metavar="FILE",
             callback=expanded_path,
         ),
@@ -40,21 +40,21 @@ def evaluate(
     group_by: Annotated[
         str | None,
         typer.Option(
-            help="Regular expression: clips in whose ids it, or its parentheses, find the same are one group of the "
-            "intervals [default: UCF-101's v_CLASS_gNN, else each clip].",
+            help="Regular expression that finds the group in a clip's id (the whole match, or its parentheses); the "
+            "bootstrap for the intervals resamples groups [default: UCF-101's v_CLASS_gNN, else each clip].",
             metavar="REGEX",
         ),
     ] = None,
-    format: Annotated[Format | None, typer.Option(help="What to print [default: text].")] = None,
+    format: Annotated[Format | None, typer.Option(help="Output format [default: text].")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """How much of the annotated actor each view keeps, beside boxes of exactly the same area, with intervals."""
+    """Measure how much of the annotated actors each view keeps, next to control boxes of exactly the same area."""
     from pipelines.cli.progress_bars import count_progress
     from pipelines.evaluation import formats
     from pipelines.evaluation.evaluation import evaluate as measure
 
     if as_json and format not in (None, Format.JSON):
-        raise RunError(f"--json with --format {format}: give one of them")
+        raise RunError(f"--json with --format {format}: give only one of them")
     with count_progress("evaluate", "clips") as show:
         found = measure(store, annotations, group_by, show, show)
     match Format.JSON if as_json else format or Format.TEXT:

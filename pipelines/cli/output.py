@@ -1,4 +1,4 @@
-"""What commands print: lines, JSON, the summary of a store."""
+"""Output of commands: lines, JSON, the summary of a store."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def print_json(value: Any) -> None:
 
 
 def say(text: object, file: TextIO | None = None, flush: bool = False) -> None:
-    """Print one line. It may quote a store or a file, which cannot write to the terminal what moves its cursor."""
+    """Print one line; control characters from names in a store or of files are escaped."""
     print(printable(str(text)), file=file, flush=flush)
 
 

@@ -1,4 +1,4 @@
-"""What a person sees while waiting: bars on a terminal, plain lines elsewhere; always on standard error."""
+"""Progress on standard error: bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ FrameProgress = Callable[[str, int, int], None]
 
 
 class _Rate(ProgressColumn):
-    """So many a second."""
+    """The rate per second."""
 
     def __init__(self, unit: str) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class _Rate(ProgressColumn):
 
 @contextmanager
 def stage_progress() -> Iterator[StageProgress]:
-    """A bar a stage with clips, rate and time left; plain lines where standard error is no terminal."""
+    """One bar per stage with clips, rate and time left; plain lines if standard error is not a terminal."""
     if not console.is_terminal:
         yield _plain_stages()
         return
@@ -96,7 +96,7 @@ def _plain_stages() -> StageProgress:
 
 @contextmanager
 def count_progress(what: str, unit: str) -> Iterator[CountProgress]:
-    """One bar for what is counted, with rate and time left; plain lines where standard error is no terminal."""
+    """One bar for a count, with rate and time left; plain lines if standard error is not a terminal."""
     if not console.is_terminal:
         last, told = (0, 0), time.monotonic()
 
@@ -118,7 +118,7 @@ def count_progress(what: str, unit: str) -> Iterator[CountProgress]:
 
 @contextmanager
 def frame_progress() -> Iterator[FrameProgress]:
-    """A bar for each thing that is done to the frames of a video; plain lines where standard error is no terminal."""
+    """One bar per pass over the frames of a video; plain lines if standard error is not a terminal."""
     if not console.is_terminal:
         told = time.monotonic()
 
@@ -148,7 +148,7 @@ def _line(text: str) -> None:
 
 @contextmanager
 def byte_progress() -> Iterator[Callable[[str], OnBytes]]:
-    """A bar a file on standard error; where that is no terminal, a plain line now and then."""
+    """One bar per file on standard error; occasional plain lines if it is not a terminal."""
     if not console.is_terminal:
         yield _plain_bytes
         return

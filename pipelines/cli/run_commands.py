@@ -52,7 +52,7 @@ def plan(
     max_missing: MaxMissing = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Dry run: clips, splits, shards, the bytes and time to expect (from a few clips done for real), problems found."""
+    """Dry run: show clips, splits, shards and problems, and estimate time and space from a few clips processed here."""
     from pipelines.runs.estimate import plan as make_plan
 
     found = make_plan(Options(source, store, splits, recipe, work_dir, workers, None, limit, strict,
@@ -81,19 +81,19 @@ def preprocess(
     work_dir: WorkDir = None,
     workers: Workers = None,
     dask_address: Annotated[
-        str | None, typer.Option(help="A Dask scheduler to send the work to: tcp://host:8786.")
+        str | None, typer.Option(help="Dask scheduler that runs the work, such as tcp://host:8786.")
     ] = None,
     limit: Limit = None,
     strict: Strict = False,
     retry_quarantined: Annotated[
-        bool, typer.Option("--retry-quarantined", help="Try quarantined clips again.")
+        bool, typer.Option("--retry-quarantined", help="Process quarantined clips again.")
     ] = False,
     max_quarantined: MaxQuarantined = 0.05,
     max_missing: MaxMissing = None,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show Prefect's own lines too.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also show Prefect's log.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Run the whole flow here: videos to H.264, motion vectors, boxes and cached crops in one store."""
+    """Run the whole flow: transcode videos to H.264, extract motion vectors, choose boxes, cache crops in one store."""
     options = Options(source, store, splits, recipe, work_dir, workers, dask_address, limit, strict,
                       retry_quarantined, max_quarantined, max_missing, clips, class_names)  # fmt: skip
     dataset = _announced(options)
@@ -106,7 +106,7 @@ def preprocess(
 
 
 def _announced(options: Options) -> Dataset:
-    """The data set that is asked for, after its notices were shown."""
+    """Read the data set and show its notices."""
     from pipelines.runs.options import read_request
     from pipelines.runs.run import about_store
 
@@ -119,8 +119,8 @@ def _announced(options: Options) -> Dataset:
 
 
 def _flow() -> Any:
-    """The flow's module; ``RunError`` where Prefect refuses its settings, which it reads while it is imported."""
-    warnings.filterwarnings("ignore", "Failed to create the Prefect home directory")  # a run does without
+    """Import the flow's module; ``RunError`` if Prefect, which reads its settings on import, refuses them."""
+    warnings.filterwarnings("ignore", "Failed to create the Prefect home directory")  # a run does not need it
     try:
         with stderr_held_back(), no_collections():
             from pipelines import flow_runs
@@ -147,13 +147,13 @@ def serve(
     allow: Annotated[
         list[str] | None,
         typer.Option(
-            help="An address that runs may open: a Dask scheduler (tcp://host:8786), a bucket (s3://bucket), or what "
-            "is below it. Again for more.",
+            help="Address that runs may open: a Dask scheduler (tcp://host:8786) or a bucket or prefix "
+            "(s3://bucket/prefix). May be repeated.",
             metavar="ADDRESS",
         ),
     ] = None,
 ) -> None:
-    """Serve the deployment preprocess-ucf101/local; starts a Prefect server on loopback where none answers."""
+    """Serve the deployment preprocess-ucf101/local; start a Prefect server on loopback if none answers."""
     _flow().serve(allow=allow or ())
 
 
@@ -161,7 +161,7 @@ def serve(
 def demo(
     out: Annotated[Path, typer.Option(help="Folder to write into.", callback=expanded_path)] = Path("demo"),
 ) -> None:
-    """The whole job on a synthetic data set, on a CPU: boxes and crops, two short trainings, their table, the page."""
+    """Run everything on a synthetic data set, on a CPU: a store, two short trainings, a table of results, a report."""
     from pipelines.cli.demo import run_demo
 
     run_demo(out, say=lambda line: say(line, flush=True))

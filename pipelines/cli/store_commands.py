@@ -1,4 +1,4 @@
-"""The commands on a store that exists: what it holds, whether it is whole, pictures of it."""
+"""The commands for existing stores: contents, verification, pictures."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ app = typer.Typer()
 
 @app.command(epilog="Example: mocrop status ucf101.zarr --json")
 def status(store: StoreArgument, as_json: JsonFlag = False) -> None:
-    """Clips done, pending and quarantined, by stage, with the reasons; clips with notes, by kind."""
+    """Show how many clips are done, pending and quarantined, the progress of each stage, reasons and notes."""
     from pipelines.store.records import summarise
 
     print_summary(summarise(store), as_json)
 
 
-@app.command(epilog="Example: mocrop verify ucf101.zarr. What it finds, mocrop preprocess does again.")
+@app.command(epilog="Example: mocrop verify ucf101.zarr. The next mocrop preprocess repairs what it finds.")
 def verify(store: StoreArgument, as_json: JsonFlag = False) -> None:
-    """Read all of a store again; status 1 and a list where a chunk, a fingerprint or a count is wrong."""
+    """Read and check all of a store; list wrong chunks, fingerprints and counts, with exit status 1."""
     from pipelines.cli.progress_bars import count_progress
     from pipelines.store.records import summarise
     from pipelines.store.verify import verify as find_faults
@@ -46,18 +46,18 @@ def verify(store: StoreArgument, as_json: JsonFlag = False) -> None:
             say(f"  {line}")
     if faults:
         if not as_json:
-            say("the same mocrop preprocess command does just these parts again")
+            say("run the same mocrop preprocess command to redo only these parts")
         raise typer.Exit(1)
 
 
-@app.command(epilog="Example: mocrop gc ucf101.zarr, and with --yes once the list is right.")
+@app.command(epilog="Example: mocrop gc ucf101.zarr, then with --yes to remove the listed files.")
 def gc(
     store: StoreArgument,
     work_dir: WorkDir = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove the listed files.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """List what no store needs any more: stale H.264 files in the work folder, unfinished parts; --yes removes them."""
+    """List unneeded files: stale H.264 files in the work folder and temporary files. --yes removes them."""
     from pipelines.disk_space import mebibytes
     from pipelines.runs.cleanup import clear, find_waste
 
@@ -68,7 +68,7 @@ def gc(
         for one in waste:
             say(f"{one.path}: {one.bytes:,} bytes, {one.why}")
     if not as_json:
-        done = "removed" if yes else "to remove; --yes does it" if waste else "to remove"
+        done = "removed" if yes else "to remove with --yes" if waste else "to remove"
         say(f"{len(waste)} files, {mebibytes(sum(one.bytes for one in waste))}, {done}")
 
 
@@ -76,26 +76,26 @@ def gc(
 def boxes(
     store: StoreArgument,
     view: Annotated[str | None, typer.Option(help="Only this view.")] = None,
-    clip: Annotated[str | None, typer.Option(help="Only this clip, by its id.")] = None,
-    by_frame: Annotated[
-        bool, typer.Option("--frames", help="One row for each cached frame, with the box there.")
-    ] = False,
+    clip: Annotated[str | None, typer.Option(help="Only the clip with this id.")] = None,
+    by_frame: Annotated[bool, typer.Option("--frames", help="One row per cached frame, with its box.")] = False,
     as_json: JsonFlag = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     png: Annotated[
         Path | None,
-        typer.Option(help="Draw --clip: a frame with density and boxes, and its crops.", callback=expanded_path),
+        typer.Option(
+            help="Draw the clip of --clip: a frame with density and boxes, and its crops.", callback=expanded_path
+        ),
     ] = None,
     video: Annotated[
         Path | None,
         typer.Option(
-            help="Write --clip with box and vectors drawn in, as .mp4 or .avi, at 25 frames a second.",
+            help="Write the clip of --clip with its box and vectors drawn in: .mp4 or .avi, 25 frames per second.",
             callback=expanded_path,
         ),
     ] = None,
     work_dir: WorkDir = None,
 ) -> None:
-    """The boxes, px of the H.264 frame, half-open, with their share of the frame and of the motion density."""
+    """List the boxes (px of the H.264 frame, half-open) with their share of the frame and of the motion density."""
     from pipelines.cli.tables import box_rows, print_table
 
     if png or video:
@@ -103,7 +103,7 @@ def boxes(
         return
     rows = box_rows(open_store(store), view, clip, by_frame)
     if by_frame and not rows:
-        raise StoreError(f"--frames: no frame is cached yet in {shown(store)!r}; mocrop preprocess caches them")
+        raise StoreError(f"--frames: no frame is cached yet in {shown(store)!r}; finish mocrop preprocess first")
     if as_json:
         print_json(rows)
     elif as_csv:
@@ -141,17 +141,23 @@ def report(
     annotations: Annotated[
         Path | None,
         typer.Option(
-            help="Actor boxes in any form that evaluate reads, to tell how much is kept.", callback=expanded_path
+            help="Actor boxes in any format of mocrop evaluate, to show how much of the actors is kept.",
+            callback=expanded_path,
         ),
     ] = None,
-    clips: Annotated[int, typer.Option(min=0, help="Clips with pictures: the worst, and some of all.")] = 300,
-    clip: Annotated[list[str] | None, typer.Option(help="A clip to have with pictures; may be repeated.")] = None,
+    clips: Annotated[
+        int, typer.Option(min=0, help="Number of clips with pictures: the worst ones and a sample of the rest.")
+    ] = 300,
+    clip: Annotated[list[str] | None, typer.Option(help="Id of a clip to show with pictures; may be repeated.")] = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="A picture of every clip (4.5 kB a clip), and a page of more than 64 MB.")
+        bool,
+        typer.Option(
+            "--all", help="Show pictures of every clip (4.5 kB per clip), and allow a page of more than 64 MB."
+        ),
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Write one page to look at, without a network: every clip's box, density and crop; classes; actors; reasons."""
+    """Write a self-contained HTML report: boxes, densities and crops of clips, classes, actors, quarantined clips."""
     from pipelines.cli.progress_bars import count_progress
     from pipelines.report.page import write_report
 
@@ -171,9 +177,9 @@ def report(
 def export_npy(
     store: StoreArgument,
     directory: Annotated[Path, typer.Argument(help="Folder to write into.", metavar="DIR", callback=expanded_path)],
-    view: Annotated[str | None, typer.Option(help="The motion view [default: the only one].")] = None,
+    view: Annotated[str | None, typer.Option(help="Motion view [default: the only one].")] = None,
 ) -> None:
-    """Write each clip's density map where and as the public MoCrop code's loader looks for it."""
+    """Write each clip's density map as a .npy file, with the names that the public MoCrop code's loader expects."""
     from pipelines.cli.tables import export_npy as export
 
     say(f"{len(export(open_store(store), directory, view))} density maps written to {directory}")

@@ -1,4 +1,4 @@
-"""The boxes of a store as rows to print, and its density maps as the files that the reference loader looks for."""
+"""The boxes of a store as rows to print, and its density maps as files for the reference loader."""
 
 from __future__ import annotations
 
@@ -23,11 +23,10 @@ Row = dict[str, Any]
 
 
 def box_rows(store: Store, view: str | None = None, clip: str | None = None, by_frame: bool = False) -> list[Row]:
-    """One row per clip and view: the box in px, its share of the frame's area, the score (None where there is none).
+    """One row per clip and view: the box in px, its share of the frame's area, the score (None if there is none).
 
-    All views and clips, or only the given ones. ``by_frame`` gives one row for each cached frame, with its number and
-    the box there, which differs between frames where a view's box moves. Raises ``StoreError`` for an unknown view or
-    clip.
+    All views and clips, or only the given ones. ``by_frame`` gives one row per cached frame, with its number and box,
+    which differs between frames if the view's box moves. Raises ``StoreError`` for an unknown view or clip.
     """
     rows = range(len(store.ids)) if clip is None else [store.row(clip)]
     states, sizes = store.table("state"), store.table("frame_size")
@@ -63,7 +62,7 @@ def box_rows(store: Store, view: str | None = None, clip: str | None = None, by_
 
 
 def print_table(rows: Sequence[Row]) -> None:
-    """Print rows with the same columns as a table on standard output, numbers to the right."""
+    """Print rows with the same columns as a table on standard output, numbers right-aligned."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name, value in rows[0].items():
         table.add_column(name, justify="left" if isinstance(value, str) else "right", no_wrap=True)
@@ -77,8 +76,8 @@ def print_table(rows: Sequence[Row]) -> None:
 def export_npy(store: Store, folder: Path, view: str | None = None) -> list[Path]:
     """Write each done clip's density map to ``<Class>/<video>/motion_vectors_denoised_all_mc_<rows>_<cols>.npy``.
 
-    float32 (rows, cols), the counts of sampled vectors: where and as the public code's loader looks for them. The view
-    is the only motion view if none is named; ``StoreError`` if there is none or there are several.
+    The files are float32 (rows, cols) counts of sampled vectors, in the place and form that the public code's loader
+    expects. The default view is the only motion view; ``StoreError`` if there are none or several.
     """
     name = view or _only_motion_view(store)
     one = store.view(name)

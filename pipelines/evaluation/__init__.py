@@ -1,1 +1,1 @@
-"""How much of annotated actors the views of a store keep, beside controls of exactly the same area."""
+"""How much of the annotated actors the views of a store keep, compared with controls of exactly the same area."""

@@ -1,4 +1,4 @@
-"""What each view of a store keeps of the actors of each annotated clip, and what boxes of the same area keep."""
+"""How much of the annotated actors each view of a store keeps, and how much boxes of the same area keep."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from mocrop_core.coverage import (
 Floats = npt.NDArray[np.float64]
 Tables = Mapping[str, npt.NDArray[Any]]
 BoxesOf = Callable[[str, int, npt.NDArray[np.int64]], Floats]
-"""A view's box in each of some frames of a clip, by the view's name, the clip's row and the frames: (n, 4), px."""
+"""The boxes (n, 4), px, for a view's name, a clip's row and n frame numbers."""
 
 WAYS = ("view", "centre", "random", "best")
-"""The boxes that are compared: the view's own, and of exactly its area: in the middle of the frame, at random places,
+"""The compared boxes: the view's own, and of exactly its area: in the middle of the frame, at random positions,
 and the static one that keeps most of the actors."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ViewCoverage:
-    """What a view keeps, by clip in the order of ``Coverage.rows``, and what boxes of its area keep.
+    """How much a view, and boxes of its area, keep of each clip, in the order of ``Coverage.rows``.
 
-    ``area`` (n,): the box's share of the frame. ``mean`` and ``mostly`` (n, 4), a column for each of `WAYS`: the mean
-    share of an actor's box that is inside, and the share of the actor's boxes of which at least 90 % is.
+    ``area`` (n,): the box's share of the frame. ``mean`` and ``mostly`` (n, 4), one column per entry of `WAYS`: the
+    mean share of an actor's box that is inside, and the share of actor boxes of which at least 90 % is inside.
     """
 
     name: str
@@ -62,10 +62,10 @@ def coverage(
     boxes_of: BoxesOf,
     on_clip: Callable[[int, int], None] = lambda done, total: None,
 ) -> Coverage:
-    """What is kept of the actors by each view and by boxes of exactly its area.
+    """How much of the actors each view, and boxes of exactly its area, keep.
 
-    ``tables`` are the store's, by path; ``boxes_of`` gives its boxes by frame, as `stored_boxes`. Clips without a box
-    in some view are left out, so that all views are compared on the same clips. ``on_clip`` is told of progress.
+    ``tables`` are the store's, by path; ``boxes_of`` gives its boxes by frame, like `stored_boxes`. Clips without a box
+    in some view are left out, so that all views are compared on the same clips. ``on_clip`` reports progress.
     """
     rows = [row for row in sorted(matched.boxes) if not views_without_box(recipe, tables, row)]
     found = np.empty((len(recipe.views), 9, len(rows)))
@@ -82,7 +82,7 @@ def coverage(
 def stored_boxes(
     records: Mapping[str, Mapping[int, Record[BoxRow]]], recipe: Recipe, ids: Sequence[str], tables: Tables
 ) -> BoxesOf:
-    """The boxes of a store: where a view's box moves, as its record of the stage boxes says; else one for all frames.
+    """The boxes of a store: those in the records of the stage boxes for views that move; else one box for all frames.
 
     ``records`` are those of the stage boxes, by view and shard; ``ids`` and ``tables`` the store's.
     """
@@ -99,14 +99,14 @@ def stored_boxes(
 
 
 def views_without_box(recipe: Recipe, tables: Tables, row: int) -> list[str]:
-    """The views that have no box for a clip, or none yet."""
+    """The views without a box for a clip."""
     return [view.name for view in recipe.views if not tables[f"views/{view.name}/source"][row]]
 
 
 def mismatches(
     found: Coverage, recipe: Recipe, ids: Sequence[str], tables: Tables, matched: Matched
 ) -> dict[str, list[str]]:
-    """What of the annotations does not match, by clip id: what ``matched`` says, and the views without a box."""
+    """The problems by clip id: those in ``matched``, and views without a box."""
     lines = {id: list(own) for id, own in matched.problems.items()}
     for row in sorted(set(matched.boxes) - set(found.rows)):
         without = ", ".join(views_without_box(recipe, tables, row))
@@ -115,7 +115,7 @@ def mismatches(
 
 
 def _of_clip(actors: ActorBoxes, recipe: Recipe, tables: Tables, boxes_of: BoxesOf, row: int) -> Floats:
-    """(views, 9): area, then the mean shares and the shares mostly kept of `WAYS`."""
+    """(views, 9): the area, then for each of `WAYS` the mean shares, then the shares mostly kept."""
     size = int(tables["frame_size"][row][0]), int(tables["frame_size"][row][1])
     unique, counts = np.unique(actors.box, axis=0, return_counts=True)
     weights = counts / counts.sum()
@@ -133,7 +133,7 @@ def _of_clip(actors: ActorBoxes, recipe: Recipe, tables: Tables, boxes_of: Boxes
             controls[area] = _kept(unique, weights, middle), (float(mean @ weights), float(mostly @ weights)), best
         centre, anywhere, best = controls[area]
         found = _kept(unique, weights, best)
-        if (boxes == boxes[0]).all() and own[0] > found[0]:  # the search is exact to a fraction of a pixel
+        if (boxes == boxes[0]).all() and own[0] > found[0]:  # the search is accurate to a fraction of a pixel
             found = own
         values.append([area, *np.transpose([own, centre, anywhere, found]).ravel()])
     return np.array(values)

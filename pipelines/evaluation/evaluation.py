@@ -1,4 +1,4 @@
-"""``mocrop evaluate``: a store and annotations in, means by class and view with intervals out."""
+"""``mocrop evaluate``: means by class and view with intervals, from a store and annotations."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from pipelines.evaluation.groups import Groups, groups_of
 from pipelines.store.records import Progress, expected_tables
 
 ALL = None
-"""The class of rows over all clips: no class can have this name."""
+"""The class of rows over all clips; no real class can have this name."""
 MEASURES = ("kept", "mostly")
-"""The mean share of an actor's box that is inside, and the share of actor boxes of which at least 90 % is."""
+"""The mean share of an actor's box that is inside, and the share of actor boxes of which at least 90 % is inside."""
 
 Row = dict[str, Any]
 OnClip = Callable[[int, int], None]
@@ -32,10 +32,10 @@ def _silent(done: int, total: int) -> None: ...
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What was measured. ``rows``: `rows_of`; ``problems``: what of the annotations did not match, by clip id.
+    """The results. ``rows``: as in `rows_of`; ``problems``: annotations that do not match, by clip id.
 
-    Of ``annotated`` clips ``clips`` were evaluated, with ``boxes`` of actors; the boxes of ``scaled`` clips came from
-    another size of the frame; ``unannotated`` of the store's ``stored`` clips have no annotation.
+    Of the ``annotated`` clips, ``clips`` were evaluated, with ``boxes`` actor boxes; the boxes of ``scaled`` clips were
+    scaled from a different frame size; ``unannotated`` of the store's ``stored`` clips have no annotation.
     """
 
     store: str
@@ -55,10 +55,10 @@ class Evaluation:
 def evaluate(
     location: str, annotations: Path, group_by: str | None = None, on_read: OnClip = _silent, on_clip: OnClip = _silent
 ) -> Evaluation:
-    """What the views of a store keep of the annotated actors.
+    """Measure how much of the annotated actors the views of a store keep.
 
-    ``group_by``: as `groups_of`. ``on_read`` and ``on_clip`` are told of progress. ``StoreError`` in one line for a
-    store or annotations that cannot be read, and where no annotated clip can be evaluated.
+    ``group_by``: as in `groups_of`. ``on_read`` and ``on_clip`` report progress. Raises a one-line ``StoreError`` for
+    an unreadable store or annotations, and if no annotated clip can be evaluated.
     """
     store = open_store(location)
     try:
@@ -97,11 +97,11 @@ def evaluate(
 
 
 def rows_of(found: Coverage, labels: Sequence[int], class_names: Sequence[str], groups: Groups) -> list[Row]:
-    """A row for each view over all clips (``class`` is None), then for each class and view: each clip counts the same.
+    """One row per view over all clips (``class`` is None), then one per class and view; all clips have equal weight.
 
-    For each of `MEASURES`: its mean for the view's own box, beside ``_centre``, ``_random`` and ``_best``, then
-    ``_minus_centre`` and the ends of its intervals, such as ``_low_90`` and ``_high_90``, from the bootstrap over
-    groups; None where there is but one group.
+    For each of `MEASURES`: its mean for the view's own box, then with ``_centre``, ``_random`` and ``_best``, then
+    ``_minus_centre`` and the bounds of its intervals, such as ``_low_90`` and ``_high_90``, from the bootstrap over
+    groups; None if there is only one group.
     """
     chosen: list[tuple[str | None, Any]] = [(ALL, np.ones(len(labels), bool))]
     for label in sorted(set(labels)):
@@ -130,12 +130,12 @@ def rows_of(found: Coverage, labels: Sequence[int], class_names: Sequence[str], 
 
 
 def bootstrap_settings() -> dict[str, Any]:
-    """How intervals come about."""
+    """The settings of the bootstrap."""
     return {"resamples": RESAMPLES, "seed": SEED, "levels": list(LEVELS), "unit": "group"}
 
 
 def _ends(values: Any, groups: Any) -> Any:
-    """The intervals of the means of columns, (columns, levels, 2); None for but one group."""
+    """The intervals of the means of columns, (columns, levels, 2); None for a single group."""
     if len(set(groups)) < 2:
         return None
     return intervals(resampled_means(values, groups, np.random.default_rng(SEED)))

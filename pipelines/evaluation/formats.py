@@ -17,22 +17,24 @@ TITLES = {
     "mostly": "Share of actor boxes kept to at least 90 %",
 }
 EXPLANATION = (
-    "An actor in a frame is one box; shares are averaged over the boxes of a clip, then over clips.",
-    "centre, random, best: boxes of exactly the view's area, with fractions of pixels: of the frame's shape, in its "
-    "middle; the same, on average over 32 × 32 places; the static box of any shape that keeps most on average, found "
-    "with the actor boxes.",
+    "kept: the view's boxes. Shares are averaged over the actor boxes of a clip (one per actor and frame), then over "
+    "clips.",
+    "centre: a box of the same area and the frame's shape in the middle of the frame.",
+    "random: such a box at a random position (average over 32 × 32 positions).",
+    "best: the static box of the same area, of any shape, that keeps most of the actor; it is found with the "
+    "annotations and is an upper bound for one static box per clip.",
 )
-SHOWN = 10  # kinds of problems, and clips of each, that are listed in a text
-_DIFFERING = re.compile(r"'[^']*'|\d+(\.\d+)?")  # what differs in lines of one kind
+SHOWN = 10  # kinds of problems, and clips per kind, listed as text
+_DIFFERING = re.compile(r"'[^']*'|\d+(\.\d+)?")  # the parts in which lines of one kind differ
 
 
 def as_json(found: Evaluation) -> dict[str, Any]:
-    """All of it, JSON-like."""
+    """The evaluation as JSON-like values."""
     return {**dataclasses.asdict(found), "bootstrap": bootstrap_settings()}
 
 
 def as_csv(found: Evaluation) -> str:
-    """The rows, a column for each number."""
+    """The rows, with one column per number."""
     out = io.StringIO()
     writer = csv.DictWriter(out, list(found.rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -41,7 +43,7 @@ def as_csv(found: Evaluation) -> str:
 
 
 def as_markdown(found: Evaluation) -> str:
-    """Tables for each measure, over all clips and by class, with what they mean."""
+    """Tables for each measure, over all clips and by class, with a legend."""
     parts = ["\n".join(f"- {printable(line)}" for line in heading(found)) + "\n"]
     for title, rows in tables(found):
         parts.append(f"### {title}\n\n{markdown_table(rows)}")
@@ -61,13 +63,13 @@ def markdown_table(rows: list[Row]) -> str:
 
 
 def heading(found: Evaluation) -> list[str]:
-    """What was evaluated and how, a line each."""
+    """Lines that say what was evaluated and what the columns mean."""
     lines = [
         f"{found.clips} of {found.annotated} annotated clips, {found.boxes:,} actor boxes; {found.store} has "
         f"{found.stored} clips, {found.unannotated} of them not annotated",
         *EXPLANATION,
-        f"Intervals of the difference to the centre: percentile bootstrap over {found.groups} groups, "
-        f"{RESAMPLES:,} resamples, seed {SEED}. Groups: {found.grouped}.",
+        f"view − centre: kept minus centre, with intervals by percentile bootstrap over {found.groups} groups of clips "
+        f"({found.grouped}), {RESAMPLES:,} resamples, seed {SEED}.",
     ]
     if found.scaled:
         lines.append(f"The boxes of {found.scaled} clips were scaled from the annotations' frame size to the clip's.")
@@ -75,7 +77,7 @@ def heading(found: Evaluation) -> list[str]:
 
 
 def tables(found: Evaluation) -> list[tuple[str, list[Row]]]:
-    """Title and rows of each table: each measure over all clips, and by class where there are several."""
+    """Title and rows of each table: each measure over all clips, and by class if there are several."""
     whole = [row for row in found.rows if row["class"] is ALL]
     parts = [row for row in found.rows if row["class"] is not ALL]
     made = [(TITLES[measure], [_short(row, measure) for row in whole]) for measure in MEASURES]
@@ -88,7 +90,7 @@ def tables(found: Evaluation) -> list[tuple[str, list[Row]]]:
 
 
 def _short(row: Row, measure: str) -> Row:
-    """The columns of a table for people."""
+    """The columns shown in tables."""
     kept = {
         "view": row["view"],
         "clips": row["clips"],
@@ -105,7 +107,7 @@ def _short(row: Row, measure: str) -> Row:
 
 
 def problem_lines(found: Evaluation) -> list[str]:
-    """What of the annotations does not match: each kind, whatever its numbers, with the first clips that have it."""
+    """One line per kind of problem with the annotations, ignoring its numbers, with the first affected clips."""
     kinds: dict[str, list[tuple[str, str]]] = {}
     for id, lines in found.problems.items():
         for line in lines:
@@ -122,7 +124,7 @@ def problem_lines(found: Evaluation) -> list[str]:
 
 
 def signed(value: float) -> str:
-    """Three digits with the sign, but for 0."""
+    """The value with three decimals and its sign; 0 without a sign."""
     return f"{value:+.3f}" if abs(value) >= 0.0005 else "0.000"
 
 

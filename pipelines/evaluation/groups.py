@@ -1,4 +1,4 @@
-"""Which clips belong together: those of one recording are not independent of each other."""
+"""Groups of clips: those of one recording are not independent of each other."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from data_specs.stored import StoreError
 
 UCF101 = r"(?:^|/)(v_\w+_g\d+)_c\d+$"
-"""UCF-101's names: clips of one class and one g are of one recording."""
+"""Names of UCF-101: clips with the same class and g come from one recording."""
 
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """A group's name for each clip, and how they came about in a sentence; ``alone`` counts clips that matched none."""
+    """The name of each clip's group, and a phrase on how they were made; ``alone`` counts clips without a match."""
 
     names: list[str]
     about: str
@@ -22,10 +22,10 @@ class Groups:
 
 
 def groups_of(ids: Sequence[str], pattern: str | None) -> Groups:
-    """The groups of clips: what ``pattern`` finds in their ids, or what is in its parentheses.
+    """The groups of clips: the match of ``pattern`` in their ids, or the contents of its parentheses.
 
-    Without a pattern it is `UCF101` if that matches any clip, else each clip is a group of its own. A clip that the
-    pattern does not match is a group of its own. ``StoreError`` for a pattern that is none, or that matches no clip.
+    The default pattern is `UCF101` if it matches any clip; else each clip is a group of its own, as is every clip
+    without a match. ``StoreError`` for an invalid pattern, or one that matches no clip.
     """
     try:
         wanted = re.compile(UCF101 if pattern is None else pattern)

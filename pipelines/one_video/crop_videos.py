@@ -1,4 +1,4 @@
-"""One video in, the cropped video out."""
+"""Cropping one video to its box."""
 
 from __future__ import annotations
 
@@ -19,13 +19,22 @@ from pipelines.one_video.sources import Source, local_video, name_of
 
 @dataclass(frozen=True, slots=True)
 class CropReport:
-    """What became of a video: its ``choice``, the ``frame_size`` (height, width, px) that the box is in, its number of
-    frames, and a line for whatever was passed over, chosen or repaired."""
+    """The result of one video.
 
+    ``choice`` was made by ``method``, in a frame of ``frame_size`` (height, width), px; ``notes`` has one line for each
+    thing that was passed over, chosen or repaired.
+    """
+
+    method: AnyMethod
     choice: BoxSelection
     frame_size: tuple[int, int]
     num_frames: int
     notes: tuple[str, ...]
+
+    @property
+    def even_size(self) -> tuple[int, int]:
+        """Height and width of the cropped video if it is not resized, px: the box without odd rows and columns."""
+        return self.choice.box.height // 2 * 2, self.choice.box.width // 2 * 2
 
 
 def crop_video(
@@ -39,13 +48,13 @@ def crop_video(
 ) -> BoxSelection:
     """Find the box of a video and write the video cropped to it.
 
-    source: as `read_motion_vectors` takes it; any codec. target: the file to write, .mp4, .m4v, .mov or .mkv; it
-    appears once it is whole, in the place of one that exists. method, area, segments: as `find_box` takes them, at most
-    200 segments. size: height and width to resize the box to, px, even; None keeps its own, less the last column or row
-    of an odd side. The video is H.264 (x264's preset medium at CRF 18), upright, each frame with its time in the
-    source; sound is copied, or encoded as AAC where the container does not take it. Returns what `find_box` finds.
-    Raises and warns as `find_box`; ValueError for another suffix, a size that cannot be, or a target that is the
-    source; OSError where it cannot be written.
+    source: as in `read_motion_vectors`, with any codec. target: the file to write, .mp4, .m4v, .mov or .mkv; an
+    existing file is replaced once the new one is complete. method, area, segments: as in `find_box`, with at most 200
+    segments. size: (height, width) of the output, px, both even (``mocrop crop --size`` takes width x height); None
+    keeps the size of the box, less the last column or row of an odd side. The video is H.264 (x264's preset medium at
+    CRF 18), upright, with the timestamps of the source; sound is copied, or encoded as AAC if the container does not
+    support its codec. Returns the same as `find_box`. Raises and warns like `find_box`; ValueError for another suffix,
+    an invalid size, or a target that is the source; OSError if the target cannot be written.
 
     >>> found = mocrop.crop_video("clip.mp4", "cropped.mp4", area=0.5)
     >>> found.box
@@ -67,7 +76,8 @@ def crop_file(
 ) -> CropReport:
     """Find the box of a video and, unless ``target`` is None, write the video cropped to it."""
     if target is not None:
-        check_target(source, target, size)
+        check_target(source, target)
+    check_size(size)
     if (segments := getattr(method, "segments", 1)) > MOST_MOMENTS:
         raise ValueError(f"segments must be at most {MOST_MOMENTS}, got {segments}")
     with local_video(source) as path, with_vectors(path, on_progress) as scan:
@@ -79,21 +89,29 @@ def crop_file(
                 TIME_LIMIT, deinterlace=scan.decoded.interlaced > 0, on_frames=lambda done: on_progress("crop", done,
                 total),
             )  # fmt: skip
-    return CropReport(choice, scan.motion.frame_size, total, notes)
+    return CropReport(method, choice, scan.motion.frame_size, total, notes)
 
 
-def check_target(source: Source, target: Path, size: tuple[int, int] | None) -> None:
-    """ValueError for a target or a size that cannot be."""
+def check_target(source: Source, target: Path) -> None:
+    """Raise ValueError for a target that cannot be written."""
     if target.suffix.lower() not in MUXERS:
-        raise ValueError(f"target {str(target)!r}: give a file that ends in {', '.join(MUXERS)}")
+        raise ValueError(f"target {str(target)!r}: the name must end in {', '.join(MUXERS)}")
     if not target.parent.is_dir():
         raise ValueError(f"target {str(target)!r}: its folder does not exist")
     if target.is_dir():
         raise ValueError(f"target {str(target)!r} is a folder; name a file in it")
     if isinstance(source, str | os.PathLike) and target.exists() and target.samefile(source):
-        raise ValueError(f"target {str(target)!r} is {name_of(source)} itself; give it another name")
-    if size is not None and not (isinstance(size, tuple) and len(size) == 2):
+        raise ValueError(f"target {str(target)!r} is {name_of(source)} itself; choose another name")
+
+
+def check_size(size: tuple[int, int] | None) -> None:
+    """Raise ValueError for a size (height, width) that H.264 does not support or that is too large."""
+    if size is None:
+        return
+    if not (isinstance(size, tuple) and len(size) == 2):
         raise TypeError(f"size must be (height, width), got {size!r}")
-    if size is not None and not (all(side >= 2 and side % 2 == 0 for side in size) and size[0] * size[1] <= MAX_PIXELS):
+    if not (all(side >= 2 and side % 2 == 0 for side in size) and size[0] * size[1] <= MAX_PIXELS):
         height, width = size
-        raise ValueError(f"size {width}x{height}: give even numbers from 2, at most {MAX_PIXELS} px in all")
+        raise ValueError(
+            f"size {width}x{height} (width x height): give even numbers of at least 2, at most {MAX_PIXELS} px in all"
+        )

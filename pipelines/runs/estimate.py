@@ -1,4 +1,4 @@
-"""Estimate of a run's work, time and space, from a few sample clips that are processed in a temporary folder."""
+"""Estimate of a run's work, time and space, from a few trial clips that are processed in a temporary folder."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Result of the sample clips: all ids, the reasons of those that failed, and the average cost of the others.
+    """Result of the trial clips: all ids, the reasons of those that failed, and the average cost of the others.
 
     ``cost`` is None if all of them failed.
     """
@@ -58,10 +58,10 @@ class Sample:
 class Plan:
     """Result of a dry run: the data set, the remaining work, and the time and space it is expected to take.
 
-    ``splits`` has the numbers of train, test and validation clips of each split. ``sample`` are the clips on which the
-    estimate is based. ``seconds`` is wall time with ``workers`` processes, of which at most one per remaining shard is
-    busy; it, ``store_bytes`` and ``work_bytes`` are None if no sample clip could be processed. ``free`` has the free
-    bytes at the store and the work folder (None for an object store).
+    ``splits`` has the numbers of train, test and validation clips of each split. ``sample`` has the trial clips on
+    which the estimate is based. ``seconds`` is wall time with ``workers`` processes, of which at most one per remaining
+    shard is busy; it, ``store_bytes`` and ``work_bytes`` are None if no trial clip could be processed. ``free`` has the
+    free bytes at the store and the work folder (None for an object store).
     """
 
     dataset: str
@@ -89,18 +89,22 @@ class Plan:
 
     def lines(self) -> Iterator[str]:
         """Format the plan as lines of text."""
-        yield f"data set     {self.dataset}: {self.clips} clips, {self.classes} classes, in {self.source}"
+        size = f"{counted(self.clips, 'clip')}, {counted(self.classes, 'class', 'classes')}"
+        yield f"data set     {self.dataset}: {size}, in {self.source}"
         for split, (train, test, validation) in self.splits.items():
-            yield f"split {split}      {train} train, {test} test{f', {validation} validation' if validation else ''}"
-        yield f"store        {self.store}: {self.shards} shards, {self.clips_left} clips left to do"
+            if train or test or validation:
+                more = f", {validation} validation" if validation else ""
+                yield f"split {split}      {train} train, {test} test{more}"
+        left = f"{counted(self.clips_left, 'clip')} left to process"
+        yield f"store        {self.store}: {counted(self.shards, 'shard')}, {left}"
         if self.seconds is None or self.store_bytes is None or self.work_bytes is None:
-            yield "time, space  unknown: no sample clip could be processed"
+            yield "time, space  unknown: none of the trial clips could be processed"
         else:
             time = f"{self.seconds / 60:.1f} min" if self.seconds >= 60 else f"{self.seconds:.0f} s"
-            yield f"time         about {time} with {self.workers} workers"
+            yield f"time         about {time} with {counted(self.workers, 'worker')}"
             work = f"{mebibytes(self.work_bytes)} in {self.work_dir}"
             yield f"space        about {mebibytes(self.store_bytes)} in the store, {work}"
-        yield f"             (from {len(self.sample)} sample clips processed here: {', '.join(self.sample)})"
+        yield f"             (from {counted(len(self.sample), 'trial clip')} processed here: {', '.join(self.sample)})"
         for warning in (*self.warnings, *self.passed_over):
             yield f"warning      {warning}"
         for problem in self.problems:
@@ -114,8 +118,8 @@ def plan(options: Options) -> Plan:
     sample = measured(options, dataset)
     few, many = _failing_clips(
         options.max_quarantined,
-        (unreadable_clips(dataset, folders), min(OPENED, len(dataset.clips)), "sample clips cannot be opened"),
-        (sample.failed, len(sample.ids), "sample clips would be quarantined"),
+        (unreadable_clips(dataset, folders), min(OPENED, len(dataset.clips)), "clips tried cannot be opened"),
+        (sample.failed, len(sample.ids), "trial clips would be quarantined"),
     )
     refused = refusal(options.location(), dataset, recipe)
     shards_left = _shards_left(None if refused else options.location(), dataset, recipe, folders)
@@ -150,6 +154,11 @@ def plan(options: Options) -> Plan:
             *_space_problems(options, free, store_bytes, work_bytes, folders.work_dir),
         ),
     )
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """The number with its noun, in the singular for 1."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
 def split_counts(dataset: Dataset) -> dict[int, tuple[int, int, int]]:

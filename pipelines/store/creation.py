@@ -33,6 +33,8 @@ def is_made(location: str) -> bool:
 
     Raises ``StoreError`` if the location holds something else.
     """
+    if os.path.isfile(location) and not is_url(location):
+        raise StoreError(f"store {shown(location)!r} is a file; give a folder that does not exist yet")
     zarr = zarr_store(location, read_only=True)
     try:
         (root,) = attributes(zarr, [""])
@@ -116,7 +118,10 @@ def _checked(store: Store, dataset: Dataset, recipe: Recipe) -> dict[str, str]:
     if differences:
         where = shown(store.location)
         differing = "; ".join(differences)
-        raise StoreError(f"store {where!r} was created with other settings: {differing}; choose another --store")
+        raise StoreError(
+            f"store {where!r} was created with other settings: {differing}; the clips and settings of a store are "
+            "fixed: choose another --store, with this one's folder of H.264 files as --work-dir to reuse them"
+        )
     return software
 
 

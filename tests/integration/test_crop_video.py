@@ -170,10 +170,10 @@ def test_a_target_stays_as_it_was_where_the_encoding_fails(
 @pytest.mark.parametrize(
     ("target", "size", "message"),
     [
-        ("out.avi", None, "give a file that ends in .mp4, .m4v, .mov, .mkv"),
+        ("out.avi", None, "the name must end in .mp4, .m4v, .mov, .mkv"),
         ("none/out.mp4", None, "its folder does not exist"),
-        ("in.mp4", None, "itself; give it another name"),
-        ("out.mp4", (65, 64), "size 64x65: give even numbers from 2"),
+        ("in.mp4", None, "itself; choose another name"),
+        ("out.mp4", (65, 64), "size 64x65 (width x height): give even numbers of at least 2"),
     ],
 )
 def test_what_cannot_be_written_is_refused_before_any_work(
@@ -195,36 +195,74 @@ def test_the_command_writes_the_video_or_prints_the_boxes(
     assert found["boxes"] == [{"start": 0, "stop": FRAMES, "box": list(box.corners)}]
     assert (found["frame_size"], found["num_frames"], found["source"]) == ([HEIGHT, WIDTH], FRAMES, "motion")
     assert list(tmp_path.iterdir()) == []
-    moving = json.loads(mocrop_here("crop", clip, "--json", "--segments", 3).out)["boxes"]
+    assert (found["segments"], found["area"]) == (1, round(box.area / (WIDTH * HEIGHT), 6))
+    said = json.loads(mocrop_here("crop", clip, "--json", "--segments", 3).out)
+    moving = said["boxes"]
+    assert said["segments"] == 3
     assert len(moving) > 3
     assert [one["start"] for one in moving] == [0, *(one["stop"] for one in moving[:-1])]
     said = mocrop_here("crop", clip, "out.mp4", "--area", 0.4, "--size", "96x64")
     assert said.status == 0
-    assert said.out.startswith(f"out.mp4: {FRAMES} frames, box {', '.join(map(str, box.corners))} (")
+    where = f"box {', '.join(map(str, box.corners))} ("
+    assert said.out.startswith(f"out.mp4: {FRAMES} frames of 96x64 px; {where}")
     assert mocrop.read_motion_vectors("out.mp4").frame_size == (64, 96)
     assert list(tmp_path.iterdir()) == [tmp_path / "out.mp4"]
+
+
+def test_a_size_of_one_number_is_a_square_and_an_odd_box_is_reported_as_it_is_written(
+    clip: Path, tmp_path: Path, mocrop_here: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert mocrop_here("crop", clip, "square.mp4", "--size", "64").out.startswith(
+        f"square.mp4: {FRAMES} frames of 64x64 px"
+    )
+    assert mocrop.read_motion_vectors("square.mp4").frame_size == (64, 64)
+    odd = [area for area in (0.35, 0.37, 0.41, 0.43) if mocrop.find_box(clip, area=area).box.width % 2]
+    assert odd
+    said = mocrop_here("crop", clip, "odd.mp4", "--area", odd[0])
+    height, width = mocrop.read_motion_vectors("odd.mp4").frame_size
+    assert said.out.startswith(f"odd.mp4: {FRAMES} frames of {width}x{height} px; box ")
+
+
+def test_an_existing_file_is_replaced_only_on_request(
+    clip: Path, tmp_path: Path, mocrop_here: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("out.mp4").write_text("before")
+    said = mocrop_here("crop", clip, "out.mp4")
+    assert (said.status, said.err) == (1, "mocrop: 'out.mp4' already exists; pass --overwrite to replace it\n")
+    assert Path("out.mp4").read_text() == "before"
+    assert mocrop_here("crop", clip, "out.mp4", "--overwrite").status == 0
+    assert mocrop.read_motion_vectors("out.mp4").num_frames == FRAMES
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["in.mp4"], "OUT: name the file to write, or give --json for the boxes alone"),
+        (["in.mp4"], "OUT: name the file to write, or pass --json to print only the boxes"),
         (["in.mp4", "out.mp4", "--area", "2"], "area must lie in (0, 1], got 2.0"),
+        (["in.mp4", "out.mp4", "--area", "half"], "'half' is not a valid float"),
         (["in.mp4", "out.mp4", "--method", "x"], "method 'x': give one of "),
-        (["in.mp4", "out.mp4", "--size", "224"], "--size '224': give width and height in px, such as 224x224"),
+        (["in.mp4", "out.mp4", "--size", "2x"], "--size '2x': give width and height in px, such as 320x240, or one "),
+        (["in.mp4", "out.mp4", "--size", "65x64"], "size 65x64 (width x height): give even numbers of at least 2"),
+        (["in.mp4", "--json", "--size", "65x64"], "size 65x64 (width x height): give even numbers of at least 2"),
         (
             ["in.mp4", "out.mp4", "--method", "paper-v1", "--segments", "2"],
             "segments 2: only the method actor has a box that moves; give 1",
         ),
-        (["none.mp4", "out.mp4"], "none.mp4: no such file"),
     ],
 )
-def test_a_wrong_command_is_refused_in_one_line(
+def test_a_wrong_flag_ends_with_status_2(
     words: list[str], message: str, tmp_path: Path, mocrop_here: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     said = mocrop_here("crop", *words)
-    assert said.status == 1
-    assert said.err.startswith(f"mocrop: {message}")
-    assert said.err.count("\n") == 1
+    assert said.status == 2
+    assert message in said.err.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_video_is_refused_in_one_line(tmp_path: Path, mocrop_here: Callable[..., Said]) -> None:
+    said = mocrop_here("crop", "none.mp4", tmp_path / "out.mp4")
+    assert (said.status, said.err) == (1, "mocrop: none.mp4: no such file\n")
     assert list(tmp_path.iterdir()) == []

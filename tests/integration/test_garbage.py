@@ -150,7 +150,7 @@ def test_the_command_lists_and_removes_only_when_told(
         assert not ended.value.code
         return capsys.readouterr().out
 
-    assert gc().splitlines() == [f"{part}: 3 bytes, unfinished", "1 files, 0 MiB, to remove; --yes does it"]
+    assert gc().splitlines() == [f"{part}: 3 bytes, unfinished", "1 files, 0 MiB, to remove with --yes"]
     assert json.loads(gc("--json")) == [{"path": str(part), "bytes": 3, "why": "unfinished"}]
     assert contents(Path(options.store)) == before
     held = []

@@ -301,7 +301,9 @@ def test_what_was_made_otherwise_is_refused_with_the_difference(options: Options
     run_stages(options)
     other = SMALL.model_dump(mode="json")
     other["frames"] = {"slots": 5, "size": 32}
-    with pytest.raises(RunError, match=r"frames.slots is 4 in the store, 5 requested.*choose another --store"):
+    with pytest.raises(
+        RunError, match=r"frames.slots is 4 in the store, 5 requested.*choose another --store, with .* --work-dir"
+    ):
         run_stages(replace(options, recipe=parse_recipe(other, "x")))
     changed = SMALL.model_dump(mode="json")
     changed["views"] = [{"kind": "full"}, {"kind": "motion", "crop_ratio": 0.5}]

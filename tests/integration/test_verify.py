@@ -423,5 +423,5 @@ def test_the_command_lists_what_is_wrong_and_says_what_to_do(options: Options) -
         "motion/00001/dx/c/0: the object is missing",
         "views/mocrop/box: the table does not match the records",
         "2 faults",
-        "the same mocrop preprocess command does just these parts again",
+        "run the same mocrop preprocess command to redo only these parts",
     ]

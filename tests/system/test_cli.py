@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import shutil
 import signal
@@ -31,6 +32,7 @@ from pipelines.runs.options import Options
 from tests.conftest import Said, run_stages
 from tests.integration.test_report_file import document_of
 from tests.support.rewriting import rewrite
+from tests.support.saboteurs import wait_until
 
 MOCROP = Path(sys.executable).with_name("mocrop")
 
@@ -73,7 +75,7 @@ def test_help_names_the_size_from_which_on_a_page_needs_all() -> None:
 
 
 def test_the_doctor_ends_with_status_1_where_something_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch = doctor.Check("torch with torchvision", True, "seconds of imports, which tests/system/test_doctor.py has")
+    torch = doctor.Check("torch with torchvision", True, "not installed", absent=True)  # importing it takes seconds
     monkeypatch.setattr(doctor, "torch_check", lambda: torch)
     healthy = CliRunner().invoke(app, ["doctor", "--json"])
     assert healthy.exit_code == 0, healthy.stdout
@@ -84,6 +86,7 @@ def test_the_doctor_ends_with_status_1_where_something_is_wrong(monkeypatch: pyt
     lines = broken.stdout.splitlines()
     (wrong,) = [number for number, line in enumerate(lines) if line.startswith("WRONG")]
     assert lines[wrong].startswith("WRONG  ffmpeg: ")
+    assert "-      torch with torchvision: not installed" in lines
     assert lines[wrong + 1].startswith("       → ")
 
 
@@ -94,7 +97,7 @@ def test_version_names_what_matters(mocrop_here: Callable[..., Said], monkeypatc
     monkeypatch.setenv("MOCROP_FFMPEG", "none")
     without = mocrop_here("--version")
     assert without.status == 0
-    assert without.out.endswith("no ffmpeg that will do (mocrop doctor says more)\n")
+    assert without.out.endswith("no usable ffmpeg (run mocrop doctor)\n")
 
 
 def test_plan_measures_and_writes_nothing(data: Path, tmp_path: Path, mocrop_here: Callable[..., Said]) -> None:
@@ -193,6 +196,24 @@ def test_a_run_that_is_stopped_says_that_it_can_go_on(
     assert said.endswith("mocrop: stopped; completed work is kept, run the same command again to resume\n")
     assert "Traceback" not in said
     assert json.loads(mocrop_here("status", tmp_path / "s.zarr", "--json").out)["clips"] == 15
+
+
+def test_a_crop_that_is_stopped_says_that_no_video_was_written(data: Path, tmp_path: Path) -> None:
+    tool, began = tmp_path / "ffmpeg", tmp_path / "began"
+    tool.write_text(
+        f'#!/bin/sh\ncase "$*" in *-progress*) : > {began}; exec sleep 600;; esac\nexec {find_ffmpeg().path} "$@"\n'
+    )
+    tool.chmod(0o755)
+    source = next((data / "UCF-101").glob("*/*.avi"))
+    environment = {**os.environ, "MOCROP_FFMPEG": str(tool)}
+    words = [MOCROP, "crop", str(source), str(tmp_path / "out.mp4"), "--method", "paper-v1"]
+    with subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        assert wait_until(began.exists)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.endswith("mocrop: stopped; no video was written\n")
+    assert not list(tmp_path.glob("out*"))
 
 
 def test_boxes_come_as_table_json_and_csv(mocrop_here: Callable[..., Said], ucf_store: Path) -> None:

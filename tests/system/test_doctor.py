@@ -111,7 +111,7 @@ def test_an_absent_package_is_an_error_only_where_it_is_no_extra() -> None:
     assert absent.remedy == 'pip install "no-such-package>=1"'
     extra = doctor.package_check(Requirement("no-such-package>=1"), "train")
     assert (extra.ok, extra.remedy) == (True, "")
-    assert 'only the extra "train" needs it' in extra.found
+    assert (extra.absent, extra.found) == (True, 'not installed; part of the extra "train"')
 
 
 def test_a_torchvision_made_for_another_torch_is_a_finding(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_a_prefect_server_is_looked_for_and_not_needed(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     assert doctor.prefect_check() == Check(
-        "prefect server", True, "no PREFECT_API_URL is set: each run brings its own server"
+        "prefect server", True, "PREFECT_API_URL is not set: each run starts its own server"
     )
     script(tmp_path / "prefect.toml", f'[api]\nurl = "{api_url}"\n')
     assert doctor.prefect_check().found == f"answers at {api_url}"

@@ -251,8 +251,8 @@ def test_nothing_in_a_pickle_is_run(tmp_path: Path) -> None:
     [
         (b"", "not UCF101-24's pyannot.pkl"),
         (b"nonsense", "not UCF101-24's pyannot.pkl"),
-        (pickle.dumps([1, 2]), "no dictionary of clips"),
-        (pickle.dumps({1: CLIP}), "no dictionary of clips"),
+        (pickle.dumps([1, 2]), "not a dictionary of clips"),
+        (pickle.dumps({1: CLIP}), "not a dictionary of clips"),
         (pickle.dumps({"a": {"numf": 3}}), "no 'annotations'"),
         (pickle.dumps({"a": {**CLIP, "numf": "many"}}), "'many' is not a whole number"),
         (pickle.dumps({"a": {**CLIP, "numf": 1e400}}), "cannot convert"),
@@ -263,7 +263,7 @@ def test_nothing_in_a_pickle_is_run(tmp_path: Path) -> None:
         ),
         (b"(i os\nsystem\n.", "which is not allowed"),
         (b"Pos.system\n.", "which is not allowed"),
-        (b"\x80\x02]r\xff\xff\xff\x7f.", "at the place"),
+        (b"\x80\x02]r\xff\xff\xff\x7f.", "at memo position"),
         (pickle.dumps({"a": CLIP})[:-20], "not UCF101-24's pyannot.pkl"),
     ],
 )

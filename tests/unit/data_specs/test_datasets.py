@@ -109,7 +109,11 @@ def test_lists_with_a_class_name_between_path_and_label_are_read(tmp_path: Path)
         (["b/1.avi"], {"classInd": "1 a\n", "trainlist01": "a/1.avi 1\n"}, "class 'b' of 'b/1' is not in"),
         (["a/1.avi"], {"classInd": "1 a\n", "trainlist01": "../x.avi 1\n"}, "leaves the source folder"),
         (["a/1.avi"], {"classInd": "1 a\n", "trainlist01": "/x.avi 1\n"}, "leaves the source folder"),
-        (["a/1.avi"], {"classInd": "1 a\n3 b\n", "trainlist01": "a/1.avi 1\n"}, "not 1 to 2 without a gap"),
+        (
+            ["a/1.avi"],
+            {"classInd": "1 a\n3 b\n", "trainlist01": "a/1.avi 1\n"},
+            "the labels are not the numbers 1 to 2",
+        ),
         (["a/1.avi"], {"classInd": "a 1\n", "trainlist01": "a/1.avi 1\n"}, "expected a unique label of at least 1"),
         (["a/1.avi"], {"classInd": "1 a\n", "trainlist01": "a/1.avi 0\n"}, "labels count from 1"),
         (["a/1.avi"], {"classInd": "1 a\n2 b\n", "trainlist01": "a/1.avi 2\n"}, "listed with label 2, but its folder"),
@@ -129,7 +133,7 @@ def test_lists_with_a_class_name_between_path_and_label_are_read(tmp_path: Path)
         (["a/1.avi"], {"train": "a/1.avi 0\nb/1.avi 3 5\n"}, r"line 2: 'b/1\.avi' has 2 labels, 3 and 5; a clip has"),
         (["a/1.avi"], {"train": "a/1 3 5\n"}, "line 1: 'a/1' has 2 labels, 3 and 5; a clip has one"),
         (["a/1.avi"], {"train": "b/1 3 5\n"}, "line 1: 'b/1' has 2 labels, 3 and 5; a clip has one"),
-        (["a/1.avi"], {"train": "a/1.avi a\n"}, r"'a' after 'a/1\.avi'is not a label; a line is a path and a number"),
+        (["a/1.avi"], {"train": "a/1.avi a\n"}, r"'a' after 'a/1\.avi' is not a label; a line is a path and a number"),
         (["a/1.avi"], {"train": "a/1.avi a/2.avi 0\n"}, r"'a/2\.avi 0' after 'a/1\.avi' is not a label"),
         (
             ["a/1.avi"],
@@ -137,7 +141,7 @@ def test_lists_with_a_class_name_between_path_and_label_are_read(tmp_path: Path)
             "label 2; classInd.txt has the labels 1",
         ),
         (["a/x.avi", "a/x 3.avi"], {"train": "a/x 3\n"}, "line 1: 'a/x 3' may mean 'a/x' or 'a/x 3'; write paths with"),
-        (["a/X.avi", "a/x.avi"], {"train": "A/x.avi 0\n"}, "line 1: 'A/x.avi' may mean 'a/X' or 'a/x'; write it as"),
+        (["a/X.avi", "a/x.avi"], {"train": "A/x.avi 0\n"}, "line 1: 'A/x.avi' may mean 'a/X' or 'a/x'; use one of"),
         (
             ["a/x.avi"],
             {"train": "a/x.avi 0\nA/x.avi 0\n"},
@@ -184,9 +188,9 @@ def test_folders_that_do_not_fit_are_refused_in_one_line(tmp_path: Path) -> None
         read_dataset(tmp_path)
     with pytest.raises(DatasetError, match="have the same id 'a/1'"):
         read_dataset(make(tmp_path / "twice", "a/1.avi", "a/1.mp4"))
-    with pytest.raises(DatasetError, match="beside the class folders"):
+    with pytest.raises(DatasetError, match=r"1 of 2 videos are not in a class folder .*--clips .mocrop index"):
         read_dataset(make(tmp_path / "loose", "a/1.avi", "2.avi"))
-    with pytest.raises(DatasetError, match="no such folder; give the folder of trainlist01"):
+    with pytest.raises(DatasetError, match="no such folder; give the folder that holds trainlist01"):
         read_dataset(make(tmp_path / "fine", "a/1.avi"), tmp_path / "gone")
 
 

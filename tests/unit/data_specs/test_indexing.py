@@ -210,7 +210,7 @@ def test_mmaction2s_lists_name_videos_or_folders_of_frames(tmp_path: Path, form:
         ("a/1.mp4\n", "line 1: 'a/1.mp4' is not"),
         ("a/1 0\n", "line 1: 'a/1 0' is not a folder, its number of frames, and one label"),
         ("a/1.mp4 0\na/1 20 0\n", "lists videos and train.txt lists folders of frames; give one kind"),
-        ("a/1.mp4 7\n", "the labels go up to 7, with 1 clips"),
+        ("a/1.mp4 7\n", "the labels go up to 7, but the number of clips is 1"),
         ("a/1.mp4 0\na/1.mp4 1\n", "line 2: 'a/1.mp4' has label .* here and .* in train.txt line 1"),
     ],
 )
@@ -291,7 +291,7 @@ def test_entries_that_contradict_each_other_are_refused_with_their_lines(tmp_pat
     with pytest.raises(DatasetError, match=r"line 2: 'wave/50_FIRST.*' is in test of split 1 here and in train above"):
         make_index(source, "hmdb51", write(tmp_path / "both", both))
     code = HMDB51 | {"wave_test_split1.txt": f"{_DATES} 3\n"}
-    with pytest.raises(DatasetError, match=r"wave_test_split1\.txt line 1: .* is no clip and one of 0 \(neither\)"):
+    with pytest.raises(DatasetError, match=r"wave_test_split1\.txt line 1: .*is not a clip followed by 0 \(neither\)"):
         make_index(source, "hmdb51", write(tmp_path / "code", code))
     source = make(tmp_path / "other", "a/wave/50_FIRST_DATES_wave_f_cm_np1_fr_med_0.avi",
                   "b/wave/50_FIRST_DATES_wave_f_cm_np1_fr_med_0.avi")  # fmt: skip
@@ -310,7 +310,7 @@ def test_entries_that_contradict_each_other_are_refused_with_their_lines(tmp_pat
         (DIVING48 | {"Diving48_V2_train.json": '[{"vid_name": "a", "label": 2}]'}, "item 1: .* no label from 0 to 1"),
         (KINETICS | {"train.csv": f"{COLUMNS}\na,b,x,y,train\n"}, "line 2: 'b' has no times"),
         (KINETICS | {"train.csv": f"{COLUMNS}\na,b,0,10,x\n"}, "line 2: split 'x' of 'b'"),
-        (UCF101 | {"trainlist01.txt": "ApplyEyeMakeup/a.avi 2\n"}, "line 1: .* has label 2, and its folder is another"),
+        (UCF101 | {"trainlist01.txt": "ApplyEyeMakeup/a.avi 2\n"}, "line 1: .* has label 2, but its folder is another"),
         (UCF101 | {"trainlist01.txt": "Other/a.avi 1\n"}, "line 1: the folder of 'Other/a.avi' is not a class of"),
     ],
 )  # fmt: skip

@@ -109,7 +109,7 @@ def test_a_file_is_read_as_toml(tmp_path: Path) -> None:
         ({"views": [{"kind": "motion", "crop_ratio": 1.5}]}, "crop_ratio = 1.5: .*less than or equal to 1"),
         ({"views": [{"kind": "motion", "crop_ratio": 0}]}, "crop_ratio = 0: .*greater than 0"),
         ({"views": [{"kind": "motion", "grid": [0, 8]}]}, "grid.0 = 0: .*greater than or equal to 1"),
-        ({"views": [{"kind": "full"}, {"kind": "full"}]}, "'full' named twice"),
+        ({"views": [{"kind": "full"}, {"kind": "full"}]}, "more than one is named 'full'"),
         ({"views": [{"kind": "motoin"}]}, "views.0: kind 'motoin'; give full, centre, random or motion"),
         ({"views": [{"name": "mocrop"}]}, "views.0: kind None; give full, centre, random or motion"),
         ({"views": []}, "at least 1 item"),

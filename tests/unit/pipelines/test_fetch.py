@@ -241,7 +241,7 @@ def test_it_says_size_address_and_terms_and_downloads_nothing_unasked(
     assert said.out == ""
     assert small.terms in said.err
     assert f"UCF101_videos.zip ({small.videos_zip.size / 2**20:,.0f} MiB) from {mirror.address}" in said.err
-    assert "add --yes" in said.err
+    assert "pass --yes" in said.err
     assert mirror.requests == []
     assert not (tmp_path / "data").exists()
 

@@ -48,6 +48,29 @@ def test_no_more_workers_are_counted_than_there_are_shards_left(
     assert found.problems == ()
 
 
+def test_a_plan_leaves_out_empty_splits_and_counts_one_in_the_singular(options: Options) -> None:
+    lines = list(estimate.plan(replace(options, workers=1)).lines())
+    assert [line.split(":")[0] for line in lines[:2]] == ["data set     UCF-101", "split 1      5 train, 10 test"]
+    assert "time         about 0 s with 1 worker" in lines
+    assert "             (from 1 trial clip processed here: x)" in lines
+    without = replace(options, splits=None, limit=1, store=f"{options.store}.new")
+    lines = list(estimate.plan(without).lines())
+    assert lines[0].startswith("data set     UCF-101: 1 clip, 14 classes, in ")
+    assert lines[1].endswith(".new: 1 shard, 1 clip left to process")
+
+
+def test_a_file_in_the_stores_place_is_refused(options: Options, tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("mine")
+    expected = f"store '{file}' is a file; give a folder that does not exist yet"
+    other = replace(options, store=str(file))
+    assert estimate.plan(other).problems == (expected,)
+    with pytest.raises(RunError) as caught, open_run(other):
+        pass
+    assert str(caught.value) == expected
+    assert file.read_text() == "mine"
+
+
 def test_what_preprocess_would_refuse_is_a_problem(options: Options) -> None:
     smoke = load_recipe("smoke").model_dump(mode="json")
     otherwise = {
@@ -86,10 +109,10 @@ def broken(source: Path, count: int) -> Path:
 def test_a_set_of_broken_files_is_a_problem_with_the_reasons(tmp_path: Path) -> None:
     found = estimate.plan(Options(str(broken(tmp_path / "source", 60)), str(tmp_path / "s.zarr"), recipe="smoke"))
     opened, processed = found.problems
-    assert opened.startswith("60 of 60 sample clips cannot be opened (broken/00: it is not a video")
-    assert processed.startswith("3 of 3 sample clips would be quarantined (broken/00: transcode: ")
+    assert opened.startswith("60 of 60 clips tried cannot be opened (broken/00: it is not a video")
+    assert processed.startswith("3 of 3 trial clips would be quarantined (broken/00: transcode: ")
     assert (found.seconds, found.store_bytes, found.work_bytes) == (None, None, None)
-    assert "unknown: no sample clip could be processed" in "\n".join(found.lines())
+    assert "unknown: none of the trial clips could be processed" in "\n".join(found.lines())
 
 
 def test_a_few_broken_files_among_good_ones_are_found(tmp_path: Path, synth_data: Path) -> None:
@@ -98,7 +121,7 @@ def test_a_few_broken_files_among_good_ones_are_found(tmp_path: Path, synth_data
     options = Options(str(source), str(tmp_path / "s.zarr"), recipe="smoke")
     found = estimate.plan(options)
     problem = next(line for line in found.problems if "opened" in line)
-    assert problem.startswith("2 of 14 sample clips cannot be opened (broken/00: it is not a video")
+    assert problem.startswith("2 of 14 clips tried cannot be opened (broken/00: it is not a video")
     assert found.seconds is not None
     assert found.seconds > 0
     allowed = estimate.plan(replace(options, max_quarantined=0.5))
