@@ -1,1 +1,1 @@
-"""The report page, drawings, the contact sheet and the share of the actor kept."""
+"""The report page, drawings and the contact sheet."""

@@ -1,4 +1,4 @@
-"""How much of the actors the views keep, as the page shows it; the measurement is `pipelines.evaluation`."""
+"""How much of the actors the views keep, for the report page; measured by `pipelines.evaluation`."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ Shares = npt.NDArray[np.float64]
 
 ABOUT = {
     "view": "a view of the store",
-    "centre": "a box of exactly the area of {}, at the centre",
-    "random": "a box of exactly the area of {}, on average over 32 × 32 places",
-    "best": "the static box of exactly the area of {} that keeps most of the actor: found with the actor boxes",
+    "centre": "a box with exactly the area of {}, at the centre",
+    "random": "a box with exactly the area of {}, averaged over 32 × 32 positions",
+    "best": "the static box with exactly the area of {} that keeps most of the actor, found with the annotations",
 }
 
 
 def as_json(found: Coverage, labels: npt.NDArray[Any], problems: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """The numbers of the page: overall and by class each clip counts the same; clips stand by row.
+    """The numbers on the page: means over clips, overall and by class, and values by clip row.
 
-    ``series`` has each view, and beside each motion view the boxes of its area; ``way`` says which of these it is, and
-    ``of`` which view's area it has.
+    ``series`` has each view, and for each motion view the boxes of its area; ``way`` says which of these it is, and
+    ``of`` names the view whose area it has.
     """
     classes = sorted({int(labels[row]) for row in found.rows})
     of_class = [[i for i, row in enumerate(found.rows) if labels[row] == label] for label in classes]
@@ -57,7 +57,7 @@ def _series(view: ViewCoverage, way: str, of_class: list[list[int]]) -> dict[str
 
 
 def worst_first(found: Coverage, view: str) -> list[int]:
-    """The annotated clips' rows, those of which a view keeps least first."""
+    """The rows of the annotated clips, sorted by how little of them a view keeps."""
     mean = next(one.mean[:, 0] for one in found.views if one.name == view)
     return [found.rows[i] for i in mean.argsort(kind="stable")]
 

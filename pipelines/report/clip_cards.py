@@ -1,4 +1,4 @@
-"""The clips of a report: a row for each, small pictures of some, and what a clip's detail shows."""
+"""The clips of a report: one row per clip, thumbnails of some, and the data of a clip's detail view."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ THUMBNAIL = (240, 3000)  # longest side in px, bytes at most
 STRIP = (320, 4000)
 CROP = (192, 3000)
 STRIP_FRAMES = 8
-ARROWS = 120  # vectors drawn in one frame
+ARROWS = 120  # maximum vectors drawn in one frame
 TIME_BINS = 48
-ROW_BYTES = (140, 40)  # what a clip's row takes in a page, about, and for each view without its density
-CLIP_BYTES = 4_010  # what its thumbnail takes at most, in base64
-MOVING_BYTES = 40  # for each box of a box that moves, with the name of its view
-DETAIL_BYTES = (62_000, 4_200)  # what its detail takes at most, without densities and crops, and for each crop
+ROW_BYTES = (140, 40)  # approximate bytes of a clip's row in a page, and per view without its density
+CLIP_BYTES = 4_010  # maximum bytes of its thumbnail, in base64
+MOVING_BYTES = 40  # per box of a moving box, with the name of its view
+DETAIL_BYTES = (62_000, 4_200)  # maximum bytes of its detail without densities and crops, and per crop
 
 
 def text(data: bytes) -> str:
@@ -39,20 +39,20 @@ def text(data: bytes) -> str:
 
 
 def grey_levels(density: npt.NDArray[Any], highest: float | None = None) -> str:
-    """A map as base64 of bytes, row by row: 255 is ``highest``, by default the highest cell."""
+    """A map as base64 of bytes, row by row; ``highest`` (by default the highest cell) becomes 255."""
     top = float(density.max()) if highest is None else highest
     return text(np.round(density * (255 / top if top else 0)).astype(np.uint8).tobytes())
 
 
 def row_bytes(recipe: Recipe) -> int:
-    """What a clip without pictures takes in a page, about: its row, and its density in each motion view."""
+    """Approximate bytes of a clip without pictures: its row, and its density in each motion view."""
     maps = sum(_map_bytes(grid) for view in recipe.views if (grid := density_grid(view)))
     moving = MOVING_BYTES * sum(map(moves, recipe.views))
     return ROW_BYTES[0] + ROW_BYTES[1] * len(recipe.views) + moving + maps
 
 
 def picture_bytes(recipe: Recipe) -> int:
-    """What a clip's thumbnail and detail take at most beside that."""
+    """Maximum additional bytes of a clip's thumbnail and detail."""
     strip = STRIP_FRAMES * _map_bytes(strip_grid(recipe))
     boxes = sum(view.segments + STRIP_FRAMES for view in recipe.views if isinstance(view, MotionView) and moves(view))
     return CLIP_BYTES + DETAIL_BYTES[0] + DETAIL_BYTES[1] * len(recipe.views) + MOVING_BYTES * boxes + strip
@@ -63,16 +63,16 @@ def _map_bytes(grid: tuple[int, int]) -> int:
 
 
 def strip_grid(recipe: Recipe) -> tuple[int, int]:
-    """Rows and columns of the density by time: those of the first view that counts vectors in cells, else the paper's.
+    """Rows and columns of the density over time: the first view's that counts vectors in cells, else the paper's.
 
-    The map of the method actor is of the whole clip; it is no density of a part of it.
+    The map of the method actor exists only for the whole clip.
     """
     methods = [view.method() for view in recipe.views if isinstance(view, MotionView)]
     return next((method.grid for method in methods if not isinstance(method, ActorMethod)), PAPER_V1.grid)
 
 
 def rows(reader: ClipReader) -> Json:
-    """The columns that every clip has, in the order of the store."""
+    """The columns for all clips, in the order of the store."""
     tables = reader.tables
     quarantined = np.flatnonzero(tables["state"] == State.QUARANTINED)
     return {
@@ -88,10 +88,10 @@ def rows(reader: ClipReader) -> Json:
 
 
 def boxes(reader: ClipReader, problems: list[str]) -> Json:
-    """For each view the columns box (four numbers a clip), score, source and, for a motion view, density.
+    """For each view the columns box (four numbers per clip), score, source and, for a motion view, density.
 
-    Where a view's box moves, ``shown`` has its boxes in the frames of the thumbnails. A density that cannot be read is
-    empty, and a line in ``problems``.
+    If a view's box moves, ``shown`` has its boxes in the frames of the thumbnails. An unreadable density is empty, with
+    a line in ``problems``.
     """
     found = {}
     for view in reader.recipe.views:
@@ -127,10 +127,11 @@ def _densities(reader: ClipReader, view: str, problems: list[str]) -> list[str] 
 
 
 def sample(reader: ClipReader, count: int, wanted: Iterable[int], actor_order: Sequence[int]) -> list[int]:
-    """The rows to have pictures of: ``wanted``, then the worst, then clips spread evenly over the rest.
+    """The rows of the clips to show with pictures: ``wanted``, then the worst, then clips spread evenly over the rest.
 
-    Worst are the lowest scores of each motion view and the first of ``actor_order``, and fallbacks: a sixth of the
-    sample each at most. Clips without a cached frame come last, those without a box not at all. Returns sorted rows.
+    The worst are those with the lowest scores in each motion view, the first in ``actor_order``, and fallbacks: at most
+    a sixth of the sample each. Clips without a cached frame come last; those without a box are left out. Returns sorted
+    rows.
     """
     cached = np.any(
         [reader.tables[f"views/{view.name}/frame_index"][:, 0] >= 0 for view in reader.recipe.views], axis=0
@@ -154,7 +155,7 @@ def sample(reader: ClipReader, count: int, wanted: Iterable[int], actor_order: S
 
 
 class Gallery:
-    """Makes pictures and details of clips; what cannot be read is kept as a line in ``problems`` and left out."""
+    """Makes pictures and details of clips; unreadable data are left out, with a line in ``problems``."""
 
     def __init__(self, reader: ClipReader, actors: dict[int, ActorBoxes]) -> None:
         self.reader = reader
@@ -165,7 +166,7 @@ class Gallery:
         self.crop_views = [name for name in views if name != reader.full]
 
     def thumbnails(self, chosen: Sequence[int], on_clip: Callable[[], None]) -> Json:
-        """For each view with pictures (``full`` if there is one, else all) the WebP of the middle frame, by row."""
+        """For each view with pictures (``full`` if it exists, else all) the middle frames as WebP, by row."""
         found: Json = {view: {} for view in self.picture_views}
         with ThreadPoolExecutor(4) as pool:
             jobs = []
@@ -188,9 +189,9 @@ class Gallery:
         found[view][row] = text(job.result())
 
     def detail(self, row: int) -> Json:
-        """The strip with vectors, density and actors at its frames, the density by time, a stored crop of each view.
+        """The strip of frames with vectors, density and actors, the density over time, and a stored crop of each view.
 
-        Where a view's box moves, ``boxes`` of each frame of the strip has it, and ``places`` the boxes of all parts.
+        If a view's box moves, ``boxes`` of each frame of the strip has its box, and ``places`` the boxes of all parts.
         """
         slots = self.reader.slots(self.reader.full or self.reader.main_view, row)
         strip = [slots[i] for i in spread(len(slots), STRIP_FRAMES)] if slots else []
@@ -220,7 +221,7 @@ class Gallery:
         return {view: text(job.result()) for view, job in jobs.items()}
 
     def _shape(self, view: str, row: int, side: int) -> tuple[int, int]:
-        """Width and height of a picture of a view's box with ``side`` as the longer one, at its true proportions."""
+        """Width and height of a picture with the aspect ratio of a view's box, with ``side`` as the longer one."""
         box = self.reader.box(view, row)
         assert box is not None
         return fitting((box[2] - box[0], box[3] - box[1]), side)
@@ -228,7 +229,7 @@ class Gallery:
     def _picture(self, view: str, row: int, slot: Slot) -> npt.NDArray[np.uint8] | None:
         try:
             return self.reader.picture(view, row, slot)
-        except Exception as error:  # a damaged or missing chunk: the page says so in its notices
+        except Exception as error:  # a damaged or missing chunk is reported in the page's notices
             self._note(row, error)
             return None
 
@@ -272,10 +273,10 @@ class Gallery:
 
 
 def by_time(vectors: Vectors, num_frames: int, boxes: dict[str, Boxes]) -> Json:
-    """How many vectors each stretch of a clip has, and how many of them lie in each box.
+    """The number of vectors in each interval of a clip, and how many of them lie in each box.
 
-    ``boxes`` has one for all frames, or one for each. Returns ``frames`` (bounds of the stretches, one more than
-    stretches), ``all`` and ``inside`` by view.
+    ``boxes`` has one box for all frames, or one per frame. Returns ``frames`` (bounds of the intervals, one more than
+    intervals), ``all`` and ``inside`` by view.
     """
     bounds = np.linspace(0, num_frames, min(num_frames, TIME_BINS) + 1).round().astype(int)
 
@@ -298,8 +299,8 @@ def by_time(vectors: Vectors, num_frames: int, boxes: dict[str, Boxes]) -> Json:
 def add_motion(strip: list[Json], vectors: Vectors, frame_size: tuple[int, int], grid: tuple[int, int]) -> None:
     """Add to each frame of a strip the density up to the next one, and the vectors of the first frame that has any.
 
-    ``density`` is as ``grey_levels``, one scale for the clip; ``arrows`` are x, y of the block and dx, dy of its motion
-    in quarters of a px, four whole numbers a vector, at most ``ARROWS`` of them; ``arrows_of`` is their frame.
+    ``density`` is as in ``grey_levels``, with one scale per clip; ``arrows`` are x, y of the block and dx, dy of its
+    motion in quarter pixels, four integers per vector, for at most ``ARROWS`` vectors; ``arrows_of`` is their frame.
     """
     starts = [shown["frame"] for shown in strip]
     first = np.searchsorted(vectors["frame"], [*starts, np.iinfo(np.int32).max])

@@ -1,4 +1,4 @@
-"""What a store knows of one clip: its row of each table as the records have it, its cached frames, its vectors."""
+"""The data of one clip in a store: its values from the records, its cached frames, its vectors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from data_specs.stored import Store, StoreError, VectorReader, reading
 from mocrop_core import PAPER_V1, SOURCE_NONE, VECTOR, ActorMethod, BoxPath, filter_by_magnitude
 from pipelines.store.records import Progress, expected_tables
 
-MOST_VECTORS = 50_000_000  # of a clip, to hold at once: 1 GB; half an hour of 320 × 240 px has so many
+MOST_VECTORS = 50_000_000  # of one clip in memory, 1 GB: about half an hour of 320 × 240 px
 Picture = npt.NDArray[np.uint8]
 Vectors = npt.NDArray[Any]
 Corners = tuple[int, int, int, int]
@@ -26,14 +26,14 @@ Boxes = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A cached frame: its place in the array ``frames`` and its number in the H.264 file."""
+    """A cached frame: its index in the array ``frames`` and its number in the H.264 file."""
 
     slot: int
     frame: int
 
 
 class ClipReader:
-    """The clips of a store, finished or not: what the records say is there, whether or not the tables say so yet."""
+    """The clips of a store, finished or not, by its records, which are written before the tables."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -50,7 +50,7 @@ class ClipReader:
         self._density = lru_cache(maxsize=None)(self._find_density)
 
     def _drop_what_nothing_carries(self) -> None:
-        """Leave out boxes of frames of no known size and crops of no box: the record that they follow from is gone."""
+        """Leave out boxes without a frame size and crops without a box: the record they depend on is missing."""
         unknown = ~self.tables["frame_size"].all(axis=1)
         for view in self.recipe.views:
             box, score, source, frame_index = (
@@ -65,73 +65,73 @@ class ClipReader:
 
     @property
     def main_view(self) -> str:
-        """The view that a reader looks at first: the first of the preset actor, else of motion, else of all."""
+        """The view to show first: the first with the preset actor, else the first motion view, else the first view."""
         views = [*(view for view in self.motion_views if view.preset == "actor"), *self.motion_views]
         return (views or self.recipe.views)[0].name
 
     @property
     def threshold(self) -> float:
-        """From which length on vectors are drawn and counted, px: the main view's, else the paper v1's."""
+        """Minimum length of vectors that are drawn and counted, px: the main view's, else that of paper-v1."""
         method = self.motion_views[0].method() if self.motion_views else PAPER_V1
         keep = PAPER_V1.keep if isinstance(method, ActorMethod) else method.keep
         return keep[1] if keep[0] == "threshold" else PAPER_V1.keep[1]
 
     def frame_size(self, row: int) -> tuple[int, int]:
-        """Height and width of a clip's frames, px; (0, 0) where they are not known yet."""
+        """Height and width of a clip's frames, px; (0, 0) if not known yet."""
         height, width = self.tables["frame_size"][row]
         return int(height), int(width)
 
     def box(self, view: str, row: int) -> Corners | None:
-        """The static box x0, y0, x1, y1, px; None where none was chosen yet."""
+        """The static box x0, y0, x1, y1, px; None if none was chosen yet."""
         if not self.tables[f"views/{view}/source"][row]:
             return None
         x0, y0, x1, y1 = (int(edge) for edge in self.tables[f"views/{view}/box"][row])
         return x0, y0, x1, y1
 
     def path(self, view: str, row: int) -> BoxPath | None:
-        """The way of the box through the clip; None where it stays or none was chosen yet."""
+        """The path of the box through the clip; None if it is static or none was chosen yet."""
         if not moves(self.recipe.view(view)) or self.box(view, row) is None:
             return None
         record = self.progress.boxes[view][row // self.recipe.shard_clips]
         return record.clips[self.ids[row]].path
 
     def boxes_at(self, view: str, row: int, frames: Iterable[int]) -> Boxes | None:
-        """The box in each of some frames; None where none was chosen yet."""
+        """The boxes in the given frames; None if none was chosen yet."""
         box, path = self.box(view, row), self.path(view, row)
         if box is None:
             return None
         return np.array([box if path is None else path.box_at(frame).corners for frame in frames], np.int32)
 
     def places(self, view: str, row: int) -> Boxes:
-        """The boxes of a clip that a view chose: its one, or where its box moves that of each part."""
+        """The boxes that a view chose for a clip: one, or one per part if its box moves."""
         box, path = self.box(view, row), self.path(view, row)
         boxes = [box] if path is None else [each.corners for each in path.boxes]
         return np.array([] if box is None else boxes, np.int32).reshape(-1, 4)
 
     def middle_slot(self, view: str, row: int) -> Slot | None:
-        """The cached frame that stands for the clip in pictures; None where none was cached yet."""
+        """The cached frame that represents the clip in pictures; None if none was cached yet."""
         slots = self.slots(view, row)
         return slots[len(slots) // 2] if slots else None
 
     def middle_box(self, view: str, row: int) -> Corners | None:
-        """The box in the middle cached frame, or in the middle of the clip; None where none was chosen yet."""
+        """The box in the middle cached frame, or in the middle of the clip; None if none was chosen yet."""
         slot = self.middle_slot(view, row)
         frame = slot.frame if slot else int(self.tables["num_frames"][row]) // 2
         boxes = self.boxes_at(view, row, [frame])
         return None if boxes is None else tuple(boxes[0].tolist())
 
     def score(self, view: str, row: int) -> float | None:
-        """The share of the density inside the box; None where there is none."""
+        """The share of the density inside the box; None if there is no density."""
         score = float(self.tables[f"views/{view}/score"][row])
         return None if np.isnan(score) else score
 
     def slots(self, view: str, row: int) -> list[Slot]:
-        """The cached frames of a view, in order; empty where none were cached yet."""
+        """The cached frames of a view, in order; empty if none were cached yet."""
         frames = self.tables[f"views/{view}/frame_index"][row]
         return [Slot(slot, int(frame)) for slot, frame in enumerate(frames) if frame >= 0]
 
     def picture(self, view: str, row: int, slot: Slot) -> Picture:
-        """A cached frame, (size, size, 3): the view's crop, squeezed into a square. ``Damaged`` if it is."""
+        """A cached frame, (size, size, 3): the view's crop, resized to a square. ``Damaged`` if it is."""
         with reading(f"frame {slot.frame} in views/{view}/frames"):
             return np.asarray(self._frames(view)[row, slot.slot])
 
@@ -142,7 +142,7 @@ class ClipReader:
             return None if density is None else np.asarray(density[rows])
 
     def has_vectors(self, row: int) -> bool:
-        """Whether the motion vectors of a clip are in the store."""
+        """Whether the store has the motion vectors of a clip."""
         record = self.progress.motion.get(row // self.recipe.shard_clips)
         return record is not None and self.ids[row] in record.clips
 
@@ -153,7 +153,7 @@ class ClipReader:
         count = reader.count(index)
         with reading(f"motion of {self.ids[row]!r} in the store"):
             if count != self.progress.motion[shard].clips[self.ids[row]].vectors:
-                raise ValueError(f"{count} vectors, not as many as its record says")
+                raise ValueError(f"{count} vectors, but its record has another number")
         kept, length = [np.empty(0, VECTOR)], 0
         for block in reader.blocks(index):
             kept.append(filter_by_magnitude(block, self.threshold))

@@ -1,4 +1,4 @@
-"""A contact sheet: many clips in one picture, each with its density and its box, for Prefect's page after a run."""
+"""A contact sheet, many clips with their densities and boxes in one picture, for Prefect's page of a run."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from pipelines.report.clip_reader import ClipReader
 from pipelines.report.drawing import frame_picture, map_name
 
 CLIPS = 24
-_ACROSS, _WIDTH, _HEIGHT, _CAPTION, _GAP = 6, 200, 150, 34, 8  # px, but for the first
+_ACROSS, _WIDTH, _HEIGHT, _CAPTION, _GAP = 6, 200, 150, 34, 8  # px, except for the first
 _INK, _FAINT, _PAPER = (20, 20, 20), (110, 104, 96), (255, 255, 255)
 
 
 def contact_sheet(reader: ClipReader, clips: int = CLIPS) -> Image.Image | None:
-    """Up to ``clips`` clips of a store with the boxes of its main view; None where no clip has a box yet.
+    """Up to ``clips`` clips of a store with the boxes of its main view; None if no clip has a box yet.
 
-    The clips are those of `clip_cards.sample`: the lowest scores, fallbacks, and others spread
-    evenly; in the store's order.
+    The clips are those of `clip_cards.sample`: the lowest scores, fallbacks, and others spread evenly, in the store's
+    order.
     """
     view = reader.main_view
     boxes = {row: box for row in sample(reader, clips, (), ()) if (box := reader.middle_box(view, row))}
@@ -46,18 +46,18 @@ def contact_sheet(reader: ClipReader, clips: int = CLIPS) -> Image.Image | None:
 
 
 def data_url(image: Image.Image) -> str:
-    """A picture as a ``data:`` URL that holds all of it, JPEG."""
+    """A picture as a ``data:`` URL with JPEG content."""
     data = io.BytesIO()
     image.save(data, "JPEG", quality=80)
     return f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
 
 
 def about_sheet(reader: ClipReader) -> str:
-    """What the sheet shows, in one paragraph of Markdown."""
+    """A description of the sheet in one paragraph of Markdown."""
     view = reader.main_view
     return (
         f"Boxes of the view `{view}` on the middle frame of each clip, over the {map_name(reader, view)} (orange). "
-        "Among them are the clips with the least of their motion inside; the others are spread evenly over the data "
+        "They include the clips with the least motion inside the box; the others are spread evenly over the data "
         "set. `mocrop report` makes a page of all clips."
     )
 

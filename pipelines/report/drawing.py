@@ -1,4 +1,4 @@
-"""Pictures and videos of clips, drawn with Pillow: small ones for pages, figures for papers and issues."""
+"""Pictures and videos of clips, drawn with Pillow: thumbnails for pages, figures for papers and issues."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from pipelines.stages.h264_cache import Folders, target_path
 Picture = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]
 
-VIDEO_RATE = Fraction(25)  # frames a second: the store does not keep the clip's own
-HELD_FRAMES = 100_000  # of a video from cached frames: an hour
-ARROW_TIMES = 2  # drawn arrows are so many times as long as the motion
-_ARROWS = 400  # in one frame of a video at most
+VIDEO_RATE = Fraction(25)  # frames per second; the store does not keep the clip's rate
+HELD_FRAMES = 100_000  # maximum frames of a video from cached frames: one hour
+ARROW_TIMES = 2  # length of drawn arrows relative to the motion
+_ARROWS = 400  # maximum arrows in one frame of a video
 _QUALITIES = (80, 65, 50, 35, 22, 10, 1)
 _HEIGHT = 360  # of the pictures of a figure, px
 _MARGIN, _GAP, _CAPTION, _TITLE = 24, 16, 50, 40
@@ -39,7 +39,7 @@ _FIXED_COLOURS = {"centre": (255, 255, 255), "random": (200, 200, 200), "full": 
 
 
 def fitting(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """Width and height in the proportions of ``size`` (width, height) with ``side`` as the longer one, from 1 px on."""
+    """Width and height with the aspect ratio of ``size`` (width, height), ``side`` as the longer one, at least 1 px."""
     longer = max(size)
     width, height = (max(1, round(length * side / longer)) for length in size)
     return width, height
@@ -48,7 +48,7 @@ def fitting(size: tuple[int, int], side: int) -> tuple[int, int]:
 def webp(picture: Picture, size: tuple[int, int], most: int) -> bytes:
     """The picture (h, w, 3), RGB, at ``size`` (width, height) px as WebP of at most ``most`` bytes.
 
-    The best of seven qualities that fits; where not even the worst does, the size is halved until it does.
+    It has the best of seven qualities that fits; if none does, the size is halved until one does.
     """
     image = Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS)
     low, high, best, data = 0, len(_QUALITIES) - 1, b"", b""
@@ -79,14 +79,14 @@ def view_colour(reader: ClipReader, view: str) -> Colour:
 
 
 def map_name(reader: ClipReader, view: str) -> str:
-    """What the map of a motion view shows."""
+    """A description of the map of a motion view."""
     spec = reader.recipe.view(view)
     relative = isinstance(spec, MotionView) and isinstance(spec.method(), ActorMethod)
     return "map of motion relative to the camera" if relative else "density of motion"
 
 
 def draw_box(image: Image.Image, box: Corners, colour: Colour, scale: tuple[float, float]) -> None:
-    """Draw a box of frame pixels onto a picture that is ``scale`` (x, y) times the frame, with a dark edge."""
+    """Draw a box, given in frame pixels, with a dark edge onto a picture that is ``scale`` (x, y) times the frame."""
     draw = ImageDraw.Draw(image)
     x0, y0, x1, y1 = box
     edges = (round(x0 * scale[0]), round(y0 * scale[1]), round(x1 * scale[0]) - 1, round(y1 * scale[1]) - 1)
@@ -95,7 +95,7 @@ def draw_box(image: Image.Image, box: Corners, colour: Colour, scale: tuple[floa
 
 
 def draw_density(image: Image.Image, density: npt.NDArray[Any]) -> Image.Image:
-    """The picture with a density map (rows, cols) over it: orange, opaquest in the fullest cell."""
+    """The picture with a density map (rows, cols) over it: orange, most opaque in the fullest cell."""
     top = float(density.max())
     if not top:
         return image
@@ -105,7 +105,7 @@ def draw_density(image: Image.Image, density: npt.NDArray[Any]) -> Image.Image:
 
 
 def draw_vectors(image: Image.Image, vectors: npt.NDArray[Any], scale: tuple[float, float]) -> None:
-    """Draw vectors (``VECTOR``) as arrows that end at the block and come from where it was, ``ARROW_TIMES`` as long."""
+    """Draw vectors (``VECTOR``) as arrows from the block's earlier place to the block, ``ARROW_TIMES`` as long."""
     draw = ImageDraw.Draw(image)
     for x, y, dx, dy in zip(vectors["x"], vectors["y"], vectors["dx"], vectors["dy"], strict=True):
         end = np.array([x * scale[0], y * scale[1]])
@@ -129,9 +129,9 @@ class _Panel:
 
 
 def clip_figure(reader: ClipReader, id: str, views: Sequence[str]) -> Image.Image:
-    """One clip as a figure: its middle frame with the density and the boxes of ``views``, and their crops beside it.
+    """One clip as a figure: its middle frame with the density and the boxes of ``views``, and their crops next to it.
 
-    Without cached frames the boxes stand on grey. ``StoreError`` where the clip has no box in any of the views.
+    Without cached frames the background is grey. ``StoreError`` if the clip has no box in any of the views.
     """
     row = reader.store.row(id)
     boxes = {view: box for view in views if (box := reader.middle_box(view, row))}
@@ -160,8 +160,8 @@ def clip_figure(reader: ClipReader, id: str, views: Sequence[str]) -> Image.Imag
 def frame_picture(reader: ClipReader, row: int, boxes: dict[str, Corners], size: tuple[int, int]) -> Image.Image:
     """A clip's middle frame at ``size`` (width, height) px, with a map of motion and the boxes.
 
-    The map is the main view's, else that of the first view that has one. Without cached whole frames they stand on
-    grey; the box of the view of whole frames is left out.
+    The map is the main view's, else that of the first view that has one. Without cached whole frames the background is
+    grey. The box of the view of whole frames is not drawn.
     """
     height, width = reader.frame_size(row)
     slot = reader.middle_slot(reader.full, row) if reader.full else None
@@ -206,7 +206,7 @@ def _crop_panel(reader: ClipReader, row: int, view: str, box: Corners) -> _Panel
     area = (box[2] - box[0]) * (box[3] - box[1]) / (height * width)
     score = reader.score(view, row)
     motion = f", motion {score:.1%}" if score is not None else ""
-    moving = f", moves over {len(reader.places(view, row))} places" if reader.path(view, row) else ""
+    moving = f", moving over {len(reader.places(view, row))} positions" if reader.path(view, row) else ""
     return _Panel(image, view, f"area {area:.0%}{motion}{moving}")
 
 
@@ -218,14 +218,14 @@ def write_figure(image: Image.Image, target: Path) -> None:
 def write_clip_video(
     reader: ClipReader, id: str, views: Sequence[str], target: Path, work_dir: str | None = None
 ) -> bool:
-    """Write a clip with the boxes of ``views`` and the vectors of each frame drawn in; say whether its H.264 was there.
+    """Write a clip with the boxes of ``views`` and each frame's vectors drawn in; return whether its H.264 file exists.
 
-    Where it is gone (it is looked for in ``work_dir``, by default STORE.work) each cached whole frame stands until the
-    next. ``.mp4`` is H.264, ``.avi`` MPEG-4; ``StoreError`` for another name or a clip without boxes or pictures.
+    If it is missing in ``work_dir`` (by default STORE.work), each cached whole frame is shown until the next. ``.mp4``
+    is H.264, ``.avi`` MPEG-4; ``StoreError`` for another name or a clip without boxes or pictures.
     """
     codecs = {".mp4": "libx264", ".avi": "mpeg4"}
     if target.suffix not in codecs:
-        raise StoreError(f"--video {str(target)!r}: name a file that ends in .mp4 or .avi")
+        raise StoreError(f"--video {str(target)!r}: the name must end in .mp4 or .avi")
     row = reader.store.row(id)
     shown = [view for view in views if reader.box(view, row)]
     path = h264_path(reader, row, work_dir)
@@ -234,7 +234,7 @@ def write_clip_video(
         or not reader.has_vectors(row)
         or (path is None and not (reader.full and reader.slots(reader.full, row)))
     ):
-        reason = str(reader.tables["reason"][row]) or "there is no H.264 file, or the store has no whole frames of it"
+        reason = str(reader.tables["reason"][row]) or "no H.264 file, or no whole frames in the store"
         raise StoreError(f"clip {id!r} cannot be drawn as a video: {reason}")
     count = int(reader.tables["num_frames"][row])
     if path is None and count > HELD_FRAMES:
@@ -247,7 +247,7 @@ def write_clip_video(
 
 
 def h264_path(reader: ClipReader, row: int, work_dir: str | None) -> Path | None:
-    """Where a clip's H.264 file is; None if it is not there."""
+    """The path of a clip's H.264 file; None if it is missing."""
     encode = reader.recipe.transcode
     record = reader.progress.transcode.get(row // reader.recipe.shard_clips)
     known = record.clips.get(reader.ids[row]) if record else None

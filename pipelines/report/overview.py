@@ -1,4 +1,4 @@
-"""The head of a report: what the store is, where its boxes lie, and how its classes differ."""
+"""The head of a report: a summary of the store, the positions of its boxes, and its classes."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from pipelines.store.records import Summary, stage_seconds
 
 Json = dict[str, Any]
 
-NOTES_SHOWN = 100  # clips with a note of one kind that a page lists
+NOTES_SHOWN = 100  # clips per kind of note that a page lists
 HEAT_GRID = (36, 48)  # rows and columns of the map of box positions
 
 
 def overview(store: Store, reader: ClipReader, summary: Summary) -> Json:
-    """Counts, states, stages, recipe, versions, fingerprint, seconds by stage, and each view's numbers."""
+    """Counts, states, stages, recipe, versions, fingerprint, seconds per stage, and the numbers of each view."""
     states = reader.tables["state"]
     (progress,) = attributes(store.zarr, ["progress"])
     seconds = stage_seconds(progress)
@@ -60,7 +60,7 @@ def overview(store: Store, reader: ClipReader, summary: Summary) -> Json:
 
 
 def _notes(summary: Summary, ids: list[str]) -> list[Json]:
-    """Each kind of note: what it means, how many clips have one, and the rows of the first with their text."""
+    """For each kind of note: its meaning, the number of clips with one, and the first rows with their text."""
     rows = {id: row for row, id in enumerate(ids)}
     return [
         {
@@ -73,9 +73,9 @@ def _notes(summary: Summary, ids: list[str]) -> list[Json]:
 
 
 def view_numbers(reader: ClipReader, view: str) -> Json:
-    """Over all clips and by class: clips with a box, mean area, mean score, share of fallbacks (None where none are).
+    """Over all clips and by class: clips with a box, mean area, mean score, share of fallbacks (None without boxes).
 
-    ``classes`` has a row for each class with clips: label, clips, done, boxed, area, score, fallback.
+    ``classes`` has one row per class with clips: label, clips, done, boxed, area, score, fallback.
     """
     labels, states = reader.tables["label"], reader.tables["state"]
     score, source = (reader.tables[f"views/{view}/{name}"] for name in ("score", "source"))
@@ -105,7 +105,7 @@ def view_numbers(reader: ClipReader, view: str) -> Json:
 
 
 def areas(reader: ClipReader, view: str) -> npt.NDArray[np.float64]:
-    """Each box's share of its frame; NaN where there is no box."""
+    """Each box's share of its frame's area; NaN if there is no box."""
     box = reader.tables[f"views/{view}/box"].astype(np.float64)
     frame = reader.tables["frame_size"].astype(np.float64).prod(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -114,9 +114,9 @@ def areas(reader: ClipReader, view: str) -> npt.NDArray[np.float64]:
 
 
 def heat(reader: ClipReader, view: str) -> Json:
-    """``heat``: in how many of 1000 boxes each cell's middle lies, row by row, frames laid over each other.
+    """``heat``: how many of 1000 boxes contain each cell's middle, row by row, with all frames scaled to one.
 
-    ``places`` counts these boxes: one a clip, or where boxes move one for each part of it. None for no box.
+    ``places`` is the number of boxes: one per clip, or one per part of it if boxes move. None without boxes.
     """
     rows, cols = HEAT_GRID
     boxed = np.flatnonzero(reader.tables[f"views/{view}/source"] > 0)

@@ -1,7 +1,7 @@
 """``mocrop report``: one self-contained HTML file about a store, its clips, boxes and crops.
 
-The page is data and a script: a JSON document, WebP pictures in it as base64, and the files in ``page/``. It loads
-nothing, and its content security policy forbids it to.
+The page consists of a JSON document with WebP pictures as base64 and the files in ``assets/``. It loads nothing, which
+its content security policy enforces.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from pipelines.report.clip_reader import ClipReader
 from pipelines.store.records import summarise
 
 SAMPLE = 300
-LARGEST = 64_000_000  # bytes of a page that are made without --all
+LARGEST = 64_000_000  # maximum bytes of a page without --all
 SCRIPTS = ("scene.js", "head.js", "grid.js", "detail.js", "tables.js", "main.js")
 
 
 class ReportError(StoreError):
-    """A report that cannot be made as asked: one line that names the argument and what would be right."""
+    """A report cannot be made; the message is one line with the argument and what would be right."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was written: the page's bytes, clips listed, clips with pictures, clips with a detail, what went wrong."""
+    """What was written: the page's bytes, clips listed, clips with pictures, clips with a detail, and problems."""
 
     out: str
     bytes: int
@@ -56,12 +56,11 @@ def write_report(
     wanted: Sequence[str] = (),
     on_clip: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
-    """Write the page of the store at ``location`` to ``out``, whole or not at all.
+    """Write the page of the store at ``location`` to ``out``, atomically.
 
-    ``clips`` of it have pictures and a detail (``wanted`` ids always); with ``everything`` all have pictures.
-    ``on_clip`` is told of progress: of annotated clips, then of
-    pictures and details. ``ReportError`` for a wrong argument, before any work, and where the page might
-    take more than ``LARGEST`` bytes without ``everything``.
+    ``clips`` of its clips have pictures and a detail (those in ``wanted`` always); with ``everything`` all have
+    pictures. ``on_clip`` reports progress: on annotated clips, then on pictures and details. Raises ``ReportError``,
+    before any work, for a wrong argument, and if the page might exceed ``LARGEST`` bytes without ``everything``.
     """
     store = open_store(location)
     _check(store, out, clips, everything)
@@ -79,7 +78,7 @@ def write_report(
 
 def _check(store: Store, out: Path, clips: int, everything: bool) -> None:
     if clips < 0:
-        raise ReportError(f"--clips {clips}: give a number from 0 on")
+        raise ReportError(f"--clips {clips}: give a number of at least 0")
     if out.is_dir() or not out.parent.is_dir():
         what = (
             "is a folder; name a file"
@@ -106,7 +105,7 @@ def collect(
     wanted: Sequence[int],
     on_clip: Callable[[int, int], None],
 ) -> tuple[dict[str, Any], tuple[int, int]]:
-    """The document of the page, and how many clips have pictures and details in it."""
+    """The document of the page, and the numbers of clips with pictures and with details."""
     reader = ClipReader(store)
     tables = reader.tables
     matched = match(known or {}, reader.ids, tables["num_frames"], tables["frame_size"])
@@ -151,25 +150,23 @@ def _notices(
         notices.append("This store has no clips.")
     elif states["pending"]:
         done = "No clip is done yet" if not states["done"] else f"{states['pending']} of {clips} clips are not done yet"
-        notices.append(f"{done}: run mocrop preprocess again to resume. The page shows what is done so far.")
+        notices.append(f"{done}: run mocrop preprocess again to resume. The page shows the clips done so far.")
     elif not states["done"]:
-        notices.append("No clip is done: all are quarantined, for the reasons listed below.")
+        notices.append("No clip is done: all are quarantined for the reasons listed below.")
     if clips and not pictures:
-        notices.append(
-            "No frames are shown: the store has none yet, or they cannot be read. Boxes stand on empty frames."
-        )
+        notices.append("No frames are shown: they are missing or cannot be read. Boxes are drawn on empty frames.")
     elif reader.full is None:
-        notices.append("The store has no view of whole frames: boxes stand on empty frames, beside the cached crops.")
+        notices.append("The store has no view of whole frames: boxes are drawn on empty frames, next to the crops.")
     if mismatches:
-        notices.append(f"{mismatches} annotated clips match the store not at all or only in part: see Actors.")
+        notices.append(f"{mismatches} annotated clips do not match the store, or only in part: see Actors.")
     if problems:
         more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
-        notices.append(f"Not everything could be read; mocrop verify says more. {'; '.join(problems[:5])}{more}")
+        notices.append(f"Not everything could be read; run mocrop verify for details. {'; '.join(problems[:5])}{more}")
     return notices
 
 
 def render(document: dict[str, Any]) -> bytes:
-    """The page of a document. Text from the store gets into it as JSON only, and in the title, escaped."""
+    """The page of a document. Text from the store appears only in the JSON and, escaped, in the title."""
     files = resources.files("pipelines.report") / "assets"
     style = (files / "page.css").read_text(encoding="utf-8")
     scripts = "\n".join((files / name).read_text(encoding="utf-8") for name in SCRIPTS)
@@ -194,7 +191,7 @@ def render(document: dict[str, Any]) -> bytes:
 
 
 def as_script_data(value: object) -> str:
-    """JSON that can stand in a script element: ASCII only, and nothing in it can end the element or start another."""
+    """JSON that is safe in a script element: ASCII only, and nothing in it can end the element or start another."""
     dense = json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
     return dense.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 

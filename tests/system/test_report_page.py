@@ -369,7 +369,7 @@ def test_the_time_of_each_stage_is_shown(chromium: Browser, page: Path, tmp_path
     (tmp_path / "timed.html").write_bytes(render(document))
     show(chromium, tmp_path / "timed.html")
     tiles, states, about = (one(chromium, f"#{id}").text for id in ("tiles", "states", "about-body"))
-    assert "Time a clip\n528.10 s\n2.2 h in all, one core" in tiles
+    assert "Time per clip\n528.10 s\non one core, 2.2 h in total" in tiles
     for stage in ("transcode 2.0 h", "motion 10 min", "boxes 1.5 s", "clips 2 min"):
         assert stage in states
         name, _, amount = stage.partition(" ")
@@ -532,4 +532,4 @@ def test_a_box_that_moves_and_the_map_of_actor_are_drawn_where_they_are(
         "motion relative to the camera, of the whole clip, weighted towards the middle" in one(chromium, ".viewer").text
     )
     one(chromium, "[data-key='view-mocrop']").click()
-    assert "density from here to the next picture" in one(chromium, ".viewer").text
+    assert "density until the next picture" in one(chromium, ".viewer").text

@@ -1,4 +1,4 @@
-// A clip's detail: a large frame with layers, the strip, the density by time, the clip in every view.
+// A clip's detail: a large frame with layers, the strip of frames, the density over time, the clip in every view.
 
 const layersOn = { boxes: true, density: true, arrows: true, actors: true };
 const ARROW_TIMES = 2;
@@ -79,18 +79,18 @@ function viewer(row) {
     box && boxLayer(box, colourOf(view), size),
   ];
   const what = `${now ? `Frame ${now.frame}` : "A frame"} of ${rows.id[row]}${box ? ` with the box of ${view.name}: ${box.join(", ")} px` : ""}`;
-  const still = details[row]?.time ? "nothing moves from here to the next picture" : null;
+  const still = details[row]?.time ? "nothing moves until the next picture" : null;
   const notes = now ? [`Frame ${now.frame}`, now.arrows ? `vectors of frame ${now.arrows_of}, drawn ${ARROW_TIMES} times as long` : still] : [];
   notes.push(map?.about, details[row]?.places?.[view.name] && `dashed: the box in the middle of each of ${view.params.segments} parts of the clip`);
   const note = notes.filter(Boolean).join("; ");
   return h("figure", { class: "viewer" }, scene(size, what, picture, layers.flat().filter(Boolean)), h("figcaption", {}, note && `${note}.`));
 }
 
-// The map that a frame of the strip shows: the one that the view's box was chosen on, or the density of vectors from
+// The map shown on a frame of the strip: the one on which the view's box was chosen, or the density of vectors from
 // that frame to the next.
 function mapOf(row, view, now) {
   const whole = boxes[view.name].density?.[row];
-  if (now?.density && view.params.method !== "actor") return { levels: now.density, grid: head.stripGrid, about: now.arrows && "density from here to the next picture" };
+  if (now?.density && view.params.method !== "actor") return { levels: now.density, grid: head.stripGrid, about: now.arrows && "density until the next picture" };
   return whole && { levels: whole, grid: gridOf(view.name), about: `${mapName(view)}, of the whole clip${view.params.method === "actor" ? ", weighted towards the middle" : ""}` };
 }
 
@@ -104,7 +104,7 @@ function layerSwitches(row) {
 
 function stripOf(row) {
   const strip = details[row]?.strip;
-  if (!strip?.length) return h("p", { class: "quiet" }, details[row] ? "No frames of this clip are cached." : `Strip and vectors are in the page for ${plural(Object.keys(details).length, "clip")} only; mocrop report --clip ${rows.id[row]} puts this one in.`);
+  if (!strip?.length) return h("p", { class: "quiet" }, details[row] ? "No frames of this clip are cached." : `The page has the strip and vectors of only ${plural(Object.keys(details).length, "clip")}; mocrop report --clip ${rows.id[row]} includes those of this one.`);
   const size = sizeOf(row);
   return h("div", { class: "strip", role: "group", "aria-label": "Frames, ← and → move" }, strip.map((one, i) => {
     const picture = one.picture ? `data:image/webp;base64,${one.picture}` : null;
@@ -131,7 +131,7 @@ function timeChart(row) {
   const sum = (counts) => counts.reduce((total, count) => total + count, 0);
   const [all, kept] = [sum(time.all), sum(inside)];
   const words = all ? `${percent(kept / all)} of the ${plural(all, "vector")} longer than ${head.threshold} px lie in the box of ${open.view.name}` : `No vector is longer than ${head.threshold} px`;
-  return h("figure", { class: "time" }, h("h3", {}, "Density by time"),
+  return h("figure", { class: "time" }, h("h3", {}, "Density over time"),
     s("svg", { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", role: "img", "aria-label": `${words}, by frame` }, bars, ...marks),
     h("div", { class: "axis", "aria-hidden": "true" }, h("span", {}, "frame 0"), h("span", {}, `${frames - 1}`)),
     h("figcaption", {}, h("span", { class: "key in" }, "in the box"), h("span", { class: "key out" }, "outside"), `${words}.`));

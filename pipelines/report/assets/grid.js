@@ -64,7 +64,7 @@ function showGrid(fromStart) {
   page = Math.min(page, pages - 1);
   byId("count").textContent = shown.length === rows.id.length ? plural(shown.length, "clip") : `${whole(shown.length)} of ${plural(rows.id.length, "clip")}`;
   const cards = shown.slice(page * PAGE, (page + 1) * PAGE).map(card);
-  byId("grid").replaceChildren(...(cards.length ? cards : [h("li", { class: "none" }, "No clip fits these filters.")]));
+  byId("grid").replaceChildren(...(cards.length ? cards : [h("li", { class: "none" }, "No clip matches these filters.")]));
   byId("grid").classList.toggle("plain", !byId("density").checked);
   showPages(pages);
 }
@@ -98,14 +98,14 @@ function card(row) {
     rows.reason[row] && h("span", { class: "reason" }, rows.reason[row])));
 }
 
-// The clip's name without the class, which stands beside it.
+// The clip's name without the class, which is shown next to it.
 function shortStem(row) {
   const name = stem(row);
   const start = `v_${className(row)}_`;
   return name.toLowerCase().startsWith(start.toLowerCase()) ? name.slice(start.length) : name;
 }
 
-// The frame with density and box, and the crop beside it.
+// The frame with density and box, and the crop next to it.
 function pair(row, view, box) {
   const size = sizeOf(row);
   if (!box) return [scene(size, `${rows.id[row]}: ${STATES[rows.state[row]]}, no box`, null, [])];

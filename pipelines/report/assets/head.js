@@ -1,4 +1,4 @@
-// The head: what the store is, in a sentence, in numbers, and as a map of where its boxes lie.
+// The head: a summary of the store in a sentence, in numbers, and as a map of its boxes.
 
 function showHead(view) {
   const total = rows.id.length;
@@ -15,7 +15,7 @@ function leadOf(view) {
   if (!view.boxed) return [`No box was chosen yet in the view ${view.name}.`];
   const area = h("b", {}, percent(view.area));
   if (view.kind !== "motion") {
-    const what = { full: "is the whole frame", centre: "is a box at the centre", random: "is a box anywhere" }[view.kind];
+    const what = { full: "is the whole frame", centre: "is a box at the centre", random: "is a box at a random position" }[view.kind];
     return [`${view.name} ${what}: `, area, " of the picture."];
   }
   const words = [`${view.name} keeps `, h("b", {}, percent(view.score)), ` of the ${mapName(view) === "motion density" ? "motion" : mapName(view)} in `, area, " of the picture"];
@@ -26,7 +26,7 @@ function leadOf(view) {
 
 const actorMean = (way, view) => actors?.series.find((one) => one.way === way && one.of === view)?.mean ?? null;
 
-// What a view keeps against a centre crop of exactly its area, whichever keeps more; in the digits that are shown.
+// Compares a view with a centre crop of exactly its area, in the digits that are shown.
 function against(mine, centre) {
   const points = Math.round(1000 * mine) - Math.round(1000 * centre);
   if (!points) return "as much as a centre crop of the same area";
@@ -39,12 +39,12 @@ function tilesOf(view, total) {
   const used = new Set(rows.label).size;
   const tile = (name, value, note) => h("div", {}, h("dt", {}, name), h("dd", {}, value, note && h("small", {}, note)));
   return [
-    tile("Clips", whole(total), `${plural(used, "class", "classes")}`),
-    view.kind === "motion" && tile("Motion kept", percent(view.median), "median of the clips"),
-    tile("Area", percent(view.area), "of the frame, mean"),
-    moves(view) && tile("Boxes a clip", whole(view.params.segments), "and smooth moves between them"),
-    view.kind === "motion" && tile("Fallback", percent(view.fallback, 1), "where nothing moves"),
-    seconds > 0 && total > 0 && tile("Time a clip", `${(seconds / total).toFixed(2)} s`, `${duration(seconds)} in all, one core`),
+    tile("Clips", whole(total), plural(used, "class", "classes")),
+    view.kind === "motion" && tile("Motion kept", percent(view.median), "median over clips"),
+    tile("Area", percent(view.area), "mean share of the frame"),
+    moves(view) && tile("Boxes per clip", whole(view.params.segments), "with smooth moves between them"),
+    view.kind === "motion" && tile("Fallback", percent(view.fallback, 1), "of clips, nothing moves"),
+    seconds > 0 && total > 0 && tile("Time per clip", `${(seconds / total).toFixed(2)} s`, `on one core, ${duration(seconds)} in total`),
   ].filter(Boolean);
 }
 
@@ -58,7 +58,7 @@ function madeWith() {
 const stateParts = () => ["done", "pending", "quarantined"].map((name) => [name, head.states[name], `${whole(head.states[name])} ${name}`]);
 const timeParts = () => Object.entries(head.seconds).map(([stage, value]) => [stage, value, `${stage} ${duration(value)}`]);
 
-// A bar of parts, each { class, amount, words }; nothing where all are 0.
+// A bar of parts, each { class, amount, words }; null if all are 0.
 function shareBar(name, parts) {
   const there = parts.filter(([, amount]) => amount > 0);
   if (!there.length) return null;
@@ -75,7 +75,7 @@ const HEAT = [36, 48];
 function showHeat(view) {
   const figure = byId("heat");
   if (!view.heat) {
-    figure.replaceChildren(scene([320, 240], "No boxes yet", null, []), h("figcaption", {}, "Where the boxes lie: none yet."));
+    figure.replaceChildren(scene([320, 240], "No boxes yet", null, []), h("figcaption", {}, "Positions of the boxes: none yet."));
     return;
   }
   const [heatRows, heatCols] = HEAT;
@@ -95,8 +95,8 @@ function showHeat(view) {
     s("text", { x: left, y: base, "text-anchor": ["start", "middle", "end"][2 * x], class: at(x, y) > 0.55 ? "on" : "off" }, percent(at(x, y))));
   const words = spots.map(([name, x, y]) => `${name} ${percent(at(x, y))}`).join(", ");
   figure.replaceChildren(
-    s("svg", { viewBox: `0 0 ${heatCols} ${heatRows}`, role: "img", "aria-label": `Share of boxes that hold each place of the frame: ${words}` },
+    s("svg", { viewBox: `0 0 ${heatCols} ${heatRows}`, role: "img", "aria-label": `Share of boxes that contain each point of the frame: ${words}` },
       s("rect", { class: "paper", width: heatCols, height: heatRows }), cells, ...labels),
-    h("figcaption", {}, h("b", {}, "Where the boxes lie. "),
-      `Share of the ${plural(view.places, "box", "boxes")} of ${view.name} that hold each place of the frame.`));
+    h("figcaption", {}, h("b", {}, "Positions of the boxes. "),
+      `Share of the ${plural(view.places, "box", "boxes")} of ${view.name} that contain each point of the frame.`));
 }

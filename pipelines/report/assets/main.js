@@ -21,7 +21,7 @@ function followAddress() {
   try {
     openClip(decodeURIComponent(id));
   } catch (error) {
-    if (!(error instanceof URIError)) throw error; // an address that someone cut short: the page stays as it is
+    if (!(error instanceof URIError)) throw error; // a truncated address: leave the page as it is
   }
 }
 

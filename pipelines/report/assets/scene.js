@@ -57,7 +57,7 @@ function boxOf(row, view) {
   return table.source[row] ? table.box.slice(4 * row, 4 * row + 4) : null;
 }
 
-// The box in the frame of the thumbnail: another one than the static box where the view's box moves.
+// The box in the frame of the thumbnail, which differs from the static box if the view's box moves.
 function shownBox(row, view) {
   const table = boxes[view];
   return table.shown && table.source[row] ? table.shown.slice(4 * row, 4 * row + 4) : boxOf(row, view);
@@ -68,7 +68,7 @@ const boxAt = (row, view, frame) => frame?.boxes?.[view] ?? shownBox(row, view);
 
 const moves = (view) => view.params.segments > 1;
 
-// What the map of a view shows.
+// A description of a view's map.
 const mapName = (view) => (view.params.method === "actor" ? "motion relative to the camera" : "motion density");
 
 function areaOf(row, view) {
@@ -77,7 +77,7 @@ function areaOf(row, view) {
   return box && ((box[2] - box[0]) * (box[3] - box[1])) / (width * height);
 }
 
-// How far the box's middle lies from the frame's, as a share of half the diagonal.
+// Distance of the box's middle from the frame's, as a share of half the diagonal.
 function offsetOf(row, view) {
   const box = boxOf(row, view);
   const [width, height] = sizeOf(row);
@@ -127,7 +127,7 @@ function boxLayer([x0, y0, x1, y1], colour, [width]) {
   return s("g", { class: `box ${colour}` }, s("rect", { ...shape, class: "halo" }), s("rect", { ...shape, class: "line" }));
 }
 
-// An arrow ends at the block and begins where the block came from, drawn `times` as long as it is.
+// An arrow from the block's earlier place to the block, `times` as long as the motion.
 function arrowLayer(arrows, times) {
   const layer = s("g", { class: "arrows" });
   let lines = "", heads = "";
@@ -145,7 +145,7 @@ function arrowLayer(arrows, times) {
   return layer;
 }
 
-// A picture with a text: `part` is what of the frame is seen, the whole frame if not given.
+// A picture with a text: `part` is the visible part of the frame, by default the whole frame.
 function scene(size, label, picture, layers, part = [0, 0, ...size]) {
   const [x0, y0, x1, y1] = part;
   return s("svg", { class: "scene", viewBox: `${x0} ${y0} ${x1 - x0} ${y1 - y0}`, role: "img", "aria-label": label },

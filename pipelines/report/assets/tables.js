@@ -1,4 +1,4 @@
-// Tables: by class, actors, quarantined clips, clips with notes, and what the store was made with.
+// Tables: classes, actors, quarantined clips, clips with notes, and the store's settings and software.
 
 function meter(value, digits = 0, strong = false) {
   if (!isNumber(value)) return "–";
@@ -70,13 +70,13 @@ function showActors() {
     { name: "Area", of: (one) => one.area, show: (one) => meter(one.area, 1), number: true },
     { name: "Actor kept", of: (one) => one.mean, show: (one) => meter(one.mean, 1, isMain(one)), number: true },
     { name: "≥ 90 % kept", of: (one) => one.mostly, show: (one) => meter(one.mostly, 1, isMain(one)), number: true },
-    { name: "What it is", of: aboutSeries, wordy: true },
+    { name: "Description", of: aboutSeries, wordy: true },
   ], actors.series, { by: 2, down: true });
   const measured = h("div", {});
   const measure = (name, text) => h("label", { class: "check" }, h("input", { type: "radio", name: "measure", checked: name === "mean", onchange: () => measured.replaceChildren(...measuredTables(name, text)) }), ` ${text}`);
   measured.replaceChildren(...measuredTables("mean", MEASURES.mean));
   byId("actor-tables").replaceChildren(
-    h("p", { class: "quiet" }, `${plural(actors.rows.length, "clip")} with ${plural(actors.boxes.reduce((sum, count) => sum + count, 0), "actor box", "actor boxes")}. Kept is the share of an actor's box inside the crop, averaged over a clip's boxes (an actor in a frame is one) and then over clips. “≥ 90 % kept” is the share of those boxes of which at least nine tenths are inside. The rows centre, random and best have exactly the area of a view's box, with fractions of pixels; best looks at the actor boxes, so no static box of that area can keep more on average. mocrop evaluate gives the intervals of the differences.`),
+    h("p", { class: "quiet" }, `${plural(actors.rows.length, "clip")} with ${plural(actors.boxes.reduce((sum, count) => sum + count, 0), "actor box", "actor boxes")}. “Actor kept” is the share of an actor's box (one per actor and frame) inside the crop, averaged over a clip's boxes and then over clips. “≥ 90 % kept” is the share of actor boxes of which at least 90 % is inside. The rows centre, random and best have exactly the area of a view's box; best is found with the annotations and is an upper bound for one static box per clip. mocrop evaluate prints confidence intervals of the differences.`),
     series,
     h("fieldset", { class: "switches", id: "measure" }, h("legend", {}, "By class and by clip"), Object.entries(MEASURES).map(([name, text]) => measure(name, text))),
     measured, ...mismatches());
@@ -84,13 +84,13 @@ function showActors() {
 
 const MEASURES = { mean: "Actor kept", mostly: "≥ 90 % kept" };
 
-// The actors by class and by clip, in one of the measures: the mean share kept, or the share of boxes kept to nine tenths.
+// The actors by class and by clip, in one of the measures: the mean share kept, or the share of boxes kept to 90 %.
 function measuredTables(measure, text) {
   const [ofClasses, ofClips] = measure === "mean" ? ["classes", "clips"] : ["classesMostly", "clipsMostly"];
   const value = (one, key) => ({ name: one.name, of: (item) => one[key][item[0]], show: (item) => meter(one[key][item[0]], 1, isMain(one)), number: true });
   const main = actors.series.findIndex(isMain);
   return [
-    table(`${text} by class: each clip counts the same`, [
+    table(`${text} by class, mean over clips`, [
       { name: "Class", of: (item) => head.classes[item[1]] ?? "no class" },
       { name: "Clips", of: (item) => item[2], number: true },
       ...actors.series.map((one) => value(one, ofClasses)),
@@ -110,9 +110,9 @@ function aboutSeries(series) {
   const view = viewNamed(series.name), share = percent(view.params.crop_ratio);
   const cells = view.params.grid ? `${view.params.grid.join("×")} cells, ` : "";
   const what = view.params.method === "actor" ? "motion relative to the camera" : "motion";
-  const moving = moves(view) ? `, moving over ${view.params.segments} places` : "";
+  const moving = moves(view) ? `, moving over ${view.params.segments} positions` : "";
   if (view.kind === "motion") return `view: where the ${what} is, ${cells}${share} of the frame${moving}`;
-  return { full: "view: the whole frame", centre: `view: ${share} of the frame, at the centre`, random: `view: ${share} of the frame, anywhere` }[view.kind];
+  return { full: "view: the whole frame", centre: `view: ${share} of the frame, at the centre`, random: `view: ${share} of the frame, at a random position` }[view.kind];
 }
 
 function mismatches() {
@@ -130,7 +130,7 @@ function showQuarantined() {
   if (!bad.length) return;
   byId("quarantined").hidden = byId("to-quarantined").hidden = false;
   const part = (row, i) => { const at = rows.reason[row].indexOf(": "); return i ? rows.reason[row].slice(at + 2) : at < 0 ? "" : rows.reason[row].slice(0, at); };
-  byId("quarantine-table").replaceChildren(table(`${plural(bad.length, "clip")} left out, and why`, [
+  byId("quarantine-table").replaceChildren(table(`${plural(bad.length, "clip")} left out, with reasons`, [
     { name: "Clip", of: (row) => rows.id[row], show: clipLink },
     { name: "Class", of: className },
     { name: "Stage", of: (row) => part(row, 0) },
