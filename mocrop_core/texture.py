@@ -112,7 +112,7 @@ def _bar_rows(luma: Luma) -> int:
 def _cell_sums(luma: Luma, grid: CellGrid) -> npt.NDArray[np.float64]:
     """Return the sums of the luma and of its squares in each cell: (2, rows, columns).
 
-    Some rows of cells at a time, in one array that stays in the cache. All are whole numbers, and small ones in small
+    Some rows of cells at a time, in one array that fits in the CPU cache. All are integers, and small ones in small
     cells: exact in any order. The last sums are a matrix product, since NumPy's own are slow over so short an axis.
     """
     (rows, columns), side = grid.shape, grid.side

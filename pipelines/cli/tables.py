@@ -101,6 +101,7 @@ def export_npy(store: Store, folder: Path, view: str | None = None) -> list[Path
 def _only_motion_view(store: Store) -> str:
     names = [name for name in store.views if store.view(name).has_density]
     if len(names) != 1:
-        there = f"there are {', '.join(names)}" if names else "there is none"
-        raise StoreError(f"which motion view? {there}; name one with --view")
+        raise StoreError(
+            f"--view: name a motion view, one of {', '.join(names)}" if names else "the store has no motion view"
+        )
     return names[0]

@@ -241,7 +241,7 @@ def test_an_existing_file_is_replaced_only_on_request(
     [
         (["in.mp4"], "OUT: name the file to write, or pass --json to print only the boxes"),
         (["in.mp4", "out.mp4", "--area", "2"], "area must lie in (0, 1], got 2.0"),
-        (["in.mp4", "out.mp4", "--area", "half"], "'half' is not a valid float"),
+        (["in.mp4", "out.mp4", "--area", "half"], "Invalid value for '--area'"),
         (["in.mp4", "out.mp4", "--method", "x"], "method 'x': give one of "),
         (["in.mp4", "out.mp4", "--size", "2x"], "--size '2x': give width and height in px, such as 320x240, or one "),
         (["in.mp4", "out.mp4", "--size", "65x64"], "size 65x64 (width x height): give even numbers of at least 2"),

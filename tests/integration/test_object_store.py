@@ -389,7 +389,7 @@ def test_what_cannot_be_reached_or_asked_for_is_one_line(
         assert line in err
         assert err.count("\n") == 1 or command == "verify"
         assert SECRET not in err
-    if "there is none" not in line:
+    if "no such store" not in line:
         options = Options(str(synth_data / "UCF-101"), store, recipe="smoke", work_dir=str(tmp_path))
         with pytest.raises((RunError, StoreError)) as refused:
             run_stages(options)

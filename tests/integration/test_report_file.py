@@ -342,5 +342,5 @@ def test_a_report_that_fails_leaves_the_old_one(ucf_store: Path, data: Path, tmp
 
 
 def test_no_store_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="there is none"):
+    with pytest.raises(StoreError, match="no such store"):
         write_report(str(tmp_path / "none.zarr"), tmp_path / "r.html")

@@ -298,10 +298,10 @@ def test_the_demo_ends_with_a_page_of_its_store(monkeypatch: pytest.MonkeyPatch,
     [
         (["preprocess", "--source", "gone", "--store", "s.zarr"], "source 'gone': no such folder"),
         (["plan", "--source", "gone", "--store", "s.zarr"], "source 'gone': no such folder"),
-        (["status", "gone.zarr"], "store 'gone.zarr': there is none"),
-        (["verify", "gone.zarr"], "store 'gone.zarr': there is none"),
-        (["boxes", "gone.zarr"], "store 'gone.zarr': there is none"),
-        (["export-npy", "gone.zarr", "npy"], "store 'gone.zarr': there is none"),
+        (["status", "gone.zarr"], "store 'gone.zarr': no such store"),
+        (["verify", "gone.zarr"], "store 'gone.zarr': no such store"),
+        (["boxes", "gone.zarr"], "store 'gone.zarr': no such store"),
+        (["export-npy", "gone.zarr", "npy"], "store 'gone.zarr': no such store"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(refused: Callable[..., str], arguments: list[str], line: str) -> None:
