@@ -1,1 +1,1 @@
-"""One video at a time, without a store: its motion vectors, its box, its crops."""
+"""Single videos without a store: motion vectors, boxes, crops."""

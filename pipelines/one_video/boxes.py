@@ -24,12 +24,12 @@ def read_motion_vectors(source: Source) -> MotionVectors:
     """Read the motion vectors of a video.
 
     source: the path of a file, the URL of an object (``s3://bucket/clip.mp4``, with the extra ``s3``), the bytes of a
-    file, or a file object opened in binary mode. H.264, MPEG-1, MPEG-2, MPEG-4, H.263, WMV and FLV carry vectors.
-    Memory grows with the number of vectors, 18 bytes each. Whatever had to be passed over or chosen, such as packets
-    that cannot be decoded, is a Python warning. Raises ``mocrop.VideoError`` for what is not a video or has no vectors
-    that fit its picture (HEVC, VP9 and AV1 give none; nor does a picture that players turn or mirror); `find_box` and
-    `crop_video` take those as well. Raises ``mocrop.StoreError`` where an object store refuses, TypeError for anything
-    else.
+    file, or a file object opened in binary mode. H.264, MPEG-1, MPEG-2, MPEG-4, H.263, WMV and FLV have vectors.
+    Memory grows with the number of vectors, 18 bytes each. Anything that was skipped or chosen, such as packets that
+    cannot be decoded, is reported as a Python warning. Raises ``mocrop.VideoError`` for a file that is not a video or
+    has no vectors that match its displayed picture (HEVC, VP9, AV1, and videos that players rotate or mirror);
+    `find_box` and `crop_video` also accept those. Raises ``mocrop.StoreError`` if an object store refuses, TypeError
+    for another type of source.
 
     >>> mocrop.read_motion_vectors("clip.mp4")
     MotionVectors(13608 vectors, 50 frames of 320x240 px, 5 key frames with texture)
@@ -59,23 +59,23 @@ def find_box(
     clip_id: str = "",
     seed: int = 0,
 ) -> BoxSelection:
-    """Find the box of a video: the part of the frame that holds what its motion vectors show moving.
+    """Find the box of a video: the part of the frame that contains its motion.
 
-    source: as `read_motion_vectors` takes it, or what that returns. A video without vectors of its own is transcoded to
-    H.264 in a temporary file. method: a name of `list_methods`, or what `create_method` returns. area: of the box, as a
-    share of the frame's, in (0, 1]; None leaves it to the method. segments: equal parts of the video with a box each,
-    of one size, for a box that moves; only ``actor`` takes more than 1; None leaves it to the method. clip_id, seed:
-    the random draws of ``paper-v1`` and ``paper-v2`` depend on these; with the clip's id in a store and the seed of its
-    recipe, the box is the store's. By ``actor``, which draws nothing, it always is, bit for bit, given the same H.264
-    file.
+    source: as in `read_motion_vectors`, or its result. A video without motion vectors is transcoded to H.264 in a
+    temporary file. method: a name from `list_methods`, or the result of `create_method`. area: the area of the box as a
+    share of the frame's, in (0, 1]; None for the method's default. segments: number of equal parts of the video, each
+    with a box of the same size, for a moving box; only ``actor`` supports more than 1; None for the method's default.
+    clip_id, seed: determine the random samples of ``paper-v1`` and ``paper-v2``; with a clip's id in a store and the
+    seed of its recipe, the box equals the store's. ``actor`` uses no random numbers and always gives the store's box,
+    bit for bit, for the same H.264 file.
 
-    Returns ``box`` (x0, y0, x1, y1: px of the frame as it is shown, half-open), ``score`` (share of the density inside
-    the box, 0 to 1; NaN where nothing moves), ``source`` (``mocrop.SOURCE_MOTION``, or ``mocrop.SOURCE_FALLBACK`` where
-    nothing moves and the box is the middle of the frame), ``density`` (float32, rows and columns: the map the box was
-    chosen on) and ``path`` (the box in each frame of a box that moves, else None). Vectors wait in a temporary file:
-    ``actor`` needs no more memory for a longer video, the paper's methods that of the vectors they keep. Raises and
-    warns as `read_motion_vectors`, and ValueError for a method, an area or segments that cannot be, or ``actor`` on
-    motion vectors without texture.
+    Returns ``box`` (x0, y0, x1, y1: px of the displayed frame, half-open), ``score`` (share of the density inside the
+    box, 0 to 1; NaN if nothing moves), ``source`` (``mocrop.SOURCE_MOTION``, or ``mocrop.SOURCE_FALLBACK`` if nothing
+    moves and the box is the middle of the frame), ``density`` (float32, rows and columns: the map on which the box was
+    chosen) and ``path`` (the box in each frame if it moves, else None). Vectors are kept in a temporary file: the
+    memory of ``actor`` does not depend on the length of the video, that of the paper's methods grows with the vectors
+    they keep. Raises and warns like `read_motion_vectors`; ValueError for an invalid method, area or segments, or for
+    ``actor`` on motion vectors without texture.
 
     >>> found = mocrop.find_box("clip.mp4", method="actor", area=0.5)
     >>> found.box
@@ -95,9 +95,9 @@ def find_box(
 
 
 def method_of(method: str | AnyMethod, area: float | None, segments: int | None = None) -> AnyMethod:
-    """The method of a name, or the given one, with that area and those segments in the place of its own.
+    """The method with the given name, or the given one, with another area and number of segments if given.
 
-    ValueError for what cannot be.
+    Raises ValueError for invalid values.
     """
     chosen = create_method(method) if isinstance(method, str) else method
     if not isinstance(chosen, (Method, ActorMethod)):
@@ -115,7 +115,7 @@ def method_of(method: str | AnyMethod, area: float | None, segments: int | None 
 
 
 def choose(scan: Scan, method: AnyMethod, clip_id: str = "", seed: int = 0) -> BoxSelection:
-    """The box that a method chooses on what a scan found; as in a store for the clip of that id."""
+    """The box that a method chooses from a scan; equals a store's box for the clip with this id."""
     motion = scan.motion
     return _choose(
         scan.blocks(), motion.num_vectors, motion.num_frames, scan.keys, motion.frame_size, method, clip_id, seed
@@ -123,7 +123,7 @@ def choose(scan: Scan, method: AnyMethod, clip_id: str = "", seed: int = 0) -> B
 
 
 def warn(source: Source, notes: Iterable[str]) -> None:
-    """Warn the caller of the library's function of each note."""
+    """Issue a warning for each note, attributed to the caller of the public function."""
     for note in notes:
         warnings.warn(f"{name_of(source)}: {note}", stacklevel=3)
 

@@ -1,4 +1,4 @@
-"""The crops of one video."""
+"""Crops of one video."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from pipelines.one_video.sources import Source, local_video
 
 
 def crop(source: Source, box: Box | BoxPath, size: int = 224, frames: int | Sequence[int] = 8) -> npt.NDArray[np.uint8]:
-    """Decode frames of a video and cut its box out of them.
+    """Decode frames of a video and crop them to a box.
 
-    source: as `read_motion_vectors` takes it; any codec. box: px of the frame as it is shown, as `find_box` returns it;
-    or its path, of a box that moves. size: height and width to resize the box to, px, >= 1 (Pillow's antialiased
-    bilinear filter). frames: how many, >= 1, from the middles of as many equal parts of the video, so that a short one
-    repeats frames; or the numbers of the frames, from 0. Returns uint8 (frames, size, size, 3), RGB. Raises
-    ``mocrop.VideoError`` for what is not a video or ends before a frame that was named, ValueError for a box that
-    leaves the frame or a number out of range.
+    source: as in `read_motion_vectors`, with any codec. box: in px of the displayed frame, as returned by `find_box`;
+    or the path of a moving box. size: height and width to resize the box to, px, >= 1 (Pillow's antialiased bilinear
+    filter). frames: the number of frames, >= 1, from the middles of that many equal parts of the video, so that a short
+    video repeats frames; or a sequence of frame numbers, from 0. Returns uint8 (frames, size, size, 3), RGB. Raises
+    ``mocrop.VideoError`` for a file that is not a video or ends before a requested frame, ValueError for a box outside
+    the frame or a number out of range.
 
     >>> mocrop.crop("clip.mp4", mocrop.Box(0, 40, 200, 240), size=112, frames=4).shape
     (4, 112, 112, 3)

@@ -1,4 +1,4 @@
-"""The methods by which a box is chosen, by name."""
+"""The methods that choose a box, by name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DEFAULT = "actor"
 
 
 def list_methods() -> list[str]:
-    """Return the names of the methods that choose a box from motion, as `find_box` and ``mocrop crop`` take them.
+    """Return the names of the methods that choose a box from motion, for `find_box` and ``mocrop crop``.
 
     >>> mocrop.list_methods()
     ['actor', 'paper-v1', 'paper-v2', 'reference']
@@ -23,11 +23,10 @@ def list_methods() -> list[str]:
 
 
 def create_method(name: str, **overrides: Any) -> AnyMethod:
-    """Return the method of that name, with other numbers in the place of its own.
+    """Return the method with the given name, with some of its parameters replaced.
 
-    name: one of `list_methods`. overrides: fields of the method and their values; `crop_ratio` (area of the box as a
-    share of the frame's) is one of every method. Raises ValueError for a name or a field that does not exist, or a
-    value outside its range.
+    name: one of `list_methods`. overrides: fields of the method and their values; every method has `crop_ratio` (area
+    of the box as a share of the frame's). Raises ValueError for an unknown name or field, or a value outside its range.
 
     >>> method = mocrop.create_method("paper-v2", grid=(12, 16), crop_ratio=0.5)
     >>> method.grid, method.crop_ratio

@@ -1,4 +1,4 @@
-"""The motion vectors of one video, in bounded memory, and a copy that has some where it has none."""
+"""The motion vectors of one video in bounded memory, from a temporary H.264 file if the video has none."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from pipelines.media.streams import Decoded, Survey
 from pipelines.media.video_facts import Motion
 
 TIME_LIMIT = 7 * 86400.0
-"""Seconds that ffmpeg may take for one video that a person waits for."""
+"""Time limit of ffmpeg for one video, in seconds; long, because the user can stop it."""
 _BLOCK = 1 << 16  # vectors
 
 OnProgress = Callable[[str, int, int], None]
-"""Called with what is being done, and the frames done and in all; 0 in all where that is not known yet."""
+"""Called with the current step, the frames done, and all frames (0 if not known yet)."""
 
 
 def silent(what: str, done: int, total: int) -> None:
-    """The `OnProgress` that shows nothing."""
+    """An `OnProgress` that shows nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """What decoding a video for its vectors found.
+    """Result of decoding a video for its vectors.
 
-    ``motion`` and ``keys`` are of the file that has the vectors; ``survey`` and ``decoded`` are of the video itself;
-    ``combs`` is what became of its interlaced frames.
+    ``motion`` and ``keys`` belong to the file that has the vectors; ``survey`` and ``decoded`` to the video itself;
+    ``combs`` says how its interlaced frames were handled.
     """
 
     motion: Motion
@@ -50,11 +50,11 @@ class Scan:
     _packed: IO[bytes]
 
     def notes(self, combs: str = "") -> tuple[str, ...]:
-        """A line for whatever was passed over, chosen or repaired; with other words on interlaced frames if given."""
+        """One line per thing that was passed over, chosen or repaired; ``combs`` replaces `self.combs` if given."""
         return tuple(self.survey.notes(self.decoded, combs or self.combs).values())
 
     def blocks(self) -> Iterator[Vectors]:
-        """The vectors in decode order, in blocks of bounded size, from the beginning each time."""
+        """The vectors in decode order, in blocks of bounded size; each call starts at the beginning."""
         self._packed.seek(0)
         while content := self._packed.read(_BLOCK * PACKED.itemsize):
             yield in_pixels(np.frombuffer(content, PACKED), self.motion.motion_scale)
@@ -62,9 +62,9 @@ class Scan:
 
 @contextmanager
 def scanned(path: Path, on_progress: OnProgress = silent) -> Iterator[Scan]:
-    """Decode a file for its motion vectors, which wait in a temporary file.
+    """Decode a file for its motion vectors, which are kept in a temporary file.
 
-    ``VideoError`` where it cannot be read, `NoVectors` where it has none.
+    Raises ``VideoError`` if it cannot be read, `NoVectors` if it has none.
     """
     survey = decoder.survey(path)
     textures: list[np.ndarray] = []
@@ -89,10 +89,10 @@ def scanned(path: Path, on_progress: OnProgress = silent) -> Iterator[Scan]:
 
 @contextmanager
 def with_vectors(path: Path, on_progress: OnProgress = silent) -> Iterator[Scan]:
-    """Decode a file for its motion vectors; where it has none, those of a temporary H.264 file that is made of it.
+    """Decode a file for its motion vectors; if it has none, transcode it to a temporary H.264 file and use that.
 
-    That is so for codecs such as HEVC, VP9 and AV1, and for a picture that players turn or mirror; the H.264 file is
-    made as the recipe ``ucf101`` makes it. ``VideoError`` or ``FfmpegError`` where neither can be had.
+    This concerns codecs such as HEVC, VP9 and AV1, and pictures that players rotate or mirror; the H.264 file has the
+    settings of the recipe ``ucf101``. Raises ``VideoError`` or ``FfmpegError`` if that fails, too.
     """
     with ExitStack() as stack:
         try:

@@ -1,4 +1,4 @@
-"""A video that a caller names, as a file of this machine."""
+"""A video given by a caller, as a local file."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from pipelines.media.ffmpeg_binary import FfmpegError
 
 Source = str | os.PathLike[str] | bytes | BinaryIO
 """A video: the path of a file, the URL of an object (s3://bucket/clip.mp4), the bytes of a file, or a binary file
-object, which is read from where it stands to its end."""
+object, which is read from its current position to its end."""
 
 
 @contextmanager
 def local_video(source: Source) -> Iterator[Path]:
-    """Give the path of a file that holds a video, for as long as the block lasts.
+    """Yield the path of a file with the video, valid during the block.
 
-    A local path is given as it is; anything else becomes a temporary file. ``VideoError`` and ``FfmpegError`` in the
-    block become a ``VideoError`` with the name of the source in front. Raises TypeError for anything that is not a
-    source, ``StoreError`` where an object store refuses.
+    A local path is used directly; anything else is copied to a temporary file. ``VideoError`` and ``FfmpegError`` in
+    the block become a ``VideoError`` that begins with the name of the source. Raises TypeError for another type of
+    source, ``StoreError`` if an object store refuses.
     """
     try:
         if isinstance(source, str | os.PathLike) and not is_url(os.fspath(source)):
@@ -41,7 +41,7 @@ def local_video(source: Source) -> Iterator[Path]:
 
 
 def name_of(source: Source) -> str:
-    """What to call a video in messages: its path or URL without a password, else what it is."""
+    """The name of a video in messages: its path or URL without a password, else its type."""
     if isinstance(source, str | os.PathLike):
         return shown(os.fspath(source))
     name = getattr(source, "name", None)
