@@ -24,5 +24,5 @@ def missing_extra(error: ModuleNotFoundError) -> str | None:
     for extra, names in EXTRAS.items():
         if name in names:
             name = DISTRIBUTIONS.get(name, name)
-            return f'the package {name} is not installed; it comes with: pip install "mocrop[{extra}]"'
+            return f'this needs the extra {extra!r} (no package {name}); install it with: pip install "mocrop[{extra}]"'
     return None

