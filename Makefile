@@ -16,7 +16,7 @@ $(READY): pyproject.toml constraints.txt
 
 setup: $(READY)  ## make .venv with the package and all its extras
 
-demo: $(READY)  ## the whole job on a synthetic data set, from video to trained backbones and a page
+demo: $(READY)  ## everything on a synthetic data set, from video to trained backbones and a report
 	$(BIN)/mocrop demo --out demo
 
 lint: $(READY)  ## ruff and mypy
@@ -24,24 +24,24 @@ lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --num-workers 2
 
-test: lint  ## lint, types and every test of a change
+test: lint  ## lint, types and the tests that protect a change
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 30
 
-check-docs: $(READY)  ## every command of the documents, and the notebook
+check-docs: $(READY)  ## every command in the documents, and the notebook
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not soak" tests/docs/test_docs.py
 
 bench: $(READY)  ## the benchmarks, at least five repetitions of each: 45 minutes
 	$(BIN)/python -m tests.benchmarks
 
-boxes: $(READY)  ## what the boxes of each method keep of annotated actors: docs/reference/boxes.md
+boxes: $(READY)  ## how much of annotated actors each method's boxes keep: docs/reference/boxes.md
 	$(BIN)/python -m tests.benchmarks.box_coverage --stores build/boxes
 	$(BIN)/python -m tests.docs.reference_tables
 
-soak: $(READY)  ## the long tests; their results go into tests/support/soak_results.json
+soak: $(READY)  ## the long tests, with results in tests/support/soak_results.json
 	$(BIN)/python -m pytest -m soak
 
-stress: $(READY)  ## make test five times in fresh clones, twice beside a process that keeps the cores busy
+stress: $(READY)  ## make test five times in fresh clones, twice on busy cores
 	$(BIN)/python -m tests.support.stress
 
-clean:  ## remove what make demo and the tools made
+clean:  ## remove the files of make demo and of the tools
 	rm -rf demo .mypy_cache .ruff_cache .pytest_cache .hypothesis build
