@@ -191,7 +191,7 @@ def test_it_filters_by_class_split_state_and_words(chromium: Browser, page: Path
     Select(one(chromium, "#split")).select_by_index(0)
     Select(one(chromium, "#state")).select_by_visible_text("quarantined")
     assert names(chromium) == []
-    assert "No clip fits" in one(chromium, "#grid").text
+    assert "No clip matches" in one(chromium, "#grid").text
     Select(one(chromium, "#state")).select_by_index(0)
     one(chromium, "#find").send_keys("BASKET")
     assert names(chromium) == ["Basketball/v_Basketball_g01_c01"]

@@ -304,5 +304,5 @@ def test_a_path_is_checked_and_rests_before_and_after():
     for moments, boxes in (((), ()), ((1.0,), (first, second)), ((2.0, 2.0), (first, second))):
         with pytest.raises(ValueError, match=r"path|moments"):
             BoxPath(moments, boxes)
-    with pytest.raises(ValueError, match=r"one size, got \[\(9, 10\), \(10, 10\)\]"):
+    with pytest.raises(ValueError, match=r"the same size, got \[\(9, 10\), \(10, 10\)\]"):
         BoxPath((1.0, 2.0), (first, Box(0, 0, 10, 9)))
