@@ -107,7 +107,7 @@ def test_validation_clips_are_neither_trained_nor_tested_on(own_ucf_store: Path)
         assert read_clips(str(own_ucf_store), "full", 1, part).rows.tolist() == rows[1:].tolist()
     rewrite(own_ucf_store, "split", np.where(lists == 2, 3, lists))
     with pytest.raises(
-        StoreError, match=r"the test list of split 1; it has a validation list: .* put them into the test part of a new store"
+        StoreError, match=r"the test list of split 1; it has a validation list: .* into the test part of a new store"
     ):
         read_clips(str(own_ucf_store), "full", 1, "test")
 
