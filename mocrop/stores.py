@@ -9,10 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from data_specs import schema, stored
+from data_specs.clip_motion import MotionReader
 from data_specs.locations import StoreError, shown
-from data_specs.records import MotionRow, read_records
-from data_specs.vector_reader import VectorReader
-from mocrop_core.cells import cell_grid
 from mocrop_core.motion_vectors import MotionVectors
 
 
@@ -109,18 +107,7 @@ class Store:
         >>> mocrop.open_store("videos.zarr").motion_vectors(0).num_frames
         24
         """
-        row = self._checked(row)
-        shard, within = divmod(row, self._store.recipe.shard_clips)
-        record = read_records(self._store.zarr, MotionRow, None, [shard]).get(shard)
-        known = record.clips.get(self.ids[row]) if record else None
-        if known is None or known.picture is None:
-            reasons = record.reasons if record else {}
-            reason = reasons.get(self.ids[row], "its motion stage is not done")
-            raise StoreError(f"clip {self.ids[row]!r} has no motion vectors: {reason}")
-        reader = VectorReader(self._store.zarr, shard)
-        textures = reader.textures(within, (len(known.key_frames), *cell_grid(known.size).shape))
-        vectors, picture = reader.read(within), known.picture.corners
-        return MotionVectors(vectors, known.size, known.frames, known.key_frames, textures, picture)
+        return MotionReader(self._store).read(self._checked(row))
 
     def _view_table(self, view: str, name: str) -> npt.NDArray[Any]:
         return self._table(f"views/{self._store.view(view).name}/{name}")

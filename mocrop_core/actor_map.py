@@ -40,6 +40,24 @@ class KeyFrames:
             expected = f"uint8 ({len(self.frames)}, rows, columns)"
             raise ValueError(f"textures must be {expected}, got {self.textures.dtype} {self.textures.shape}")
 
+    def cells(self, grid: CellGrid) -> tuple[slice, slice]:
+        """Return the rows and the columns of the grid's cells that lie wholly inside the picture.
+
+        Raises ValueError where textures do not have the grid's shape.
+        """
+        if self.textures.shape[1:] != grid.shape:
+            raise ValueError(f"textures must have {grid.shape} cells, got {self.textures.shape[1:]}")
+        return grid.whole_cells(self.picture) if self.picture else (slice(grid.shape[0]), slice(grid.shape[1]))
+
+    def smooth_textures(self, cells: tuple[slice, slice]) -> Cells:
+        """Return what the cells of each key frame weigh, float32; 1 for a single one where there is no key frame."""
+        textures = smooth_texture(self.textures[:, cells[0], cells[1]])
+        return textures if len(textures) else np.ones((1, *textures.shape[1:]), np.float32)
+
+    def latest(self, frames: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return for each frame the index of the last key frame up to it, 0 for a frame before the first."""
+        return np.maximum(np.searchsorted(self.frames, frames, side="right") - 1, 0)
+
 
 def motion_maps(
     blocks: Iterable[Vectors], num_frames: int, keys: KeyFrames, grid: CellGrid, segments: int = 1
@@ -52,9 +70,7 @@ def motion_maps(
     picture, each with a sum of 1 or 0. Raises ValueError if frame numbers are not increasing or outside the clip, or
     textures do not have the grid's shape. Source: ours.
     """
-    if keys.textures.shape[1:] != grid.shape:
-        raise ValueError(f"textures must have {grid.shape} cells, got {keys.textures.shape[1:]}")
-    cells = grid.whole_cells(keys.picture) if keys.picture else (slice(grid.shape[0]), slice(grid.shape[1]))
+    cells = keys.cells(grid)
     frames = np.setdiff1d(np.arange(num_frames), keys.frames)
     part = frames * segments // max(num_frames, 1)
     shape = (len(range(grid.shape[0])[cells[0]]), len(range(grid.shape[1])[cells[1]]))
@@ -82,10 +98,7 @@ def _motion(
     cells: tuple[slice, slice],
 ) -> Iterator[tuple[int, Cells]]:
     """Yield maps of persistent motion of consecutive groups of frames, with the index of the first in `frames`."""
-    textures = smooth_texture(keys.textures[:, cells[0], cells[1]])
-    if not len(textures):  # without key frames, all cells have equal weight
-        textures = np.ones((1, *textures.shape[1:]), np.float32)
-    latest = np.maximum(np.searchsorted(keys.frames, frames, side="right") - 1, 0)
+    textures, latest = keys.smooth_textures(cells), keys.latest(frames)
     length, begin = _frames_at_once(grid), 0
     chunks = [slice(start, min(start + length, len(frames))) for start in range(0, len(frames), length)]
     ends = [int(frames[chunk.stop - 1]) + 1 for chunk in chunks]
