@@ -68,23 +68,35 @@ def draw(rng: np.random.Generator, box_sizes: npt.NDArray[np.int64], segments: i
     return Draws(torch.from_numpy(windows), torch.from_numpy(flips), torch.from_numpy(colours))
 
 
-def prepared(frames: Tensor, draws: Draws | None, size: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Convert frames, uint8 (clips, segments, y, x, 3), to network input: float32 (clips, segments, 3, size, size).
+def prepared(
+    frames: Tensor,
+    draws: Draws | None,
+    size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    *,
+    motion: bool = False,
+) -> Tensor:
+    """Convert frames, uint8 (clips, segments, y, x, c), to network input: float32 (clips, segments, c, size, size).
 
-    With ``draws`` they are colour-jittered, cropped and flipped, else only resized. ``mean`` and ``std`` are for pixels
-    from 0 to 1.
+    With ``draws`` they are colour-jittered, cropped and flipped, else only resized. ``mean`` and ``std`` have a value
+    per channel, for pixels from 0 to 1. ``motion``: the channels are flow maps (`training.motion`): they are not
+    colour-jittered, and their horizontal components, the channels 0, 2, 4 and so on, change their sign in a flip.
     """
     clips, segments = frames.shape[:2]
     images = frames.flatten(0, 1).permute(0, 3, 1, 2).float()
     if draws is not None:
-        if draws.colours is not None:
+        if draws.colours is not None and not motion:
             images = changed_colour(images, draws.colours.flatten(0, 1))
         windows = draws.windows * frames.shape[2]
         images = cropped(images, windows.repeat_interleave(segments, 0), draws.flips.repeat_interleave(segments), size)
     elif images.shape[-1] != size:
         images = F.interpolate(images, (size, size), mode="bilinear", align_corners=False, antialias=False)
-    shift, scale = (torch.tensor(values, device=images.device).mul(255).view(1, 3, 1, 1) for values in (mean, std))
-    return images.sub(shift).div(scale).unflatten(0, (clips, segments))
+    shift, scale = (torch.tensor(values, device=images.device).mul(255).view(1, -1, 1, 1) for values in (mean, std))
+    images = images.sub(shift).div(scale)
+    if draws is not None and motion:
+        images[:, ::2] *= torch.where(draws.flips, -1.0, 1.0).repeat_interleave(segments).view(-1, 1, 1, 1)
+    return images.unflatten(0, (clips, segments))
 
 
 def changed_colour(images: Tensor, change: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from training.checkpoints import VERSION, random_states
+from training.motion import MOST_FRAMES
 from training.options import LARGEST_INPUT, SMALLEST_INPUT, Refused
 
 _MOST_VALUES = 200_000  # in the arguments: class names and a few dozen others
@@ -28,6 +29,9 @@ class _Arguments(BaseModel):
     seed: int = Field(ge=0)
     select: str = Field(pattern="^(last|val|test)$")
     input_size: int = Field(ge=SMALLEST_INPUT, le=LARGEST_INPUT)
+    stream: str = Field("rgb", pattern="^(rgb|motion)$")
+    flow_frames: int = Field(1, ge=1, le=MOST_FRAMES)
+    remove_camera: bool = True
     classes: list[str] = Field(min_length=1)
     store_fingerprint: str = Field(max_length=200)
 

@@ -23,7 +23,8 @@ UNIMPORTANT = frozenset(
 """Arguments that do not change the results. ``data_fingerprint`` covers the part of the store that is read, so other
 views may change."""
 _NAMED = {"seed", "arch", "view", "input_size", "split", "select", "classes", "store_fingerprint", "data_fingerprint"}
-_NO_SETTING = (UNIMPORTANT | _NAMED | {"channels_last", "compile", "device"}) - {"init_weights"}
+_STREAM = {"stream", "flow_frames", "remove_camera"}
+_NO_SETTING = (UNIMPORTANT | _NAMED | _STREAM | {"channels_last", "compile", "device"}) - {"init_weights"}
 
 
 def replaced(path: Path, write: Callable[[Path], object]) -> None:

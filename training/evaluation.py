@@ -15,10 +15,10 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast, gather_object
 
 from data_specs.text import csv_cell, printable
-from training.augmentation import prepared
 from training.backbones import Backbone, clip_logits
 from training.checkpoints import replaced
 from training.clips import Clips
+from training.motion import FlowMaps
 from training.options import Failed
 from training.stream import Batch, ClipStream, batches_of_test, plan_of_test
 
@@ -30,15 +30,18 @@ Track = Callable[[Iterable[Batch], int], Iterable[Batch]]
 class EvalResult:
     """Predictions for n clips.
 
-    ``labels`` and ``predicted`` are int64 (n,); ``ranks`` int64 (n,): the number of classes with a higher logit than
-    the correct one, so 0 is a hit; ``loss`` is the mean cross-entropy, nats.
+    ``logits`` is float32 (n, classes); ``labels`` and ``predicted`` are int64 (n,); ``ranks`` int64 (n,): the number of
+    classes with a higher logit than the correct one, so 0 is a hit; ``loss`` is the mean cross-entropy, nats; ``ids``
+    has the clips.
     """
 
+    logits: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int64]
     predicted: npt.NDArray[np.int64]
     ranks: npt.NDArray[np.int64]
     loss: float
     class_names: tuple[str, ...]
+    ids: tuple[str, ...] = ()
 
     def top(self, k: int) -> float:
         """Return the top-k accuracy in %: the share of clips whose class is among the k highest logits."""
@@ -61,13 +64,16 @@ class EvalResult:
 
 
 def scores_of(
-    logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], class_names: tuple[str, ...]
+    logits: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.int64],
+    class_names: tuple[str, ...],
+    ids: tuple[str, ...] = (),
 ) -> EvalResult:
     """Score logits (n, classes). Of equal logits, the lower label ranks first."""
     order = np.argsort(-logits, axis=1, kind="stable")
     ranks = (order == labels[:, None]).argmax(axis=1)
     loss = torch.nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels))
-    return EvalResult(labels, order[:, 0], ranks, float(loss), class_names)
+    return EvalResult(logits, labels, order[:, 0], ranks, float(loss), class_names, ids)
 
 
 @torch.inference_mode()
@@ -80,9 +86,10 @@ def evaluate(
     input_size: int,
     batch_size: int,
     threads: int | None,
+    maps: FlowMaps | None = None,
     track: Track = lambda batches, _: batches,
 ) -> EvalResult:
-    """Evaluate every clip of the list once, averaging the logits of its frames.
+    """Evaluate every clip of the list once, averaging the logits of its frames, or of its flow ``maps``.
 
     Each rank evaluates every world_size-th clip on the unwrapped model, so the list needs no padding and the result
     does not depend on the number of processes. Nothing is random. `Failed` names a clip whose logits are not finite:
@@ -93,7 +100,7 @@ def evaluate(
     model.eval()
     for buffer in model.buffers():  # running means, which differ between processes
         broadcast(buffer)
-    stream = ClipStream(clips, threads=threads, pin=accelerator.device.type == "cuda")
+    stream = ClipStream(clips, maps=maps, threads=threads, pin=accelerator.device.type == "cuda")
     stream.plan = plan_of_test(clips, segments)
     stream.batches = batches_of_test(
         stream.plan.order, batch_size, accelerator.process_index, accelerator.num_processes
@@ -101,7 +108,7 @@ def evaluate(
     found: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]] = []
     for batch in track(stream, len(stream)):
         batch = batch.to(accelerator.device)
-        images = prepared(batch.frames, None, input_size, backbone.mean, backbone.std)
+        images = backbone.input(batch.frames, None, input_size)
         with accelerator.autocast():
             logits = clip_logits(model, images)
         found.append((batch.positions, logits.float().cpu().numpy()))
@@ -115,7 +122,7 @@ def evaluate(
             f"the logits of {int((~finite).sum())} of {len(finite)} clips are not finite "
             f"({clips.ids[finite.argmin()]!r} first): these weights give no result"
         )
-    return scores_of(logits_of, clips.labels, clips.class_names)
+    return scores_of(logits_of, clips.labels, clips.class_names, clips.ids)
 
 
 def write_confusion(path: Path, scores: EvalResult, title: str) -> None:

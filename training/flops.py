@@ -16,7 +16,8 @@ import torch
 
 from data_specs.stored import VectorReader, open_store
 from mocrop_core.search import candidate_sizes
-from training.backbones import TORCHVISION, build
+from training.backbones import TORCHVISION, build, for_motion
+from training.motion import MotionInput
 from training.options import OneLineParser, Refused, exit_status, expanded_path, input_size, whole
 
 EXAMPLES = """examples:
@@ -51,8 +52,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 @lru_cache
-def gflops(arch: str, input_size: int, num_classes: int = 101) -> float:
-    """Return the 1e9 multiply-adds of a backbone for one frame of ``input_size`` px.
+def gflops(arch: str, input_size: int, num_classes: int = 101, motion: MotionInput | None = None) -> float:
+    """Return the 1e9 multiply-adds of a backbone for one frame of ``input_size`` px, or one stack of flow maps.
 
     As published for MoCrop: fvcore's count, with normalisation and pooling, but without activations and additions.
     """
@@ -61,13 +62,16 @@ def gflops(arch: str, input_size: int, num_classes: int = 101) -> float:
         from fvcore.nn.flop_count import FlopCountAnalysis
     # the weights do not matter: on the meta device, torchvision skips their slow initialisation
     with torch.device("meta" if arch in TORCHVISION else "cpu"):
-        model = build(arch, num_classes, input_size, pretrained=False).model.eval()
+        backbone = build(arch, num_classes, input_size, pretrained=False)
+        if motion is not None:
+            for_motion(backbone, motion, mean_filters=True)
+        model = backbone.model.eval()
     if arch in TORCHVISION:
         model.to_empty(device="cpu")
         for tensor in model.state_dict(keep_vars=False).values():
             tensor.zero_()
     logging.getLogger("fvcore").setLevel(logging.ERROR)
-    count = FlopCountAnalysis(model, torch.zeros(1, 3, input_size, input_size))
+    count = FlopCountAnalysis(model, torch.zeros(1, motion.channels if motion else 3, input_size, input_size))
     count.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
     return float(count.total()) / 1e9
 

@@ -34,6 +34,7 @@ EXAMPLES = """examples:
 """
 
 
+RGB = "rgb"
 MOST_BYTES = 1 << 26  # of a result
 Pairs = tuple[tuple[str, str], ...]
 
@@ -42,8 +43,9 @@ Pairs = tuple[tuple[str, str], ...]
 class Variant:
     """What results must share to be averaged over seeds: training, test, and how the epoch was selected.
 
-    ``settings`` are the training arguments that no other field names; ``boxes`` the fingerprints of the views used in
-    training and testing, by name; ``amp`` refers to the test.
+    ``stream`` is what the network saw: "rgb", the motion stream, or what was fused. ``settings`` are the training
+    arguments that no other field names; ``boxes`` the fingerprints of the views used in training and testing, by name;
+    ``amp`` refers to the test.
     """
 
     dataset: str
@@ -57,13 +59,19 @@ class Variant:
     view: str
     size: int
     amp: bool
+    stream: str
     settings: Pairs
     boxes: Pairs
 
     @property
     def is_baseline(self) -> bool:
         """Whether it was trained and tested on whole frames of one size."""
-        return self.trained_view == self.view == "full" and self.trained_size == self.size
+        return self.stream == RGB and self.trained_view == self.view == "full" and self.trained_size == self.size
+
+    @property
+    def settings_of_any_stream(self) -> Pairs:
+        """The training arguments, except one that the motion stream alone has."""
+        return tuple(pair for pair in self.settings if pair[0] != "first_conv")
 
     @property
     def details(self) -> dict[str, str]:
@@ -73,6 +81,9 @@ class Variant:
 
     def title(self, baseline_size: int | None) -> str:
         """Return the name in the table: the reference's if it has one, else a description."""
+        trained = f"{self.trained_view} at {self.trained_size}px" if self.trained_view else "unknown"
+        if self.stream != RGB:
+            return f"{self.stream}: {self.view} ({self.size}px), trained on {trained}"
         if self.is_baseline:
             return f"Baseline ({self.size}px)"
         if self.trained_view == self.view == "mocrop":
@@ -81,7 +92,6 @@ class Variant:
             if self.size == self.trained_size:
                 smaller = baseline_size is not None and self.size < baseline_size
                 return f"+ MoCrop ({'Efficiency, ' if smaller else ''}{self.size}px)"
-        trained = f"{self.trained_view} at {self.trained_size}px" if self.trained_view else "unknown"
         return f"control: {self.view} ({self.size}px), trained on {trained}"
 
 
@@ -123,20 +133,38 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
         raise Refused(f"DIR {str(folder)!r}: no such folder; python -m training.test writes results")
     found: dict[tuple[Variant, str], dict[str, Any]] = {}
     for path in sorted(folder.rglob("*.json")):
-        try:
-            content = parse_json(read_part(path, None, MOST_BYTES) or b"", MOST_BYTES)
-            if not isinstance(content, dict) or content.get("mocrop_result") != 1:
-                continue
-            _check_result(content)
+        content = _read(path)
+        if content is not None:
             found[variant_of(content), content["checkpoint"]["sha256"]] = content
-        except (OSError, ValueError) as error:
-            raise Failed(f"{str(path)!r} cannot be read: {error}") from error
-        except (KeyError, TypeError, AttributeError) as error:
-            what = f"{type(error).__name__}: {error}"
-            raise Failed(f"{str(path)!r} is not a complete result ({what}); run training.test again") from error
     if not found:
         raise Refused(f"DIR {str(folder)!r}: no result in it; training.test --output-dir {folder} writes them")
     return list(found.values())
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """Read one result; `Refused` for a file that is missing or none, `Failed` for one that is damaged."""
+    if not path.is_file():
+        raise Refused(f"RESULT {str(path)!r}: no such file; python -m training.test writes results as JSON")
+    content = _read(path)
+    if content is None:
+        raise Refused(f"RESULT {str(path)!r}: not a result of training.test; give the JSON file that it wrote")
+    return content
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """The result in a file; None for another file, `Failed` for a damaged one."""
+    try:
+        content = parse_json(read_part(path, None, MOST_BYTES) or b"", MOST_BYTES)
+        if not isinstance(content, dict) or content.get("mocrop_result") != 1:
+            return None
+        _check_result(content)
+        variant_of(content)
+    except (OSError, ValueError) as error:
+        raise Failed(f"{str(path)!r} cannot be read: {error}") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise Failed(f"{str(path)!r} is not a complete result ({what}); run training.test again") from error
+    return content
 
 
 def _check_result(content: Mapping[str, Any]) -> None:
@@ -151,6 +179,8 @@ def _check_result(content: Mapping[str, Any]) -> None:
             raise TypeError(f"{name} is not a number")
         if not 0 <= content[name] <= most:
             raise TypeError(f"{name} is {content[name]:g}")
+    if type(content.get("stream", RGB)) is not str:
+        raise TypeError(f"stream is {str(content['stream'])[:40]!r}")
     trained = content["trained"]
     for name, kind in (("view", str), ("input_size", int), ("seed", int), ("select", str)):
         if trained.get(name) is not None and type(trained[name]) is not kind:
@@ -178,13 +208,14 @@ def variant_of(result: Mapping[str, Any]) -> Variant:
         view=result["view"],
         size=result["input_size"],
         amp=result["amp"],
+        stream=result.get("stream", RGB),
         settings=tuple(settings.items()),
         boxes=tuple(sorted(boxes.items())),
     )
 
 
 def table(results: Iterable[Mapping[str, Any]]) -> list[Row]:
-    """The rows: backbone by backbone, the baseline first, then MoCrop, then the controls.
+    """The rows: backbone by backbone, the baseline first, then MoCrop, the controls, the motion stream, fused runs.
 
     Accuracies are means over seeds. Titles name the other settings in which the rows of a backbone differ.
     """
@@ -206,7 +237,7 @@ def table(results: Iterable[Mapping[str, Any]]) -> list[Row]:
         deviation = statistics.stdev(top1) if len(top1) > 1 else None
         rows.append(Row(variant, title, statistics.mean(top1), deviation, gflops, *changes, len(top1)))
     archs = {arch: place for place, arch in enumerate(NAMES)}
-    kinds = ("Baseline", "+ MoCrop", "control")
+    kinds = ("Baseline", "+ MoCrop", "control", "")
     return sorted(
         rows,
         key=lambda row: (
@@ -241,7 +272,7 @@ def _baseline(variant: Variant, groups: Iterable[Variant]) -> Variant | None:
     """Return the matching variant trained and tested on whole frames, at 224 px or else at the largest size."""
 
     def alike(other: Variant) -> bool:
-        names = ("dataset", "split", "clips", "segments", "epoch", "arch", "amp", "settings")
+        names = ("dataset", "split", "clips", "segments", "epoch", "arch", "amp", "settings_of_any_stream")
         return all(getattr(variant, name) == getattr(other, name) for name in names)
 
     found = [other for other in groups if other.is_baseline and alike(other)]

@@ -27,6 +27,7 @@ from data_specs.resources import usable_cores
 from mocrop_core.frames import sample_segments_test, sample_segments_train
 from training.augmentation import Draws, draw
 from training.clips import Clips
+from training.motion import FlowMaps
 from training.options import Refused
 from training.shards import FrameReader
 
@@ -93,8 +94,8 @@ def batches_of_test(order: Indices, batch_size: int, rank: int, world: int) -> l
 class Batch:
     """A batch of clips from the store.
 
-    ``frames`` uint8 (clips, segments, size, size, 3), RGB; ``labels`` int64 (clips,); ``positions`` (clips,) in the
-    list; ``draws`` for these clips, or None.
+    ``frames`` uint8 (clips, segments, size, size, channels): RGB, or flow maps (`training.motion`); ``labels`` int64
+    (clips,); ``positions`` (clips,) in the list; ``draws`` for these clips, or None.
     """
 
     frames: torch.Tensor
@@ -133,16 +134,19 @@ class ClipStream(IterableDataset[Batch]):
 
     Set ``plan`` and ``batches``, then iterate. Each process opens the store when it reads its first batch, so a stream
     can be pickled or forked; worker processes of a `DataLoader` (``batch_size=None``) yield the batches in the same
-    order. ``pin`` puts frames into pinned memory.
+    order. ``pin`` puts frames into pinned memory. With ``maps`` of the same clips, these are the frames.
     """
 
-    def __init__(self, clips: Clips, *, threads: int | None = None, pin: bool = False) -> None:
+    def __init__(
+        self, clips: Clips, *, maps: FlowMaps | None = None, threads: int | None = None, pin: bool = False
+    ) -> None:
         self.clips = clips
+        self.maps = maps
         self.plan = Plan(np.empty(0, np.int64), np.empty((0, 0), np.int64))
         self.batches: list[Indices] = []
         self.threads = min(MOST_THREADS, usable_cores()) if threads is None else threads
         self.pin = pin
-        self._opened: tuple[int, FrameReader, ThreadPoolExecutor | None, _Memory] | None = None
+        self._opened: tuple[int, FrameReader | FlowMaps, ThreadPoolExecutor | None, _Memory] | None = None
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -169,7 +173,7 @@ class ClipStream(IterableDataset[Batch]):
     def _start(self, positions: Indices) -> tuple[Batch, list[Future[None]]]:
         reader, pool, memory = self._open()
         slots = self.plan.slots[positions]
-        shape = (*slots.shape, self.clips.size, self.clips.size, 3)
+        shape = (*slots.shape, *(self.maps.shape if self.maps else (self.clips.size, self.clips.size, 3)))
         frames = torch.empty(shape, dtype=torch.uint8, pin_memory=True) if self.pin else memory.lend(shape)
         where, which, out = np.repeat(positions, shape[1]), slots.ravel(), frames.numpy().reshape(-1, *shape[2:])
         reads = []
@@ -180,6 +184,8 @@ class ClipStream(IterableDataset[Batch]):
             cuts = [len(where) * part // parts for part in range(parts + 1)]
             reads = [pool.submit(reader.read, where[a:b], which[a:b], out[a:b]) for a, b in pairwise(cuts)]
         draws = None if self.plan.draws is None else self.plan.draws.of(positions)
+        if self.maps is not None:  # whose channels come first
+            frames = frames.permute(0, 1, 3, 4, 2)
         return Batch(frames, torch.from_numpy(self.clips.labels[positions]), positions, draws), reads
 
     def _finish(self, started: tuple[Batch, list[Future[None]]]) -> Batch:
@@ -188,10 +194,10 @@ class ClipStream(IterableDataset[Batch]):
             read.result()
         return batch
 
-    def _open(self) -> tuple[FrameReader, ThreadPoolExecutor | None, _Memory]:
+    def _open(self) -> tuple[FrameReader | FlowMaps, ThreadPoolExecutor | None, _Memory]:
         if self._opened is None or self._opened[0] != os.getpid():
             pool = ThreadPoolExecutor(self.threads, "frames", compute_alone) if self.threads else None
-            self._opened = (os.getpid(), FrameReader(self.clips), pool, _Memory())
+            self._opened = (os.getpid(), self.maps or FrameReader(self.clips), pool, _Memory())
         return self._opened[1:]
 
 

@@ -19,12 +19,14 @@ from rich.progress import track
 
 from data_specs.resources import usable_cores
 from data_specs.stored import open_store, shown
-from training.backbones import Backbone, build
+from training.backbones import Backbone, build, for_motion
 from training.checkpoint_checks import arguments_of
 from training.checkpoints import replaced, settings_of
+from training.clip_scores import write_scores
 from training.clips import read_clips
 from training.evaluation import EvalResult, evaluate, write_confusion
 from training.flops import gflops
+from training.motion import FlowMaps, MotionInput, add_stream_flags, check_stream, motion_input
 from training.options import (
     OneLineParser,
     Refused,
@@ -57,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the command-line parser."""
     p = OneLineParser(prog="python -m training.test", description=__doc__.splitlines()[0], epilog=EXAMPLES)
     add_data_flags(p)
+    add_stream_flags(p, default=None, help="rgb or motion; default: the stream of the training, or rgb")
     p.add_argument("--test-mode", choices=("normal", "mocrop"), help="normal: view full; mocrop: view mocrop")
     p.add_argument("--view", nargs="+", help="views to test on; default: that of --test-mode")
     p.add_argument("--test-segments", type=whole(1), default=8, help="centre frames per clip whose logits are averaged")
@@ -95,13 +98,14 @@ def test(args: argparse.Namespace) -> list[dict[str, Any]]:
     for view in views:
         check_view(args.store, view, args.crop_ratio, args.mv_h, args.mv_w)
     check_origin(args, trained)
+    motion = tested_stream(args, trained)
     accelerator = Accelerator(mixed_precision="bf16" if args.amp else "no", cpu=args.cpu)
     torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))  # torch ignores the CPU quota of a container
     results = []
     for size in args.input_size or [trained.get("input_size", 224)]:
-        backbone = loaded(args, arch, size, checkpoint, accelerator)
+        backbone = loaded(args, arch, size, checkpoint, accelerator, motion)
         for view in views:
-            result, scores = test_view(args, view, size, arch, backbone, accelerator)
+            result, scores = test_view(args, view, size, arch, backbone, accelerator, motion)
             result["trained"] = {
                 **{key: trained.get(key) for key in TRAINED},
                 "epoch": checkpoint.get("epoch"),
@@ -109,6 +113,7 @@ def test(args: argparse.Namespace) -> list[dict[str, Any]]:
             }
             results.append(result)
             if accelerator.is_main_process:
+                write_scores(Path(args.output_dir) / result["scores"], scores)
                 write_result(Path(args.output_dir), result)
                 title = f"{arch}, view {view}, {size} px: top-1 {scores.top(1):.1f} %"
                 write_confusion(Path(args.output_dir) / f"{result['name']}.confusion", scores, title)
@@ -132,11 +137,32 @@ def check_origin(args: argparse.Namespace, trained: Mapping[str, Any]) -> None:
         )
 
 
+def tested_stream(args: argparse.Namespace, trained: Mapping[str, Any]) -> MotionInput | None:
+    """Return what the motion stream is to see, None for the RGB stream; `Refused` for another one than was trained."""
+    own = {"stream": "rgb", **(motion.settings if (motion := motion_input(trained)) else {})}
+    if trained:
+        for name, trained_with in own.items():
+            value = getattr(args, name)
+            if value not in (None, trained_with):
+                flag = f"--{name.replace('_', '-')}"
+                raise Refused(f"{flag} {value}: these weights were trained with {trained_with}; omit the flag")
+        args.stream = own["stream"]
+    check_stream(args)
+    return motion or motion_input(vars(args))
+
+
 def loaded(
-    args: argparse.Namespace, arch: str, size: int, checkpoint: Mapping[str, Any], accelerator: Accelerator
+    args: argparse.Namespace,
+    arch: str,
+    size: int,
+    checkpoint: Mapping[str, Any],
+    accelerator: Accelerator,
+    motion: MotionInput | None,
 ) -> Backbone:
     """Build the network with the checkpoint's weights, on the device."""
     backbone = build(arch, len(open_store(args.store).class_names), size, pretrained=False)
+    if motion is not None:
+        backbone = for_motion(backbone, motion, mean_filters=True)
     load_strictly(backbone.model, state_of(checkpoint), f"--weights {shown(args.weights)!r}")
     memory = torch.channels_last if args.channels_last else torch.contiguous_format
     backbone.model.to(accelerator.device, memory_format=memory).eval()  # type: ignore[call-overload]
@@ -146,7 +172,13 @@ def loaded(
 
 
 def test_view(
-    args: argparse.Namespace, view: str, size: int, arch: str, backbone: Backbone, accelerator: Accelerator
+    args: argparse.Namespace,
+    view: str,
+    size: int,
+    arch: str,
+    backbone: Backbone,
+    accelerator: Accelerator,
+    motion: MotionInput | None,
 ) -> tuple[dict[str, Any], EvalResult]:
     """Test one view at one size; return the result and its scores."""
     clips = read_clips(args.store, view, args.split, "test")
@@ -156,7 +188,8 @@ def test_view(
     def tracked(batches: Iterable[Any], total: int) -> Iterable[Any]:
         return track(batches, f"{view} at {size} px", total=total, transient=True) if bar else batches
 
-    frame = gflops(arch, size, len(clips.class_names)) if accelerator.is_main_process else 0.0
+    maps = None if motion is None else FlowMaps(clips, motion, size, keep=0)  # each is read once
+    frame = gflops(arch, size, len(clips.class_names), motion) if accelerator.is_main_process else 0.0
     began = time.perf_counter()
     scores = evaluate(
         backbone,
@@ -166,16 +199,20 @@ def test_view(
         input_size=size,
         batch_size=args.batch_size,
         threads=args.workers,
+        maps=maps,
         track=tracked,
     )
     seconds = time.perf_counter() - began
     digest = sha256_of(args.weights)
     tested = f"{size}px-{args.test_segments}frames-split{args.split}{'-bf16' if args.amp else ''}"
-    name = f"{arch.replace('/', '_')}-{view}-{tested}-{digest[:8]}"
-    accelerator.print(summary(arch, view, size, args, scores))
-    result = {
+    stream = "" if motion is None else f"-motion{motion.frames}{'' if motion.remove_camera else '-camera'}"
+    name = f"{arch.replace('/', '_')}-{view}{stream}-{tested}-{digest[:8]}"
+    accelerator.print(summary(arch if motion is None else f"{arch}, {motion}", view, size, args, scores))
+    result: dict[str, Any] = {
         "mocrop_result": 1,
         "name": name,
+        "stream": str(motion or "rgb"),
+        "scores": f"{name}.scores.safetensors",
         "arch": arch,
         "dataset": store.attrs.get("dataset"),
         "store": shown(args.store),
@@ -187,11 +224,8 @@ def test_view(
         "input_size": size,
         "segments": args.test_segments,
         "clips": len(clips),
-        "top1": round(scores.top(1), 4),
-        "top5": round(scores.top(5), 4),
-        "loss": round(scores.loss, 6),
-        "mean_class_top1": round(sum(row["top1"] for row in scores.per_class().values()) / len(scores.per_class()), 4),
-        "per_class": scores.per_class(),
+        **({} if maps is None else {"clips_without_vectors": maps.without_vectors}),
+        **figures_of(scores),
         "gflops": frame,
         "clip_gflops": frame * args.test_segments,
         "checkpoint": {"path": shown(args.weights), "sha256": digest},
@@ -206,6 +240,18 @@ def test_view(
         },
     }
     return result, scores
+
+
+def figures_of(scores: EvalResult) -> dict[str, Any]:
+    """Return the figures of a result, as JSON values."""
+    by_class = scores.per_class()
+    return {
+        "top1": round(scores.top(1), 4),
+        "top5": round(scores.top(5), 4),
+        "loss": round(scores.loss, 6),
+        "mean_class_top1": round(sum(row["top1"] for row in by_class.values()) / len(by_class), 4),
+        "per_class": by_class,
+    }
 
 
 def summary(arch: str, view: str, size: int, args: argparse.Namespace, scores: EvalResult) -> str:

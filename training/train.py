@@ -10,7 +10,7 @@ import faulthandler
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,7 @@ from torch.utils.tensorboard import SummaryWriter
 from data_specs.fingerprints import fingerprint
 from data_specs.resources import usable_cores
 from data_specs.stored import open_store, shown
-from training.augmentation import prepared
-from training.backbones import Backbone, build, check_arch, clip_logits
+from training.backbones import Backbone, build, check_arch, clip_logits, for_motion, takes_channels
 from training.checkpoint_checks import arguments_of, check_state
 from training.checkpoints import (
     VERSION,
@@ -43,100 +42,19 @@ from training.checkpoints import (
 )
 from training.clips import Clips, Part, read_clips
 from training.evaluation import evaluate
+from training.motion import FlowMaps, check_stream, motion_input
 from training.options import (
     Failed,
-    OneLineParser,
     Refused,
-    add_data_flags,
-    add_machine_flags,
     check_output,
     check_view,
     chosen_view,
     exit_status,
-    expanded_path,
-    input_size,
     parse,
-    share,
-    whole,
 )
 from training.stream import ClipStream, batches_of_training, plan_of_training
-from training.weights import load_for_finetuning, load_strictly, read_file, state_of
-
-EXAMPLES = """examples:
-  the uncropped baseline    python -m training.train --store ucf101.zarr --arch resnet50 --train-mode normal
-  MoCrop at 192 px          python -m training.train --store ucf101.zarr --arch resnet50 --train-mode mocrop \\
-                              --input-size 192 --output-dir runs/mocrop-192
-  resume                    the same command with --resume
-  two GPUs                  torchrun --nproc-per-node 2 -m training.train --store ucf101.zarr --amp
-"""
-
-
-def parser() -> argparse.ArgumentParser:
-    """Return the command-line parser."""
-    p = OneLineParser(prog="python -m training.train", description=__doc__.splitlines()[0], epilog=EXAMPLES)
-    add_data_flags(p)
-    p.add_argument("--train-mode", choices=("normal", "mocrop"), help="normal: view full; mocrop: view mocrop")
-    p.add_argument("--view", help="view to train and validate on; default: that of --train-mode")
-    p.add_argument("--num-segments", type=whole(1), default=3, help="random frames per clip in training")
-    p.add_argument("--val-segments", type=whole(1), default=8, help="centre frames per clip in validation")
-    model = p.add_argument_group("model")
-    model.add_argument(
-        "--arch", default="efficientnet_b1", help="backbone: a torchvision name from the reference, or a timm name"
-    )
-    model.add_argument("--input-size", type=input_size, default=224, help="side length of the network's input, px")
-    model.add_argument(
-        "--pretrained", action=argparse.BooleanOptionalAction, default=True, help="start from ImageNet weights"
-    )
-    model.add_argument(
-        "--init-weights",
-        type=expanded_path,
-        help="start from this file instead; its last layer may have other classes",
-    )
-    optim = p.add_argument_group("optimisation")
-    optim.add_argument("-b", "--batch-size", type=whole(1), default=32, help="clips per step and process")
-    optim.add_argument("--epochs", type=whole(1), default=100, help="passes over the train list")
-    optim.add_argument("--optimizer", choices=("sgd", "adam", "adamw"), default="adamw", help="sgd: momentum 0.9")
-    optim.add_argument("--lr", type=share(0, 1e3), default=1e-3, help="initial learning rate")
-    optim.add_argument("--schedule", choices=("step", "cosine"), default="step", help="learning rate schedule")
-    optim.add_argument(
-        "--lr-steps", type=whole(1), nargs="*", default=[40, 80], help="epochs after which the learning rate decays"
-    )
-    optim.add_argument("--lr-decay", type=share(0, 1), default=0.1, help="decay factor")
-    optim.add_argument("--weight-decay", type=share(0, 1e3), default=1e-4, help="weight decay")
-    optim.add_argument(
-        "--augment",
-        choices=("reference", "flip", "none"),
-        default="reference",
-        help="reference: crops at four scales, flips, colour jitter",
-    )
-    optim.add_argument("--mixup", type=share(0, 100), default=0.2, help="mixup alpha; 0: no mixup")
-    optim.add_argument(
-        "--label-smoothing", type=share(0, 1), default=0.0, help="share of the target spread evenly over all classes"
-    )
-    run = p.add_argument_group("run")
-    run.add_argument("--seed", type=whole(0), default=0, help="random seed")
-    run.add_argument("--select", choices=("last", "val", "test"), default="last", help="epoch saved as model.pt: the "
-                     "last, or the best on the validation list, or on the test list, as in the reference; result "
-                     "tables show which")  # fmt: skip
-    run.add_argument("--eval-freq", type=whole(0), default=1, help="epochs between evaluations on the test list (with "
-                     "--select val, the validation list); 0: never")  # fmt: skip
-    run.add_argument("--print-freq", type=whole(0), default=150, help="steps between progress lines; 0: no lines")
-    run.add_argument(
-        "--output-dir",
-        type=expanded_path,
-        default="runs/train",
-        help="folder for checkpoints, metrics.csv and TensorBoard events",
-    )
-    run.add_argument(
-        "--resume",
-        type=expanded_path,
-        nargs="?",
-        const="",
-        metavar="FILE",
-        help="resume from FILE, or from OUTPUT_DIR/last.pt",
-    )
-    add_machine_flags(p)
-    return p
+from training.train_flags import STREAM_FLAGS, parser
+from training.weights import State, load_for_finetuning, load_strictly, read_file, state_of
 
 
 @dataclass
@@ -149,6 +67,8 @@ class Training:
     mixup: Mixup | None
     criterion: nn.Module
     clips: Clips
+    maps: FlowMaps | None
+    eval_maps: FlowMaps | None
     accelerator: Accelerator
     epoch: int
     history: list[dict[str, Any]]
@@ -165,8 +85,10 @@ def train(args: argparse.Namespace) -> Path:
     accelerator = Accelerator(mixed_precision="bf16" if args.amp else "no", cpu=args.cpu)
     torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))  # torch ignores the CPU quota of a container
     settings = checked_settings(args, view, clips, eval_clips, accelerator)
+    maps = flow_maps(args, (clips, eval_clips), accelerator.num_processes)
     state = set_up(args, clips, accelerator)
-    stream = ClipStream(clips, threads=args.workers, pin=accelerator.device.type == "cuda")
+    state.maps, state.eval_maps = maps
+    stream = ClipStream(clips, maps=state.maps, threads=args.workers, pin=accelerator.device.type == "cuda")
     if args.resume is not None:
         restore(state, Path(args.resume or Path(args.output_dir) / "last.pt"), settings)
         check_what_is_left(state, args, settings)
@@ -175,6 +97,8 @@ def train(args: argparse.Namespace) -> Path:
         f"{accelerator.num_processes} x {accelerator.device}, "
         + (f"epochs {state.epoch + 1} to {args.epochs}" if state.epoch < args.epochs else "no epochs left")
     )
+    if state.maps is not None and state.epoch < args.epochs:
+        prepare_maps(state.maps, stream.threads, accelerator)
     board = SummaryWriter(args.output_dir, purge_step=state.epoch + 1) if accelerator.is_main_process else None
     while state.epoch < args.epochs:
         row = {"epoch": state.epoch + 1, "lr": state.schedule.get_last_lr()[0], **train_epoch(state, stream, args)}
@@ -194,6 +118,11 @@ def checked_settings(
 ) -> dict[str, Any]:
     """Return the resolved arguments, as saved in checkpoints; `Refused` if they conflict."""
     check_output(args.output_dir)
+    check_stream(args)
+    if args.first_conv is not None and args.stream != "motion":
+        raise Refused(f"--first-conv {args.first_conv}: is for the motion stream; give --stream motion, or omit it")
+    if args.first_conv == "mean" and not args.pretrained and not args.init_weights:
+        raise Refused("--first-conv mean: there are no RGB weights; omit --no-pretrained, or give --first-conv scratch")
     output = Path(args.output_dir)
     if args.resume is None and (output / "last.pt").exists():
         raise Refused(
@@ -205,8 +134,11 @@ def checked_settings(
         raise Refused(f"--select {args.select}: needs the {args.select} list; give --eval-freq 1 or more")
     batches_of_training(plan_of_training(clips, 1, 0, 0).order, args.batch_size, 0, accelerator.num_processes)
     store = open_store(args.store)
+    motion = motion_input(vars(args))
+    flags = {key: value for key, value in vars(args).items() if motion or key not in STREAM_FLAGS}
     return {
-        **vars(args),
+        **flags,
+        **(motion.settings if motion else {}),
         "view": view,
         "processes": accelerator.num_processes,
         "device": accelerator.device.type,
@@ -226,7 +158,10 @@ def set_up(args: argparse.Namespace, clips: Clips, accelerator: Accelerator) -> 
     backbone = build(args.arch, classes, args.input_size, pretrained=args.pretrained and not fresh)
     if args.init_weights and args.resume is None:
         state = state_of(read_file(args.init_weights, "--init-weights"))
-        load_for_finetuning(backbone.model, state, f"--init-weights {shown(args.init_weights)!r}")
+        backbone = initialised(backbone, state, args)
+    elif motion := motion_input(vars(args)):
+        mean = args.first_conv != "scratch" and args.pretrained and not fresh
+        backbone = for_motion(backbone, motion, mean_filters=mean)
     model = backbone.model
     if args.channels_last:
         model = model.to(memory_format=torch.channels_last)
@@ -246,8 +181,34 @@ def set_up(args: argparse.Namespace, clips: Clips, accelerator: Accelerator) -> 
     if args.mixup:
         mixup = Mixup(mixup_alpha=args.mixup, label_smoothing=args.label_smoothing, num_classes=classes)
     criterion = nn.CrossEntropyLoss(label_smoothing=0.0 if mixup else args.label_smoothing)
-    backbone = Backbone(model, backbone.mean, backbone.std)
-    return Training(backbone, optimizer, schedule, mixup, criterion, clips, accelerator, 0, [])
+    backbone = replace(backbone, model=model)
+    return Training(backbone, optimizer, schedule, mixup, criterion, clips, None, None, accelerator, 0, [])
+
+
+def initialised(backbone: Backbone, state: State, args: argparse.Namespace) -> Backbone:
+    """Load ``--init-weights`` into the network; for the motion stream they may be of an RGB network or of its own."""
+    where, motion = f"--init-weights {shown(args.init_weights)!r}", motion_input(vars(args))
+    if motion is not None and takes_channels(backbone.model, state, motion.channels):
+        backbone, motion = for_motion(backbone, motion, mean_filters=True), None
+    load_for_finetuning(backbone.model, state, where)
+    return for_motion(backbone, motion, mean_filters=args.first_conv != "scratch") if motion else backbone
+
+
+def flow_maps(args: argparse.Namespace, lists: Iterable[Clips | None], processes: int) -> list[FlowMaps | None]:
+    """Return the flow maps of the lists of clips; None for all of them if the stream is RGB, and for no list."""
+    motion, keep = motion_input(vars(args)), FlowMaps.memory() // processes
+    return [
+        None if motion is None or clips is None else FlowMaps(clips, motion, args.input_size, keep=keep)
+        for clips in lists
+    ]
+
+
+def prepare_maps(maps: FlowMaps, threads: int, accelerator: Accelerator) -> None:
+    """Make the flow maps of the training, and print how many clips have some in memory, and how many are at rest."""
+    maps.prepare(threads, lambda shards, total: with_bar(shards, total, "flow maps", accelerator))
+    clips, size = maps.kept
+    rest = f", {maps.without_vectors} clips have no vectors" if maps.without_vectors else ""
+    accelerator.print(f"{maps.motion}: maps of {clips} of {len(maps.clips)} clips in memory, {size / 1e6:.0f} MB{rest}")
 
 
 def train_epoch(state: Training, stream: ClipStream, args: argparse.Namespace) -> dict[str, float]:
@@ -263,7 +224,7 @@ def train_epoch(state: Training, stream: ClipStream, args: argparse.Namespace) -
     for step, batch in enumerate(with_bar(stream, len(stream), f"epoch {state.epoch + 1}", accelerator), 1):
         waited += time.perf_counter() - asked
         batch = batch.to(accelerator.device)
-        images = prepared(batch.frames, batch.draws, args.input_size, backbone.mean, backbone.std)
+        images = backbone.input(batch.frames, batch.draws, args.input_size)
         images, labels = state.mixup(images, batch.labels) if state.mixup else (images, batch.labels)
         with accelerator.autocast():
             loss = state.criterion(clip_logits(backbone.model, images), labels)
@@ -305,6 +266,7 @@ def eval_epoch(state: Training, clips: Clips, args: argparse.Namespace) -> dict[
         input_size=args.input_size,
         batch_size=args.batch_size,
         threads=args.workers,
+        maps=state.eval_maps,
     )
     figures = {"loss": scores.loss, "top1": scores.top(1), "top5": scores.top(5)}
     return {f"{clips.part}_{name}": value for name, value in figures.items()}
