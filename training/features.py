@@ -26,14 +26,15 @@ from data_specs.fingerprints import fingerprint
 from data_specs.records import CropRow
 from data_specs.resources import usable_cores
 from data_specs.stored import open_store
-from training.augmentation import prepared
 from training.backbones import Backbone
 from training.checkpoints import replaced
 from training.clips import Clips
+from training.motion import FlowMaps, MotionInput
 from training.options import Failed
 from training.stream import Batch, ClipStream, batches_of_test, compute_alone, plan_of_test
 
 REVISION = 1  # of the way features are computed
+RGB = "rgb"
 Features = npt.NDArray[np.float32]
 Track = Callable[[Iterable[Batch], int], Iterable[Batch]]
 
@@ -44,7 +45,7 @@ class Source:
 
     ``view_fingerprint`` is the view's, ``crops`` the fingerprint of its cached frames, which depends on everything
     upstream down to the source files; ``clips`` that of the list of clips; ``weights`` the hash of the network's
-    tensors.
+    tensors; ``stream`` what the network sees.
     """
 
     arch: str
@@ -56,14 +57,23 @@ class Source:
     input_size: int
     segments: int
     revision: int = REVISION
+    stream: str = RGB
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What a file says of them; those of the RGB stream name no stream, as before there were others."""
+        return {key: value for key, value in asdict(self).items() if (key, value) != ("stream", RGB)}
 
     def path(self, folder: Path) -> Path:
         """The file for the features of this source, below a folder."""
-        name = f"{self.arch.replace('/', '_')}-{self.view}-{self.input_size}px-{self.segments}frames"
-        return folder / f"{name}-{fingerprint(asdict(self))[:16]}.safetensors"
+        arch = f"{self.arch.replace('/', '_')}{'' if self.stream == RGB else '-motion'}"
+        name = f"{arch}-{self.view}-{self.input_size}px-{self.segments}frames"
+        return folder / f"{name}-{fingerprint(self.fields)[:16]}.safetensors"
 
 
-def source_of(clips: Clips, arch: str, weights: str, input_size: int, segments: int) -> Source:
+def source_of(
+    clips: Clips, arch: str, weights: str, input_size: int, segments: int, motion: MotionInput | None = None
+) -> Source:
     """The source of the features of these clips."""
     store = open_store(clips.location)
     records = store.records(CropRow, clips.view)
@@ -76,6 +86,7 @@ def source_of(clips: Clips, arch: str, weights: str, input_size: int, segments: 
         clips=clips.fingerprint,
         input_size=input_size,
         segments=segments,
+        stream=str(motion or RGB),
     )
 
 
@@ -97,7 +108,7 @@ def read_features(path: Path, source: Source, count: int) -> Features:
             features: npt.NDArray[Any] = file.get_tensor("features")
     except (OSError, SafetensorError, ValueError) as error:
         raise Failed(f"features {str(path)!r} cannot be read ({error}); delete the file") from None
-    wanted = asdict(source)
+    wanted = source.fields
     if other := [key for key in wanted if not isinstance(said, dict) or said.get(key) != wanted[key]]:
         theirs = said.get(other[0]) if isinstance(said, dict) else None
         raise Failed(
@@ -111,7 +122,7 @@ def read_features(path: Path, source: Source, count: int) -> Features:
 
 def write_features(path: Path, features: Features, source: Source) -> None:
     """Write features with their source."""
-    metadata = {"source": json.dumps(asdict(source))}
+    metadata = {"source": json.dumps(source.fields)}
     content = save({"features": features}, metadata)
     replaced(path, lambda part: part.write_bytes(content))
 
@@ -125,17 +136,19 @@ def compute_features(
     input_size: int,
     batch_size: int,
     threads: int | None,
+    maps: FlowMaps | None = None,
     track: Track = lambda batches, _: batches,
 ) -> Features:
     """The mean features of each clip over its test segments, float32 (n, features), in the order of the list.
 
-    ``backbone`` has no last layer (`training.backbones.without_head`) and is on the device. A frame that is used for
-    several segments, as in short clips, is computed once. On a CPU each core processes its own batches with one thread:
-    on a busy machine, threads that share a batch spend most of their time waiting for each other. `Failed` names a clip
-    whose features are not finite.
+    With ``maps`` of the same clips, the network sees these in place of frames. ``backbone`` has no last layer
+    (`training.backbones.without_head`) and is on the device. A frame that is used for several segments, as in short
+    clips, is computed once. On a CPU each core processes its own batches with one thread: on a busy machine, threads
+    that share a batch spend most of their time waiting for each other. `Failed` names a clip whose features are not
+    finite.
     """
     backbone.model.eval()
-    stream = ClipStream(clips, threads=threads, pin=device.type == "cuda")
+    stream = ClipStream(clips, maps=maps, threads=threads, pin=device.type == "cuda")
     stream.plan = plan_of_test(clips, segments)
     stream.batches = batches_of_test(stream.plan.order, batch_size, 0, 1)
     workers = 1 if device.type == "cuda" else usable_cores()
@@ -165,6 +178,6 @@ def _features(
     pairs = np.stack([np.repeat(np.arange(len(mine)), mine.shape[1]), mine.ravel()], axis=1)
     _, first, back = np.unique(pairs, axis=0, return_index=True, return_inverse=True)
     frames = batch.frames.flatten(0, 1)[torch.from_numpy(first)].to(device)
-    images = prepared(frames[:, None], None, input_size, backbone.mean, backbone.std)[:, 0]
+    images = backbone.input(frames[:, None], None, input_size)[:, 0]
     found = backbone.model(images.contiguous(memory_format=torch.channels_last)).float().cpu()
     return np.asarray(found[torch.from_numpy(back.ravel())].unflatten(0, mine.shape).mean(dim=1).numpy())

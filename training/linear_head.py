@@ -26,10 +26,14 @@ Sides = tuple[Ints, Ints]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prediction:
-    """The predicted classes of the tested clips, int64 (tested,), and the C selected on the training clips."""
+    """The predicted classes of the tested clips, int64 (tested,), and the C selected on the training clips.
+
+    ``chances`` float64 (tested, classes): the probability of each class, 0 for one without training clips.
+    """
 
     predicted: Ints
     strength: float
+    chances: Floats
 
 
 def check_installed() -> None:
@@ -82,7 +86,9 @@ def predict(features: Floats, labels: Ints, groups: Ints, sides: Sides, seed: in
         losses += _losses(known[fit], labels[train][fit], known[held], labels[train][held])
     strength = STRENGTHS[int(losses.argmin())]
     model = _model(strength, known, labels[train]).fit(known, labels[train])
-    return Prediction(np.asarray(model.predict(asked), np.int64), strength)
+    chances = np.zeros((len(test), int(labels.max()) + 1))
+    chances[:, model.classes_] = model.predict_proba(asked)
+    return Prediction(np.asarray(model.predict(asked), np.int64), strength, chances)
 
 
 def _model(strength: float, known: Floats, labels: Ints) -> Any:

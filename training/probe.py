@@ -2,7 +2,9 @@
 
 Only the head is trained, so that a result depends only on the view, the weights and the clips. Every view is compared
 with ``full`` and with the centre view of its area on the same clips, with 95 % intervals of a bootstrap over groups
-and the p-value of McNemar's exact test. Baselines that use no pixels show how much frame sizes and lengths reveal.
+and the p-value of McNemar's exact test. ``--stream rgb motion`` probes each view on cached frames and on flow maps, and
+with the mean of the probabilities of both heads. Baselines that use no pixels show how much frame sizes and lengths
+reveal.
 """
 
 from __future__ import annotations
@@ -29,24 +31,25 @@ from data_specs.resources import usable_cores
 from data_specs.stored import Store, open_store, shown
 from data_specs.text import json_text
 from training import probe_table, tables
-from training.backbones import Backbone, build, without_head
-from training.checkpoint_checks import arguments_of
+from training.backbones import Backbone
 from training.checkpoints import replaced
 from training.clips import Clips, read_all_clips, read_clips
 from training.features import Features, compute_features, read_features, source_of, weights_hash, write_features
 from training.linear_head import Floats, Ints, check_classes, check_installed, predict
+from training.motion import FlowMaps, add_stream_flags, check_stream
 from training.options import OneLineParser, Refused, check_output, exit_status, expanded_path, input_size, whole
+from training.probe_networks import Network, networks_of
 from training.probe_protocol import SHUFFLES, Protocol, protocol_of_folds, protocol_of_split
-from training.probe_table import Key
-from training.weights import load_for_finetuning, read_file, state_of
+from training.probe_table import FUSED, MOTION, RGB, Key
 
 EXAMPLES = """examples:
   the store's split 1      python -m training.probe --store ucf101.zarr
   folds by group           python -m training.probe --store fights.zarr --folds 10 --groups fights.csv
   one person out           python -m training.probe --store weizmann.zarr --folds 9 --group-by '/([a-z]+)_'
+  with the motion stream   python -m training.probe --store weizmann.zarr --folds 9 --group-by '/([a-z]+)_' \\
+                             --stream rgb motion
   a trained backbone       python -m training.probe --store ucf101.zarr --weights runs/train/model.pt --format markdown
 """
-ARCH = "efficientnet_lite0"
 NO_PIXEL = {
     "frame size, no pixel": ["height", "width", "area", "shape"],
     "frame count, no pixel": ["frames", "log frames"],
@@ -98,6 +101,19 @@ def parser() -> argparse.ArgumentParser:
         metavar="REGEX",
         help="regular expression; the match of its parentheses in a clip's id is the clip's group",
     )
+    add_stream_flags(
+        p,
+        nargs="+",
+        default=["rgb"],
+        help="cached frames, flow maps from the store's motion vectors, or both and their fusion, the mean of the "
+        "probabilities of both heads",
+    )
+    p.add_argument("--motion-arch", help="what describes flow maps: flow_histogram (default), or a backbone")
+    p.add_argument(
+        "--motion-weights",
+        type=expanded_path,
+        help="checkpoint for --motion-arch; default: ImageNet weights, which flow_histogram does not need",
+    )
     p.add_argument("--groups", type=expanded_path, metavar="FILE", help="CSV with the columns path and group")
     p.add_argument(
         "--seed",
@@ -127,25 +143,33 @@ def probe(args: argparse.Namespace) -> dict[str, Any]:
     first = clips[views[0]]
     protocol = protocol_of(args, first)
     check_classes(first.labels, first.class_names)
-    weights = read_file(args.weights) if args.weights else {}
-    arch = arch_of(args, weights, store)
+    check_stream(args)
+    networks = networks_of(args, store)
     features: dict[Key, Features] = {}
-    hashes: dict[int, str] = {}
+    hashes: dict[str, dict[int, str]] = {network.stream: {} for network in networks}
     for size in dict.fromkeys(args.input_size or [first.size]):
-        backbone = frozen(args, arch, size, weights)
-        hashes[size] = weights_hash(backbone.model)
-        for view in views:
-            features[view, size] = features_of(args, clips[view], arch, size, backbone, hashes[size])
+        for network in networks:
+            backbone = network.built(size, device_of(args))
+            digest = hashes[network.stream][size] = weights_hash(backbone.model)
+            for view in views:
+                features[view, size, network.stream] = features_of(args, clips[view], network, size, backbone, digest)
     for name, about in no_pixel_features(store, first).items():
-        features[name, None] = about
+        features[name, None, RGB] = about
     predicted, strengths = predictions(features, first.labels, protocol, args.seed)
     params = {view: dict(store.view(view).params) for view in views}
     rows = probe_table.rows_of(predicted, first.labels, protocol, params, args.seed)
     result = {
         "mocrop_probe": 1,
-        "name": name_of(args, arch, store, hashes, protocol),
-        "arch": arch,
-        "weights": {"path": args.weights and shown(args.weights), "tensors_sha256": hashes},
+        "name": name_of(args, networks, store, hashes, protocol),
+        "arch": " + ".join(network.arch for network in networks),
+        "streams": {
+            network.stream: {
+                "sees": str(network.motion or RGB),
+                "arch": network.arch,
+                "weights": {"path": network.path and shown(network.path), "tensors_sha256": hashes[network.stream]},
+            }
+            for network in networks
+        },
         "dataset": store.attrs.get("dataset"),
         "store": shown(args.store),
         "store_fingerprint": store.fingerprint,
@@ -154,13 +178,14 @@ def probe(args: argparse.Namespace) -> dict[str, Any]:
         "largest_class": round(probe_table.majority_share(first.labels[protocol.tested]), 4),
         "views": {view: {"params": params[view], "fingerprint": store.view(view).fingerprint} for view in views},
         "rows": [
-            asdict(row) | {"strengths": strengths[key], "features": features[key].shape[1]}
+            asdict(row) | {"strengths": strengths[key], "features": features[key].shape[1] if key in features else None}
             for row, key in zip(rows, predicted, strict=True)
         ],
         "clips": list(first.ids),
         "labels": first.labels.tolist(),
         "predicted": [
-            {"view": view, "input_size": size, "labels": p.tolist()} for (view, size), p in predicted.items()
+            {"view": view, "input_size": size, "stream": stream, "labels": p.tolist()}
+            for (view, size, stream), p in predicted.items()
         ],
         "class_names": list(first.class_names),
         "seconds": round(time.perf_counter() - began, 1),
@@ -187,47 +212,20 @@ def protocol_of(args: argparse.Namespace, clips: Clips) -> Protocol:
     return protocol_of_split(clips, split, train, test, args.group_by, args.groups)
 
 
-def arch_of(args: argparse.Namespace, weights: dict[str, Any], store: Store) -> str:
-    """The backbone; `Refused` for weights that do not name theirs, or were trained on clips that would be tested."""
-    if not args.weights:
-        return args.arch or ARCH
-    where = f"--weights {shown(args.weights)!r}"
-    trained = arguments_of(weights, where)
-    split = None if args.folds else args.split or 1
-    if trained and trained["classes"] == store.class_names and trained["split"] != split:
-        raise Refused(
-            f"{where}: trained on the train list of split {trained['split']}, whose clips would be tested; "
-            f"give --split {trained['split']}"
-        )
-    arch = args.arch or trained.get("arch")
-    if arch is None:
-        raise Refused("--arch: the checkpoint does not name its backbone; give it")
-    return str(arch)
-
-
-def frozen(args: argparse.Namespace, arch: str, size: int, weights: dict[str, Any]) -> Backbone:
-    """The network without its last layer, with weights, on the device."""
-    backbone = build(arch, 1000, size, pretrained=not weights, otherwise="--weights FILE")
-    if weights:
-        load_for_finetuning(backbone.model, state_of(weights), f"--weights {shown(args.weights)!r}")
-    backbone = without_head(backbone)
-    backbone.model.to(device_of(args), memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    return backbone
-
-
 def device_of(args: argparse.Namespace) -> torch.device:
     """The GPU, unless there is none or --cpu is given; else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
 
 
 def features_of(
-    args: argparse.Namespace, clips: Clips, arch: str, size: int, backbone: Backbone, weights: str
+    args: argparse.Namespace, clips: Clips, network: Network, size: int, backbone: Backbone, weights: str
 ) -> Features:
     """The features of a view at a size: from the cache, else computed and cached."""
-    source = source_of(clips, arch, weights, size, args.test_segments)
+    source = source_of(clips, network.arch, weights, size, args.test_segments, network.motion)
     path = source.path(Path(args.output_dir) / "features")
     if path.exists():
         return read_features(path, source, len(clips))
+    maps = None if network.motion is None else FlowMaps(clips, network.motion, size, keep=0)  # each is read once
     features = compute_features(
         backbone,
         clips,
@@ -236,7 +234,8 @@ def features_of(
         input_size=size,
         batch_size=args.batch_size,
         threads=args.workers,
-        track=lambda batches, total: tracked(batches, f"features of {clips.view} at {size} px", total),
+        maps=maps,
+        track=lambda batches, total: tracked(batches, f"{network.stream} features of {clips.view}, {size} px", total),
     )
     write_features(path, features, source)
     return features
@@ -262,9 +261,15 @@ def no_pixel_features(store: Store, clips: Clips) -> dict[str, Features]:
 def predictions(
     features: dict[Key, Features], labels: Ints, protocol: Protocol, seed: int
 ) -> tuple[dict[Key, Ints], dict[Key, list[float]]]:
-    """The predicted class of each clip, int64 (shuffles, clips), -1 if it is not tested, and each fold's C."""
+    """The predicted class of each clip, int64 (shuffles, clips), -1 if it is not tested, and each fold's C.
+
+    If a view has features of both streams, the class with the highest mean probability of both heads is the fused one;
+    of equal ones the first.
+    """
     predicted: dict[Key, Ints] = {}
     strengths: dict[Key, list[float]] = {}
+    chances: dict[Key, Floats] = {}
+    both = {key for key in features if (*key[:2], RGB) in features and (*key[:2], MOTION) in features}
     work = [(key, shuffle) for key in features for shuffle in range(len(protocol.shuffles))]
     with threadpool_limits(1):  # the matrices are small: threads would mostly wait for each other
         for key, shuffle in tracked(work, "linear heads", len(work)):
@@ -274,7 +279,15 @@ def predictions(
                 head = predict(values, labels, protocol.groups, sides, seed)
                 found[shuffle, sides[1]] = head.predicted
                 strengths.setdefault(key, []).append(head.strength)
-    return predicted, strengths
+                if key in both:
+                    total = chances.setdefault((*key[:2], FUSED), np.zeros((*found.shape, head.chances.shape[1])))
+                    total[shuffle, sides[1]] += head.chances
+    for key, total in chances.items():
+        tested = predicted[(*key[:2], RGB)] >= 0
+        predicted[key], strengths[key] = np.where(tested, total.argmax(axis=2), -1), []
+    streams, sizes = (RGB, MOTION, FUSED), list(dict.fromkeys(size for _, size, _ in predicted))
+    order = sorted(predicted, key=lambda key: (sizes.index(key[1]), streams.index(key[2])))
+    return {key: predicted[key] for key in order}, strengths
 
 
 def tracked(items: Iterable[Any], what: str, total: int) -> Iterable[Any]:
@@ -286,20 +299,27 @@ def tracked(items: Iterable[Any], what: str, total: int) -> Iterable[Any]:
     return track(items, what, total=total, transient=True, console=Console(stderr=True))
 
 
-def name_of(args: argparse.Namespace, arch: str, store: Store, hashes: dict[int, str], protocol: Protocol) -> str:
+def name_of(
+    args: argparse.Namespace,
+    networks: Sequence[Network],
+    store: Store,
+    hashes: dict[str, dict[int, str]],
+    protocol: Protocol,
+) -> str:
     """The name of a result's files, which depends on arguments, store and weights."""
     kind = f"split{protocol.split}" if protocol.split else f"{len(protocol.shuffles[0])}folds"
     groups = protocol.groups.tolist()
     about = [
         store.fingerprint,
-        sorted(hashes.items()),
+        [(str(network.motion or RGB), sorted(hashes[network.stream].items())) for network in networks],
         protocol.fields,
         groups,
         args.seed,
         args.test_segments,
         args.view,
     ]
-    return f"probe-{arch.replace('/', '_')}-{kind}-{fingerprint(about)[:8]}"
+    archs = "-".join(network.arch.replace("/", "_") for network in networks)
+    return f"probe-{archs}-{kind}-{fingerprint(about)[:8]}"
 
 
 def show(args: argparse.Namespace, result: dict[str, Any], rows: Sequence[probe_table.Row], protocol: Protocol) -> None:

@@ -15,9 +15,11 @@ from training.paired import Change, interval, mcnemar, resampled_means
 from training.probe_protocol import Protocol
 from training.tables import Table
 
+RGB, MOTION, FUSED = "rgb", "motion", "fused"
 HEADS = ("View", "Input", "Top-1 (%) [95 %]", "Δ full [95 %]", "p", "Δ centre of its area [95 %]", "p (centre)")
-Key = tuple[str, int | None]
-"""A view, or a baseline that uses no pixels, and the side of the network's input, px; None for a baseline."""
+FUSED_HEADS = ("Δ rgb [95 %]", "p (rgb)")
+Key = tuple[str, int | None, str]
+"""A view, or a baseline that uses no pixels; the side of the input, px (None for a baseline); the stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,8 @@ class Row:
     """A row of the table: percentages of the tested clips, averaged over shuffles.
 
     ``deviation`` is the standard deviation over shuffles (None for one); ``low`` and ``high`` are the 95 % interval;
-    ``from_full`` and ``from_centre`` compare with the view ``full`` and with ``centre``, the centre view of its area.
+    ``from_full`` and ``from_centre`` compare with the view ``full`` and with ``centre``, the centre view of its area,
+    in the same stream; ``from_rgb`` with the RGB stream of the same view and size.
     """
 
     view: str
@@ -37,13 +40,17 @@ class Row:
     from_full: Change | None
     centre: str | None
     from_centre: Change | None
+    stream: str
+    from_rgb: Change | None
 
-    def cells(self) -> list[str]:
-        """Return the row as text."""
+    def cells(self, *, streams: bool) -> list[str]:
+        """Return the row as text; ``streams``: with the comparison to the RGB stream."""
         spread = "" if self.deviation is None else f" ± {self.deviation:.1f}"
         size = "-" if self.input_size is None else f"{self.input_size} px"
         figure = f"{self.top1:.1f}{spread} [{self.low:.1f}, {self.high:.1f}]"
-        return [printable(self.view), size, figure, *_cells(self.from_full), *_cells(self.from_centre)]
+        view = self.view if self.stream == RGB else f"{self.view}, {self.stream}"
+        last = _cells(self.from_rgb) if streams else []
+        return [printable(view), size, figure, *_cells(self.from_full), *_cells(self.from_centre), *last]
 
 
 def _cells(change: Change | None) -> list[str]:
@@ -55,7 +62,7 @@ def _cells(change: Change | None) -> list[str]:
 def rows_of(
     predicted: Mapping[Key, Ints], labels: Ints, protocol: Protocol, params: Mapping[str, Mapping[str, Any]], seed: int
 ) -> list[Row]:
-    """The rows, in the order of ``predicted``, the predicted classes, int64 (shuffles, n), by view and size.
+    """The rows, in the order of ``predicted``, the predicted classes, int64 (shuffles, n), by key.
 
     ``labels`` (n,); ``params`` has the parameters of the views by name.
     """
@@ -75,7 +82,7 @@ def rows_of(
 
     rows = []
     for key in keys:
-        view, size = key
+        view, size, stream = key
         low, high = interval(means[key])
         centre = centre_of(view, params)
         by_shuffle = right[key].mean(axis=1)
@@ -87,9 +94,11 @@ def rows_of(
                 float(by_shuffle.std(ddof=1)) if len(by_shuffle) > 1 else None,
                 low,
                 high,
-                change(key, None if size is None else ("full", size)),
+                change(key, None if size is None else ("full", size, stream)),
                 centre,
-                change(key, None if centre is None else (centre, size)),
+                change(key, None if centre is None else (centre, size, stream)),
+                stream,
+                change(key, (view, size, RGB)),
             )
         )
     return rows
@@ -106,7 +115,9 @@ def centre_of(view: str, params: Mapping[str, Mapping[str, Any]]) -> str | None:
 
 def as_table(rows: list[Row]) -> Table:
     """The rows as a printable table."""
-    return Table(HEADS, [row.cells() for row in rows], [asdict(row) for row in rows])
+    streams = any(row.from_rgb for row in rows)
+    heads = (*HEADS, *FUSED_HEADS) if streams else HEADS
+    return Table(heads, [row.cells(streams=streams) for row in rows], [asdict(row) for row in rows])
 
 
 def majority_share(labels: npt.NDArray[np.int64]) -> float:

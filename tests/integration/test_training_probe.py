@@ -18,9 +18,10 @@ import zarr
 from data_specs.stored import open_store
 from training import probe
 from training.augmentation import prepared
-from training.backbones import build, without_head
+from training.backbones import build, for_motion, without_head
 from training.clips import read_all_clips
 from training.features import compute_features
+from training.motion import MotionInput
 from training.options import Refused
 from training.probe_protocol import protocol_of_folds
 from training.shards import FrameReader
@@ -251,3 +252,89 @@ def test_what_is_not_installed_is_named_with_its_command(
         error = capsys.readouterr().err
         assert error.count("\n") == 1
         assert error.endswith(f"{what}\n")
+
+
+def test_both_streams_are_probed_and_fused_beside_each_other(
+    synth_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--view", "full", "mocrop", "--stream", "rgb", "motion"]
+    weights = weights_file(tmp_path)
+    assert run_probe(synth_store, tmp_path / "out", weights, *flags, "--format", "markdown") == 0
+    table = capsys.readouterr().out
+    result = result_in(tmp_path / "out")
+    rows = result["rows"]
+    asked = [(view, stream) for stream in ("rgb", "motion", "fused") for view in ("full", "mocrop")]
+    assert [(row["view"], row["stream"]) for row in rows][:6] == asked
+    assert [row["view"] for row in rows[6:]] == list(probe.NO_PIXEL)
+    by_key = {(row["view"], row["stream"]): row for row in rows}
+    labels = np.array(result["labels"])
+    tested = open_store(synth_store).table("split")[:, 0] == 2
+    for row, found in zip(rows, result["predicted"], strict=True):
+        assert row["top1"] == pytest.approx(100 * (np.array(found["labels"][0]) == labels)[tested].mean())
+        if row["stream"] in ("motion", "fused"):
+            full, rgb = by_key["full", row["stream"]], by_key[row["view"], "rgb"]
+            assert row["from_rgb"]["points"] == pytest.approx(row["top1"] - rgb["top1"])
+            assert (row["from_full"] or {"points": 0})["points"] == pytest.approx(row["top1"] - full["top1"])
+    assert result["streams"]["motion"] | {"weights": None} == {
+        "sees": "motion (5 frames, camera removed)", "arch": "flow_histogram", "weights": None,
+    }  # fmt: skip
+    assert "| mocrop, fused | 32 px |" in table
+    assert "Δ rgb [95 %]" in table
+    names = sorted(path.name.split("-")[:3] for path in (tmp_path / "out" / "features").iterdir())
+    assert names == [["flow_histogram", "motion", "full"], ["flow_histogram", "motion", "mocrop"]] + [
+        [ARCH, view, "32px"] for view in ("full", "mocrop")
+    ]
+    assert run_probe_of_motion(synth_store, tmp_path / "alone", "--view", "full", "mocrop", "--stream", "motion") == 0
+    alone = [row for row in result_in(tmp_path / "alone")["rows"] if row["stream"] == "motion"]
+    assert [row["top1"] for row in alone] == [by_key[view, "motion"]["top1"] for view in ("full", "mocrop")]
+
+
+def run_probe_of_motion(store: Path, out: Path, *flags: str) -> int:
+    fixed = ["--input-size", "32", "--test-segments", "2", "--cpu"]
+    return probe.main(["--store", str(store), "--output-dir", str(out), *fixed, *flags])
+
+
+def test_the_fused_answer_is_the_class_with_the_highest_mean_probability() -> None:
+    """Each stream tells two of three classes apart; both together tell all."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(3), 20)
+    noise = rng.normal(size=(2, 60, 1)).astype(np.float32) * 0.05
+    noise[0, labels == 2, 0] += 1
+    noise[1, labels == 1, 0] += 1
+    key = ("full", 32)
+    features = {(*key, stream): values for stream, values in zip(("rgb", "motion"), noise, strict=True)}
+    clips = np.arange(60)
+    sides = [(clips[clips % 2 == 0], clips[clips % 2 == 1])]
+    protocol = probe.Protocol([sides], clips, "each clip is one", 1)
+    predicted, _ = probe.predictions(features, labels, protocol, 0)
+    assert [stream for *_, stream in predicted] == ["rgb", "motion", "fused"]
+    right = {stream: (found[0] == labels)[1::2].mean() for (*_, stream), found in predicted.items()}
+    assert right["fused"] == 1 > max(right["rgb"], right["motion"])
+    assert (predicted[*key, "fused"][0, ::2] == -1).all()
+
+
+def test_motion_weights_are_probed_on_what_they_were_trained_on(
+    synth_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = {
+        "arch": ARCH, "view": "full", "split": 1, "seed": 0, "select": "last", "input_size": 32, "stream": "motion",
+        "flow_frames": 2, "remove_camera": False, "classes": ["other"], "store_fingerprint": "",
+    }  # fmt: skip
+    model = for_motion(build(ARCH, 1, 32, pretrained=False), MotionInput(2), mean_filters=False).model
+    path = tmp_path / "motion.pt"
+    torch.save({"mocrop_checkpoint": 1, "model": model.state_dict(), "epoch": 1, "args": args}, path)
+    flags = ["--view", "full", "--stream", "motion", "--motion-weights", str(path)]
+    assert run_probe_of_motion(synth_store, tmp_path / "out", *flags) == 0
+    assert result_in(tmp_path / "out")["streams"]["motion"]["sees"] == "motion (2 frames, camera kept)"
+    capsys.readouterr()
+    for words, message in (
+        ([*flags, "--flow-frames", "3"], "trained on motion (2 frames, camera kept), asked for is motion (3 frames"),
+        (["--weights", str(path)], "trained on the motion stream; give --stream motion --motion-weights"),
+        (["--motion-weights", str(path)], "is for the motion stream; add it to --stream"),
+        (["--stream", "motion", "--arch", ARCH], "--arch test_resnet: is for the rgb stream; add it to --stream"),
+        (["--flow-frames", "3"], "--flow-frames 3: is for the motion stream"),
+    ):
+        assert run_probe_of_motion(synth_store, tmp_path / "out", *words) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
