@@ -29,6 +29,7 @@ NAMES = (
     "memory",
     "store_codecs",
     "loader",
+    "motion_stream",
 )
 RESULTS = Path(__file__).parent / "results"
 

@@ -20,7 +20,15 @@ from tests.benchmarks.__main__ import NAMES, RESULTS, main
 from tests.benchmarks.measuring import REPETITIONS, Result, interleaved, least, machine, most, run_command
 from tests.support import soak
 
-SLOW = {"whole_flow", "tls", "scaling", "memory", "loader", "motion_vectors"}  # those that take over five seconds
+SLOW = {
+    "whole_flow",
+    "tls",
+    "scaling",
+    "memory",
+    "loader",
+    "motion_stream",
+    "motion_vectors",
+}  # those that take over five seconds
 FIELDS = {"name", "unit", "median", "lowest", "highest", "repetitions", "samples", "target", "verdict", "remark"}
 
 
