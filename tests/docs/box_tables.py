@@ -95,8 +95,8 @@ def encoder_settings() -> str:
                     _by_area(one["kept"]),
                 )
             )
-    first = "to the first"
-    heads = ("set", "x264", "CPU, ms a frame", first, "bytes a frame", first, "key frames, dB", first, "actor kept")
+    first = "relative to the first"
+    heads = ("set", "x264", "CPU, ms per frame", first, "bytes per frame", first, "key frames, dB", first, "actor kept")
     about = record["machine"]
     made = f"`{record['command']}`, {record['date']}, {about['cores']} cores of {about['cpu']}; {about['ffmpeg']}."
     return f"{table(heads, rows)}\n{made}\n"
