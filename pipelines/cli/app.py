@@ -102,7 +102,7 @@ def _options(
 
 @app.command(epilog="Example: mocrop doctor --json")
 def doctor(as_json: JsonFlag = False) -> None:
-    """Check the installation: Python packages, ffmpeg with libx264, decoders, disk. Say how to fix what is wrong."""
+    """Check the installation. Covers packages, ffmpeg with libx264, decoders, disk; says how to fix problems."""
     from pipelines.cli.doctor import checks
 
     found = checks(on_check=None if as_json else _print_check)

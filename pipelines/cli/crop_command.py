@@ -49,7 +49,7 @@ def crop(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the boxes as JSON and write no video.")] = False,
 ) -> None:
-    """Crop one video to its motion. The output is H.264, with the sound, timestamps and orientation of the source.
+    """Crop one video to its moving part. The output is H.264, with the source's sound, timestamps and orientation.
 
     A video whose codec has no motion vectors (HEVC, VP9, AV1) is first transcoded to H.264 in a temporary file. H.264
     needs even sizes: an odd side of the box loses its last column or row.

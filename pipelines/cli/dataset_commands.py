@@ -23,7 +23,7 @@ def synth(
     seed: Annotated[int, typer.Option(help="Random seed; equal seeds give equal pixels.")] = 0,
     as_json: JsonFlag = False,
 ) -> None:
-    """Write a small data set with the layout of UCF-101, whose classes differ only in what moves."""
+    """Write a small synthetic data set. It has the layout of UCF-101; its classes differ only in what moves."""
     from pipelines.acquire.synthetic import write_dataset
     from pipelines.cli.progress_bars import count_progress
 
@@ -62,7 +62,7 @@ def fetch(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Download without asking.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Download a public data set and unpack it, after showing its source, size and terms of use."""
+    """Download and unpack a public data set. Shows its source, size and terms of use first."""
     from pipelines.acquire.fetch import fetch as fetch_all
     from pipelines.acquire.fetch import plan_fetch
     from pipelines.cli.progress_bars import byte_progress
@@ -118,7 +118,7 @@ def index(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing table.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Make a clip table from the lists or folders of a public data set; compare its counts with the published ones."""
+    """Make a clip table from lists or folders. Recognises those of public data sets, and compares the counts."""
     from pipelines.acquire.index import write_index
 
     written = write_index(source, out, format, lists, val_as_test=val_as_test, overwrite=overwrite)

@@ -48,7 +48,7 @@ def evaluate(
     format: Annotated[Format | None, typer.Option(help="Output format [default: text].")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Measure how much of the annotated actors each view keeps, next to control boxes of exactly the same area."""
+    """Measure how much of actors boxes keep. Compares each view with control boxes of exactly the same area."""
     from pipelines.cli.progress_bars import count_progress
     from pipelines.evaluation import formats
     from pipelines.evaluation.evaluation import evaluate as measure

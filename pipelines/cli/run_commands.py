@@ -52,7 +52,7 @@ def plan(
     max_missing: MaxMissing = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Dry run: show clips, splits, shards and problems, and estimate time and space from a few clips processed here."""
+    """Estimate the time and space of a run. Processes a few clips in a temporary folder; also shows problems."""
     from pipelines.runs.estimate import plan as make_plan
 
     found = make_plan(Options(source, store, splits, recipe, work_dir, workers, None, limit, strict,
@@ -93,7 +93,7 @@ def preprocess(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also show Prefect's log.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Run the whole flow: transcode videos to H.264, extract motion vectors, choose boxes, cache crops in one store."""
+    """Make or continue a store. Transcodes to H.264, extracts motion vectors, chooses boxes and caches crops."""
     options = Options(source, store, splits, recipe, work_dir, workers, dask_address, limit, strict,
                       retry_quarantined, max_quarantined, max_missing, clips, class_names)  # fmt: skip
     dataset = _announced(options)
@@ -153,7 +153,7 @@ def serve(
         ),
     ] = None,
 ) -> None:
-    """Serve the deployment preprocess-ucf101/local; start a Prefect server on loopback if none answers."""
+    """Serve runs as a Prefect deployment. Its name is preprocess-ucf101/local; starts a server if none answers."""
     _flow().serve(allow=allow or ())
 
 
@@ -161,7 +161,7 @@ def serve(
 def demo(
     out: Annotated[Path, typer.Option(help="Folder to write into.", callback=expanded_path)] = Path("demo"),
 ) -> None:
-    """Run everything on a synthetic data set, on a CPU: a store, two short trainings, a table of results, a report."""
+    """Try everything on synthetic videos. On a CPU: a store, two short trainings, a table of results, a report."""
     from pipelines.cli.demo import run_demo
 
     run_demo(out, say=lambda line: say(line, flush=True))

@@ -21,7 +21,7 @@ app = typer.Typer()
 
 @app.command(epilog="Example: mocrop status ucf101.zarr --json")
 def status(store: StoreArgument, as_json: JsonFlag = False) -> None:
-    """Show how many clips are done, pending and quarantined, the progress of each stage, reasons and notes."""
+    """Show the progress of a store. Counts clips and shards; lists quarantined clips with reasons, and notes."""
     from pipelines.store.records import summarise
 
     print_summary(summarise(store), as_json)
@@ -29,7 +29,7 @@ def status(store: StoreArgument, as_json: JsonFlag = False) -> None:
 
 @app.command(epilog="Example: mocrop verify ucf101.zarr. The next mocrop preprocess repairs what it finds.")
 def verify(store: StoreArgument, as_json: JsonFlag = False) -> None:
-    """Read and check all of a store; list wrong chunks, fingerprints and counts, with exit status 1."""
+    """Check every byte of a store. Lists wrong chunks, fingerprints and counts, with exit status 1."""
     from pipelines.cli.progress_bars import count_progress
     from pipelines.store.records import summarise
     from pipelines.store.verify import verify as find_faults
@@ -57,7 +57,7 @@ def gc(
     yes: Annotated[bool, typer.Option("--yes", help="Remove the listed files.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """List unneeded files: stale H.264 files in the work folder and temporary files. --yes removes them."""
+    """List or remove unneeded files. These are stale H.264 files in the work folder, and temporary files."""
     from pipelines.disk_space import mebibytes
     from pipelines.runs.cleanup import clear, find_waste
 
@@ -95,7 +95,7 @@ def boxes(
     ] = None,
     work_dir: WorkDir = None,
 ) -> None:
-    """List the boxes (px of the H.264 frame, half-open) with their share of the frame and of the motion density."""
+    """List the boxes of a store. They are half-open, in px of the H.264 frame; --png and --video draw one clip."""
     from pipelines.cli.tables import box_rows, print_table
 
     if png or video:
@@ -157,7 +157,7 @@ def report(
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Write a self-contained HTML report: boxes, densities and crops of clips, classes, actors, quarantined clips."""
+    """Write a self-contained HTML report. Shows boxes, densities, crops, classes, actors and quarantined clips."""
     from pipelines.cli.progress_bars import count_progress
     from pipelines.report.page import write_report
 
@@ -179,7 +179,7 @@ def export_npy(
     directory: Annotated[Path, typer.Argument(help="Folder to write into.", metavar="DIR", callback=expanded_path)],
     view: Annotated[str | None, typer.Option(help="Motion view [default: the only one].")] = None,
 ) -> None:
-    """Write each clip's density map as a .npy file, with the names that the public MoCrop code's loader expects."""
+    """Write density maps as .npy files. They have the names that the public MoCrop code's loader expects."""
     from pipelines.cli.tables import export_npy as export
 
     say(f"{len(export(open_store(store), directory, view))} density maps written to {directory}")
