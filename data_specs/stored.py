@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ from data_specs.records import Record, Row, read_records
 from data_specs.schema import ArraySpec
 from data_specs.store_content import as_class_names, as_revision, as_text, check_params, is_id
 from data_specs.vector_reader import VectorReader as VectorReader
+
+_COMPARED = 20_000  # ids among which a mistyped one is looked for; more would take seconds
 
 
 class View:
@@ -150,6 +153,7 @@ class Store:
             return self.ids.index(id)
         except ValueError:
             near = [known for known in self.ids if id.lower() in known.lower()][:3]
+            near = near or get_close_matches(id, self.ids[:_COMPARED], cutoff=0.8)
             hint = f"did you mean {' or '.join(near)}?" if near else f"an id looks like {self.ids[0]!r}"
             raise StoreError(f"clip {id!r} is not in {shown(self.location)!r}; {hint}") from None
 

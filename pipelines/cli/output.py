@@ -25,7 +25,7 @@ def print_summary(summary: Any, as_json: bool, more: dict[str, Any] | None = Non
     say(f"{summary.store}: {summary.clips} clips, {summary.done} done, {summary.pending} pending, "
           f"{len(summary.quarantined)} quarantined")  # fmt: skip
     for stage, (done, total) in summary.stages.items():
-        say(f"  {stage:<10} {done} of {total} shards")
+        say(f"  {stage:<10} {done} of {total} {'shard' if total == 1 else 'shards'}")
     for line in mixed(summary.software):
         say(f"  {line}")
     for id, reason in sorted(summary.quarantined.items()):

@@ -87,7 +87,8 @@ def _plain_stages() -> StageProgress:
         if report is None or done == total or now - told >= PLAIN_SECONDS:
             told = now
             rate = (done - first) / (now - start) if now > start and done > first else 0.0
-            left = f", {rate:.1f} clips/s, {(total - done) / rate:.0f} s left" if rate else ""
+            left = f", {rate:.1f} clips/s" if rate else ""
+            left += f", {(total - done) / rate:.0f} s left" if rate and done < total else ""
             left = ", nothing to do" if report is None and done == total else left
             _line(f"{stage}: {done} of {total} clips{left}")
 

@@ -68,8 +68,9 @@ def gc(
         for one in waste:
             say(f"{one.path}: {one.bytes:,} bytes, {one.why}")
     if not as_json:
-        done = "removed" if yes else "to remove with --yes" if waste else "to remove"
-        say(f"{len(waste)} files, {mebibytes(sum(one.bytes for one in waste))}, {done}")
+        files = f"{len(waste)} {'file' if len(waste) == 1 else 'files'}, {mebibytes(sum(one.bytes for one in waste))}"
+        done = "removed" if yes else "to remove with --yes"
+        say(f"{files}, {done}" if waste else "nothing to remove")
 
 
 @app.command(epilog="Example: mocrop boxes ucf101.zarr --view mocrop --csv > boxes.csv")

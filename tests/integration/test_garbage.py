@@ -150,7 +150,7 @@ def test_the_command_lists_and_removes_only_when_told(
         assert not ended.value.code
         return capsys.readouterr().out
 
-    assert gc().splitlines() == [f"{part}: 3 bytes, unfinished", "1 files, 0 MiB, to remove with --yes"]
+    assert gc().splitlines() == [f"{part}: 3 bytes, unfinished", "1 file, 0 MiB, to remove with --yes"]
     assert json.loads(gc("--json")) == [{"path": str(part), "bytes": 3, "why": "unfinished"}]
     assert contents(Path(options.store)) == before
     held = []
@@ -160,5 +160,5 @@ def test_the_command_lists_and_removes_only_when_told(
     gc("--yes")
     assert [holder.pid for holder in held if holder] == [os.getpid()], "no run can begin while files are removed"
     monkeypatch.setattr(cleanup, "remove", remove)
-    assert gc("--yes").splitlines()[-1] == "1 files, 0 MiB, removed"
-    assert gc().splitlines() == ["0 files, 0 MiB, to remove"]
+    assert gc("--yes").splitlines()[-1] == "1 file, 0 MiB, removed"
+    assert gc().splitlines() == ["nothing to remove"]
