@@ -120,7 +120,8 @@ class Index:
     def lines(self) -> Iterator[str]:
         """The counts as lines of text."""
         yield f"format    {self.format}: {self.why}"
-        yield f"clips     {len(self.rows)} of {len(self.class_names)} classes in {self.source}"
+        classes = f"{len(self.class_names)} {'class' if len(self.class_names) == 1 else 'classes'}"
+        yield f"clips     {len(self.rows)} of {classes} in {self.source}"
         known = self.published
         if known is not None:
             yield f"published {known.title}: {known.clips:,} clips of {known.classes} classes ({known.source})"
