@@ -68,8 +68,8 @@ def heading(found: Evaluation) -> list[str]:
         f"{found.clips} of {found.annotated} annotated clips, {found.boxes:,} actor boxes; {found.store} has "
         f"{found.stored} clips, {found.unannotated} of them not annotated",
         *EXPLANATION,
-        f"view − centre: kept minus centre, with intervals by percentile bootstrap over {found.groups} groups of clips "
-        f"({found.grouped}), {RESAMPLES:,} resamples, seed {SEED}.",
+        f"view − centre: kept minus centre, with intervals by percentile bootstrap over groups of clips "
+        f"({found.groups}, {found.grouped}), {RESAMPLES:,} resamples, seed {SEED}.",
     ]
     if found.scaled:
         lines.append(f"The boxes of {found.scaled} clips were scaled from the annotations' frame size to the clip's.")

@@ -195,7 +195,7 @@ def test_every_format_has_every_number(evaluated) -> None:  # type: ignore[no-un
     whole = next(row for row in evaluated.rows if row["view"] == "mocrop")
     for number in (whole["kept"], whole["kept_centre"], whole["mostly"], whole["mostly_best"]):
         assert f" {number:.3f} |" in text
-    assert "groups of clips (by UCF-101's names" in text
+    assert ", by UCF-101's names" in text
     assert text.count("\n### ") == 4
 
 
@@ -245,7 +245,7 @@ def test_the_command_prints_text_markdown_csv_and_json(
     text = mocrop_here(*words)
     assert text.status == 0
     assert "Mean share of the actor kept, by class" in text.out
-    assert "groups of clips (by UCF-101's names" in text.out
+    assert ", by UCF-101's names" in text.out
     assert "evaluate: 5 of 5 clips" in text.err
     document = json.loads(mocrop_here(*words, "--json").out)
     assert document == json.loads(mocrop_here(*words, "--format", "json", "--json").out)
