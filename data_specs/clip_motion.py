@@ -1,4 +1,4 @@
-"""The motion vectors of a store, clip by clip, with what is needed to make use of them."""
+"""The motion vectors of a store, clip by clip, with their frame sizes and key frames."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mocrop_core.motion_vectors import MotionVectors
 
 
 class MotionReader:
-    """Reads the motion vectors of clips by their rows; what rows of a shard share is read once if they are in turn.
+    """Reads the motion vectors of clips by row; data shared by a shard are read once if its rows are read in turn.
 
     Not shared between threads or processes.
     """
@@ -24,7 +24,8 @@ class MotionReader:
     def read(self, row: int) -> MotionVectors:
         """Return the motion vectors of the clip in a row.
 
-        ``StoreError`` for a clip without any: pending, or quarantined before they were read; or for damaged objects.
+        Raises ``StoreError`` for a clip that is pending or was quarantined before they were read, and for damaged
+        objects.
         """
         shard, within = divmod(row, self._store.recipe.shard_clips)
         id = self._store.ids[row]
@@ -41,14 +42,14 @@ class MotionReader:
 
 
 def shards_of(store: Store, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return the shard of each row: the clips whose vectors are quickest read together."""
+    """Return the shard of each row: the vectors of its clips are read fastest together."""
     return rows // store.recipe.shard_clips
 
 
 def vector_counts(store: Store, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return how many motion vectors the clip in each row has: int64 (n,).
+    """Return the number of motion vectors of the clip in each row: int64 (n,).
 
-    ``StoreError`` for a clip that is pending, or was quarantined before they were read.
+    Raises ``StoreError`` for a clip that is pending, or was quarantined before they were read.
     """
     shards = shards_of(store, rows).tolist()
     records = read_records(store.zarr, MotionRow, None, sorted(set(shards)))
@@ -57,7 +58,7 @@ def vector_counts(store: Store, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.i
 
 
 def _clip(record: Record[MotionRow] | None, id: str) -> MotionRow:
-    """The row of a motion record on a clip; ``StoreError`` for one that is not done, or was quarantined before."""
+    """The clip's row in a motion record; ``StoreError`` for a clip that is not done, or was quarantined before."""
     clip = record.clips.get(id) if record else None
     if clip is None or clip.picture is None:
         reason = (record.reasons if record else {}).get(id, "its motion stage is not done")

@@ -41,21 +41,21 @@ class KeyFrames:
             raise ValueError(f"textures must be {expected}, got {self.textures.dtype} {self.textures.shape}")
 
     def cells(self, grid: CellGrid) -> tuple[slice, slice]:
-        """Return the rows and the columns of the grid's cells that lie wholly inside the picture.
+        """Return the rows and the columns of the grid's cells that lie entirely inside the picture.
 
-        Raises ValueError where textures do not have the grid's shape.
+        Raises ValueError if textures do not have the grid's shape.
         """
         if self.textures.shape[1:] != grid.shape:
             raise ValueError(f"textures must have {grid.shape} cells, got {self.textures.shape[1:]}")
         return grid.whole_cells(self.picture) if self.picture else (slice(grid.shape[0]), slice(grid.shape[1]))
 
     def smooth_textures(self, cells: tuple[slice, slice]) -> Cells:
-        """Return what the cells of each key frame weigh, float32; 1 for a single one where there is no key frame."""
+        """Return the weights of the cells of each key frame, float32; a single map of ones without key frames."""
         textures = smooth_texture(self.textures[:, cells[0], cells[1]])
         return textures if len(textures) else np.ones((1, *textures.shape[1:]), np.float32)
 
     def latest(self, frames: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Return for each frame the index of the last key frame up to it, 0 for a frame before the first."""
+        """Return, for each frame, the index of the last key frame up to it; 0 before the first key frame."""
         return np.maximum(np.searchsorted(self.frames, frames, side="right") - 1, 0)
 
 

@@ -19,10 +19,10 @@ def frame_motion(
 ) -> tuple[Cells, Cells]:
     """Return the mean displacement in each cell of some frames of a clip.
 
-    v: `VECTOR` (n,), in any order; vectors of other frames are left out. frames: int64 (f,), rising. keys: the key
+    v: `VECTOR` (n,), in any order; vectors of other frames are ignored. frames: int64 (f,), increasing. keys: the key
     frames of the clip. remove_camera: subtract the motion of the camera, as `choose_actor_box` does. Returns dx, dy:
     float32 (f, rows, columns), px, with the sign of the vectors; 0 in cells without a vector and in cells that do not
-    lie wholly inside the picture. Raises ValueError where textures do not have the grid's shape, or for a displacement
+    lie entirely inside the picture. Raises ValueError if textures do not have the grid's shape, or for a displacement
     that is not finite. Source: ours.
     """
     cells = keys.cells(grid)
@@ -41,10 +41,10 @@ def predicted_frames(num_frames: int, key_frames: tuple[int, ...], around: Frame
     """Return, for each of some frames, the ``count`` consecutive predicted frames around it.
 
     num_frames: of the clip, >= 1. key_frames: their numbers; all other frames are predicted. around: int64 (n,).
-    count: >= 1. Returns int64 (n, count), never decreasing along a row: as many predicted frames before the given one
-    as from it on, or one fewer before it if ``count`` is odd; at an end of the clip, the first or the last ``count``
-    of it. Key frames are skipped. A clip with fewer predicted frames repeats the last; one without any gives -1. Raises
-    ValueError for a number below 1. Source: ours.
+    count: >= 1. Returns int64 (n, count), non-decreasing along a row: as many predicted frames before the given frame
+    as from it on, or one fewer before it if ``count`` is odd; at an end of the clip, its first or last ``count``
+    predicted frames. Key frames are skipped. A clip with fewer predicted frames repeats the last; one without any gives
+    -1. Raises ValueError for a number below 1. Source: ours.
     """
     check_count("num_frames", num_frames, least=1)
     check_count("count", count, least=1)
