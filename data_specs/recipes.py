@@ -30,6 +30,8 @@ MAX_RECTANGLES = 6_000_000
 MAX_BYTES, MAX_LINE = 1 << 16, 1000
 """Maximum bytes of a recipe and characters of a line: the parser's memory grows with the square of a key's length."""
 
+MAX_SHARD_CLIPS = 1024
+AUTO_SHARDS, AUTO_SHARD_CLIPS = 64, 64  # shard_clips = "auto": at least so many shards, at most so many clips in each
 SHOWN = 10  # errors shown in a message
 MAX_VALUES, MAX_DEPTH, MAX_TEXT = 5000, 10, 1000
 """Maximum number of values in a recipe, nesting depth, and characters of a string."""
@@ -213,7 +215,9 @@ class Recipe(_Part):
 
     name: str = Field("ucf101", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", description="name of the recipe")
     seed: int = Field(0, ge=0, lt=2**63, description="random seed, combined with the clip's id")
-    shard_clips: int = Field(16, ge=1, le=1024, description="clips per shard, the unit of work and of storage")
+    shard_clips: Annotated[int, Field(ge=1, le=MAX_SHARD_CLIPS)] | Literal["auto"] = Field(
+        "auto", description='clips per shard, the unit of work and of storage; "auto" follows the number of clips'
+    )
     time_limit: float = Field(
         600.0, gt=0, le=86_400, allow_inf_nan=False, description="time limit for one clip in one stage, in seconds"
     )
@@ -247,10 +251,31 @@ class Recipe(_Part):
         """The view with this name; ``KeyError`` if there is none."""
         return {view.name: view for view in self.views}[name]
 
+    def sized_for(self, clips: int) -> Recipe:
+        """This recipe with the number that ``shard_clips = "auto"`` means for a data set of ``clips`` clips."""
+        if self.shard_clips != "auto":
+            return self
+        return self.model_copy(update={"shard_clips": automatic_shard_clips(clips)})
+
+    @property
+    def clips_per_shard(self) -> int:
+        """``shard_clips`` as a number; ``ValueError`` if it is "auto", which no store's recipe is (`sized_for`)."""
+        if self.shard_clips == "auto":
+            raise ValueError('shard_clips is "auto": a store records the number of clips per shard')
+        return self.shard_clips
+
     def settings(self) -> dict[str, Any]:
         """Everything but the views and the name, JSON-like: what cannot change once a store is created."""
         settings: dict[str, Any] = self.model_dump(mode="json", exclude={"views", "name", "time_limit"})
         return settings
+
+
+def automatic_shard_clips(clips: int) -> int:
+    """The number that ``shard_clips = "auto"`` means: the largest power of two, up to 64, that leaves 64 shards; ours.
+
+    Fewer than 128 clips give shards of one clip, so that a dozen clips keep all cores busy; 4,096 and more give 64.
+    """
+    return min(AUTO_SHARD_CLIPS, 1 << max(0, (clips // AUTO_SHARDS).bit_length() - 1))
 
 
 def _check_size(values: object) -> None:
@@ -298,20 +323,27 @@ def _short(text: str) -> str:
     return text if len(text) <= 300 else f"{text[:300]}…"
 
 
+_NOT_FOR_TEXT = {("transcode",): "Encode", ("shard_clips",): "constrained-int"}
+"""The branch of a key that is a text or something else, by the key's location: the one for something else."""
+
+
 def _causes(error: ValidationError) -> list[Any]:
     """The errors, without those that follow from another one or from the wrong branch of a union."""
     found: list[Any] = list(error.errors())
     meant = [
         item
         for item in found
-        if not (item["loc"][:1] == ("transcode",) and ("Encode" in item["loc"]) == isinstance(item["input"], str))
-        and item["type"] != "too_short"
+        if item["type"] != "too_short"
+        and (
+            (branch := _NOT_FOR_TEXT.get(item["loc"][:1])) is None
+            or (branch in item["loc"]) != isinstance(item["input"], str)
+        )
     ]
     return meant or found
 
 
 def _one_line(error: Any) -> str:
-    unions = {"Encode", "literal['keep']", "full", "centre", "random", "motion"}
+    unions = {"Encode", "literal['keep']", "constrained-int", "literal['auto']", "full", "centre", "random", "motion"}
     key = ".".join(str(part) for part in error["loc"] if part not in unions) or "recipe"
     if error["type"] == "extra_forbidden":
         return f"unknown key {key!r}"

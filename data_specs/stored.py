@@ -73,6 +73,7 @@ class Store:
         self.attrs = _root_attributes(self.zarr, shown(location))
         with reading(f"zarr.json in the store {shown(location)!r}"):
             self.recipe: Recipe = parse_recipe(self.attrs["recipe"], f"of the store {shown(location)!r}")
+            _ = self.recipe.clips_per_shard  # ValueError for "auto"
             self.fingerprint: str = as_text(self.attrs["fingerprint"])
             self.class_names: list[str] = as_class_names(self.attrs["class_names"])
             self.attrs["dataset"] = as_text(self.attrs["dataset"])
@@ -119,7 +120,7 @@ class Store:
             raise ValueError("it has no clips")
         frames, views = self.recipe.frames, self.recipe.views
         kinds = [(view.name, density_grid(view), moves(view)) for view in views]
-        specs = schema.all_arrays(rows, frames.slots, frames.size, self.recipe.shard_clips, kinds)
+        specs = schema.all_arrays(rows, frames.slots, frames.size, self.recipe.clips_per_shard, kinds)
         return {spec.path: spec for spec in specs}
 
     @cached_property
@@ -159,7 +160,7 @@ class Store:
 
     @property
     def num_shards(self) -> int:
-        return schema.num_shards(len(self.ids), self.recipe.shard_clips)
+        return schema.num_shards(len(self.ids), self.recipe.clips_per_shard)
 
     def records(self, row_type: type[Row], view: str | None = None) -> dict[int, Record[Row]]:
         """The records of a stage (and view), by shard, without shards that are not done."""

@@ -125,7 +125,7 @@ def _check_rows(store: Store, where: str, wrong: npt.NDArray[np.int64], what: st
 def _unfinished(store: Store, where: str) -> StoreError:
     """Return the error for an unfinished store, from its records: a killed run has not written its tables."""
     done = set.intersection(*(set(store.records(CropRow, view)) for view in store.views))
-    sizes = [len(shard_rows(shard, len(store.ids), store.recipe.shard_clips)) for shard in range(store.num_shards)]
+    sizes = [len(shard_rows(shard, len(store.ids), store.recipe.clips_per_shard)) for shard in range(store.num_shards)]
     pending = sum(size for shard, size in enumerate(sizes) if shard not in done)
     what = f"{pending} of {len(store.ids)} clips are pending" if pending else "its tables are not written"
     return StoreError(

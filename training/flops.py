@@ -89,7 +89,7 @@ def box_gflops(location: str, name: str) -> float:
     counts = []
     for shard in range(store.num_shards):
         reader = VectorReader(store.zarr, shard)
-        rows = min(store.recipe.shard_clips, len(store.ids) - shard * store.recipe.shard_clips)
+        rows = min(store.recipe.clips_per_shard, len(store.ids) - shard * store.recipe.clips_per_shard)
         counts += [reader.count(clip) for clip in range(rows)]
     (rows, columns), params = view.params["grid"], view.params
     sizes = candidate_sizes((rows, columns), params["crop_ratio"], params["tolerance"])

@@ -91,7 +91,7 @@ def stored_boxes(
     def boxes_of(view: str, row: int, frames: npt.NDArray[np.int64]) -> Floats:
         if view not in moving:
             return np.broadcast_to(tables[f"views/{view}/box"][row].astype(np.float64), (len(frames), 4))
-        chosen = records[view][row // recipe.shard_clips].clips[ids[row]]
+        chosen = records[view][row // recipe.clips_per_shard].clips[ids[row]]
         different, places = np.unique(frames, return_inverse=True)
         return np.array([chosen.box_at(int(frame)).corners for frame in different], np.float64)[places]
 

@@ -68,7 +68,7 @@ def attempt(plan: ShardPlan, recipe: Recipe, work: Callable[[ShardPlan, Recipe],
         if work is None and plan.apart:
             return attempt_apart(plan, recipe)
         if _own_process:
-            bound_memory(memory_bytes(recipe))
+            bound_memory(memory_bytes(recipe, len(plan.clips)))
         return Attempt((work or partial(process_shard, around=lambda clip: deadline(alarm)))(plan, recipe))
 
     return _caught(do)
@@ -87,10 +87,10 @@ def _caught(do: Callable[[], Attempt]) -> Attempt:
         return Attempt(internal=internal_error(error))
 
 
-def memory_bytes(recipe: Recipe) -> int:
-    """Memory limit in bytes of a process for shards of a recipe: ``limits.MEMORY`` plus twice the size of the crops."""
+def memory_bytes(recipe: Recipe, clips: int) -> int:
+    """Memory limit in bytes for a process with a shard of ``clips``: ``limits.MEMORY`` and twice the crops' size."""
     frames = recipe.frames
-    return MEMORY + 2 * recipe.shard_clips * len(recipe.views) * frames.slots * frames.size**2 * 3
+    return MEMORY + 2 * clips * len(recipe.views) * frames.slots * frames.size**2 * 3
 
 
 def attempt_apart(plan: ShardPlan, recipe: Recipe) -> Attempt:
@@ -181,7 +181,7 @@ def main() -> None:
     request = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     plan, recipe = _plan_of(request["plan"]), Recipe.model_validate(request["recipe"])
-    bound_memory(memory_bytes(recipe))
+    bound_memory(memory_bytes(recipe, len(plan.clips)))
     around: Around = partial(_reported, output, alarm_seconds(recipe.time_limit))
     result = _caught(lambda: Attempt(process_shard(plan, recipe, around)))
     _send(output, {"attempt": asdict(result)})

@@ -110,7 +110,7 @@ def boxes(reader: ClipReader, problems: list[str]) -> Json:
 
 
 def _densities(reader: ClipReader, view: str, problems: list[str]) -> list[str] | None:
-    step = reader.recipe.shard_clips
+    step = reader.recipe.clips_per_shard
     found: list[str] = []
     for first in range(0, len(reader.ids), step):
         rows = slice(first, min(first + step, len(reader.ids)))

@@ -92,7 +92,7 @@ class ClipReader:
         """The path of the box through the clip; None if it is static or none was chosen yet."""
         if not moves(self.recipe.view(view)) or self.box(view, row) is None:
             return None
-        record = self.progress.boxes[view][row // self.recipe.shard_clips]
+        record = self.progress.boxes[view][row // self.recipe.clips_per_shard]
         return record.clips[self.ids[row]].path
 
     def boxes_at(self, view: str, row: int, frames: Iterable[int]) -> Boxes | None:
@@ -143,12 +143,12 @@ class ClipReader:
 
     def has_vectors(self, row: int) -> bool:
         """Whether the store has the motion vectors of a clip."""
-        record = self.progress.motion.get(row // self.recipe.shard_clips)
+        record = self.progress.motion.get(row // self.recipe.clips_per_shard)
         return record is not None and self.ids[row] in record.clips
 
     def fast_vectors(self, row: int) -> Vectors:
         """The vectors of a clip that are longer than ``threshold``, in decode order."""
-        shard, index = divmod(row, self.recipe.shard_clips)
+        shard, index = divmod(row, self.recipe.clips_per_shard)
         reader = self._reader(shard)
         count = reader.count(index)
         with reading(f"motion of {self.ids[row]!r} in the store"):

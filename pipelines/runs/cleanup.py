@@ -147,7 +147,7 @@ def _needs(store: Store, work_dir: str) -> tuple[set[Path], set[str]]:
     files, names = set(), set()
     records = store.records(TranscodeRow)
     for shard in range(store.num_shards):
-        rows = schema.shard_rows(shard, len(store.ids), store.recipe.shard_clips)
+        rows = schema.shard_rows(shard, len(store.ids), store.recipe.clips_per_shard)
         transcoded = records[shard].clips if shard in records else {}
         for id in store.ids[rows.start : rows.stop]:
             row = transcoded.get(id)

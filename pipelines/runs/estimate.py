@@ -138,7 +138,7 @@ def plan(options: Options) -> Plan:
         clips=len(dataset.clips),
         classes=len(dataset.class_names),
         splits=split_counts(dataset),
-        shards=schema.num_shards(len(dataset.clips), recipe.shard_clips),
+        shards=schema.num_shards(len(dataset.clips), recipe.clips_per_shard),
         clips_left=left,
         workers=workers,
         sample=sample.ids,
@@ -220,7 +220,7 @@ def _shards_left(location: str | None, dataset: Dataset, recipe: Recipe, folders
 
     All shards if there is no store at ``location``, or it is None.
     """
-    clips, step = len(dataset.clips), recipe.shard_clips
+    clips, step = len(dataset.clips), recipe.clips_per_shard
     shards: Sequence[int] = range(schema.num_shards(clips, step))
     if location is not None and is_made(location):
         store = open_store(location)

@@ -64,7 +64,10 @@ class Options:
 
 
 def read_request(options: Options) -> tuple[Dataset, Recipe]:
-    """Read the data set and the recipe that the options name; ``RunError`` for an invalid option."""
+    """Read the data set and the recipe that the options name; ``RunError`` for an invalid option.
+
+    ``shard_clips`` of the recipe is a number.
+    """
     if options.workers is not None and options.workers < 1:
         raise RunError(f"workers {options.workers}: give at least 1")
     if not 0 <= options.max_quarantined <= 1:
@@ -82,7 +85,7 @@ def read_request(options: Options) -> tuple[Dataset, Recipe]:
         ).limited(options.limit)
     except (DatasetError, RecipeError, StoreError) as error:
         raise RunError(str(error)) from None
-    return dataset, recipe
+    return dataset, recipe.sized_for(len(dataset.clips))
 
 
 def _check_places(options: Options) -> None:

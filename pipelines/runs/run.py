@@ -47,7 +47,7 @@ class Run:
         self.sources = SourceIndex(self.folders.source, self.folders.work_dir)
         self._stamps: dict[str, Stamp | None] = {}  # by clip id: source files' stamps before their first transcoding
         self.zarr = zarr_store(self.location, read_only=False)
-        self.num_shards = schema.num_shards(len(dataset.clips), recipe.shard_clips)
+        self.num_shards = schema.num_shards(len(dataset.clips), recipe.clips_per_shard)
 
     @cached_property
     def build(self) -> str:
@@ -68,7 +68,7 @@ class Run:
 
     def clips_of(self, shard: int) -> tuple[Clip, ...]:
         """The clips of a shard in row order."""
-        rows = schema.shard_rows(shard, len(self.dataset.clips), self.recipe.shard_clips)
+        rows = schema.shard_rows(shard, len(self.dataset.clips), self.recipe.clips_per_shard)
         return self.dataset.clips[rows.start : rows.stop]
 
     def pending(self, stage: str) -> list[ShardPlan]:
@@ -100,7 +100,7 @@ class Run:
         self.sources.save()
 
     def _plan(self, stage: str, shard: int, views: Sequence[str]) -> ShardPlan:
-        first, clips = shard * self.recipe.shard_clips, self.clips_of(shard)
+        first, clips = shard * self.recipe.clips_per_shard, self.clips_of(shard)
         return ShardPlan(stage, shard, self.location, self.folders, self.build, first, clips, tuple(views))
 
     def summary(self) -> Summary:

@@ -10,7 +10,7 @@ from typing import Any
 from data_specs import schema
 from data_specs.chain import transcode_inputs
 from data_specs.datasets import Dataset
-from data_specs.recipes import Recipe, view_params
+from data_specs.recipes import Recipe, automatic_shard_clips, view_params
 from data_specs.records import TranscodeRow, read_records
 from data_specs.stored import (
     Damaged,
@@ -112,7 +112,7 @@ def _checked(store: Store, dataset: Dataset, recipe: Recipe) -> dict[str, str]:
     if problem := other_revision(store):
         raise StoreError(problem)
     software: dict[str, str] = store.attrs["software"]
-    differences = list(_recipe_differences(store.recipe, recipe))
+    differences = list(_recipe_differences(_sized_like(store, dataset, recipe), recipe))
     if store.fingerprint != writing.store_fingerprint(dataset, store.recipe, software):
         differences += _dataset_differences(store, dataset)
     if differences:
@@ -125,10 +125,18 @@ def _checked(store: Store, dataset: Dataset, recipe: Recipe) -> dict[str, str]:
     return software
 
 
+def _sized_like(store: Store, dataset: Dataset, recipe: Recipe) -> Recipe:
+    """A store's recipe; with the requested shards if both follow the number of clips, which is reported itself."""
+    automatic = (automatic_shard_clips(len(store.ids)), automatic_shard_clips(len(dataset.clips)))
+    if (store.recipe.shard_clips, recipe.shard_clips) != automatic:
+        return store.recipe
+    return store.recipe.model_copy(update={"shard_clips": recipe.shard_clips})
+
+
 def _check_remains(location: str, dataset: Dataset, recipe: Recipe, build: str) -> None:
     """Raise ``StoreError`` if a store that lost its attributes holds work that was made with other settings."""
     zarr = zarr_store(location, read_only=True)
-    clips, step = dataset.clips, recipe.shard_clips
+    clips, step = dataset.clips, recipe.clips_per_shard
     records = read_records(zarr, TranscodeRow, None, range(schema.num_shards(len(clips), step)))
     expected = {
         shard: transcode_inputs(recipe, build, [clip.id for clip in clips[shard * step : (shard + 1) * step]])

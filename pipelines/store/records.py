@@ -84,7 +84,7 @@ class Progress:
     def _drop_foreign(self, ids: Sequence[str]) -> None:
         for records in self._by_stage:
             for shard, record in list(records.items()):
-                rows = schema.shard_rows(shard, len(ids), self.recipe.shard_clips)
+                rows = schema.shard_rows(shard, len(ids), self.recipe.clips_per_shard)
                 if record.ids != set(ids[rows.start : rows.stop]) or not self._fits(record):
                     del records[shard]
                     self.damaged.append(record.path)
@@ -183,7 +183,7 @@ def clip_rows(store: Store, progress: Progress) -> tuple[list[State], list[str]]
     for shard in range(store.num_shards):
         failed = [record.reasons for record in progress.records_of(shard)]
         complete = all(progress.complete(shard, view) for view in store.recipe.views)
-        for row in schema.shard_rows(shard, len(store.ids), store.recipe.shard_clips):
+        for row in schema.shard_rows(shard, len(store.ids), store.recipe.clips_per_shard):
             reason = next(filter(None, (of_stage.get(store.ids[row]) for of_stage in failed)), "")
             states.append(State.QUARANTINED if reason else State.DONE if complete else State.PENDING)
             reasons.append(reason)

@@ -185,14 +185,14 @@ def _expected_inputs(store: Store, progress: Progress, record: Record[Any]) -> s
 
 
 def _shard_ids(store: Store, shard: int) -> list[str]:
-    rows = schema.shard_rows(shard, len(store.ids), store.recipe.shard_clips)
+    rows = schema.shard_rows(shard, len(store.ids), store.recipe.clips_per_shard)
     return store.ids[rows.start : rows.stop]
 
 
 def _object_faults(store: Store, record: Record[Any]) -> Iterator[Fault]:
     """Compare every object that the record's task wrote with its hash."""
     keys, frames = list(record.objects), store.recipe.frames
-    most = schema.largest_object(frames.slots, frames.size, store.recipe.shard_clips)
+    most = schema.largest_object(frames.slots, frames.size, store.recipe.clips_per_shard)
     for first in range(0, len(keys), TOGETHER):
         some = keys[first : first + TOGETHER]
         for key, digest in zip(some, hash_objects(store.zarr, some, most), strict=True):

@@ -216,7 +216,7 @@ def _documents(recipe: Recipe, rows: int) -> dict[str, bytes]:
         grid = density_grid(view)
         slots, size = recipe.frames.slots, recipe.frames.size
         specs = schema.view_tables(view.name, rows, slots, moves(view))
-        for spec in specs + schema.view_shards(view.name, rows, slots, size, recipe.shard_clips, grid):
+        for spec in specs + schema.view_shards(view.name, rows, slots, size, recipe.clips_per_shard, grid):
             _create_array(memory, spec, recipe.frames.codec)
     return {key: value.to_bytes() for key, value in made.items() if key != "zarr.json"}
 

@@ -78,7 +78,7 @@ def annotated(store: Store, annotations: Path) -> dict[str, Clip]:
     matched = match(read_annotations(annotations), store.ids, store.table("num_frames"), store.table("frame_size"))
     records, clips = store.records(MotionRow), {}
     for row, actors in matched.boxes.items():
-        shard, index = divmod(row, store.recipe.shard_clips)
+        shard, index = divmod(row, store.recipe.clips_per_shard)
         known, reader = records[shard].clips[store.ids[row]], VectorReader(store.zarr, shard)
         assert known.picture is not None
         textures = reader.textures(index, (len(known.key_frames), *cell_grid(known.size).shape))

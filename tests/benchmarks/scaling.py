@@ -31,6 +31,7 @@ from tests.benchmarks.measuring import REPETITIONS, Result, interleaved, least, 
 from tests.benchmarks.whole_flow import transcode
 
 SHARD_ROWS = 60  # of real clips, in shards of two
+DOZEN = 12  # clips in shards of the size that is chosen by default
 ROWS = (200, 1000, 5000)
 FEW = 16  # rows of a run that is little but its start
 SMALL_RECIPE = """
@@ -55,7 +56,7 @@ def shard_seconds(source: Path, folder: Path, recipe: Recipe, workers: int, turn
         for stage in STAGES:
             plans = run.pending(stage)
             began = time.perf_counter()
-            failed = map_shards(client, plans, partial(attempt, recipe=recipe), lambda report: None)
+            failed = map_shards(client, plans, partial(attempt, recipe=run.recipe), lambda report: None)
             total += time.perf_counter() - began
             assert not failed, failed
     return total
@@ -83,7 +84,25 @@ def run(quick: bool = False) -> list[Result]:
     """Both, and the machine's own scaling."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        return _workers(folder, quick) + ([] if quick else _rows(folder))
+        return [*_workers(folder, quick), _dozen(folder, quick), *([] if quick else _rows(folder))]
+
+
+def _dozen(folder: Path, quick: bool) -> Result:
+    """Few clips spread over the cores: the shards of the default recipe follow the number of clips."""
+    rows, repetitions = (2, 1) if quick else (DOZEN, REPETITIONS)
+    recipe = Recipe(transcode=Encode(preset="ultrafast"), frames=Frames(size=64)) if quick else load_recipe("ucf101")
+    source = many(real_clips()[:rows], rows, folder / "dozen")
+    turn = iter(range(1000))
+    arms = {
+        f"{workers}": partial(lambda n: shard_seconds(source, folder, recipe, n, f"d{next(turn)}"), workers)
+        for workers in (1, 2)
+    }
+    samples = interleaved(arms, repetitions)
+    details = {f"{name}_s": round(float(np.median(values)), 3) for name, values in samples.items()}
+    return Result(
+        "two workers against one, twelve clips", "times", ratios(samples["1"], samples["2"]), least(1.7),
+        f"wall time, the default recipe; load {os.getloadavg()[0]:.1f} of {usable_cores()} cores at the end", details,
+    )  # fmt: skip
 
 
 def _workers(folder: Path, quick: bool) -> list[Result]:

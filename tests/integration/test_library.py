@@ -54,7 +54,7 @@ def test_a_box_is_that_of_the_boxes_stage_for_the_same_file(
     shards = store.records(MotionRow)
     assert len(shards) == 4
     for shard, record in shards.items():
-        row = shard * store.recipe.shard_clips
+        row = shard * store.recipe.clips_per_shard
         id = store.ids[row]
         of_stage = motion_choice(view, store.recipe, id, record.clips[id], VectorReader(store.zarr, shard), 0)
         assert same(mocrop.find_box(files[id], chosen, clip_id=id), of_stage)

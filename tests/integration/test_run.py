@@ -72,6 +72,27 @@ def test_a_second_run_does_nothing(options: Options) -> None:
     assert contents(Path(options.store)) == before
 
 
+def test_automatic_shards_are_recorded_as_a_number_and_spread_few_clips(options: Options, tmp_path: Path) -> None:
+    automatic = SMALL.model_copy(update={"shard_clips": "auto"})
+    _, done = run_stages(replace(options, recipe=automatic))
+    assert sorted(done) == sorted(3 * STAGES)
+    assert open_store(options.store).attrs["recipe"]["shard_clips"] == 1
+    assert run_stages(replace(options, recipe=automatic))[1] == []
+    other = replace(options, store=str(tmp_path / "other.zarr"), recipe=SMALL.model_copy(update={"shard_clips": 1}))
+    run_stages(other)
+    assert contents(Path(other.store)) == contents(Path(options.store))
+
+
+def test_a_data_set_that_grew_is_refused_for_its_clips_not_for_its_automatic_shards(
+    options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("data_specs.recipes.AUTO_SHARDS", 1)
+    automatic = replace(options, recipe=SMALL.model_copy(update={"shard_clips": "auto"}))
+    run_stages(replace(automatic, limit=1))
+    with pytest.raises(RunError, match=r"was created with other settings: it holds 1 clips, the source 3 "):
+        run_stages(automatic)
+
+
 def test_a_new_view_runs_neither_transcode_nor_motion_again(options: Options) -> None:
     run_stages(options)
     before = contents(Path(options.store))

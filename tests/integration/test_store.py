@@ -124,7 +124,7 @@ def test_the_stored_vectors_are_enough_to_choose_the_boxes_again(ucf_store: Path
     view = store.view("mocrop")
     method = store.recipe.view("mocrop").method()  # type: ignore[union-attr]
     for row in (0, 7, 14):
-        shard, index = divmod(row, store.recipe.shard_clips)
+        shard, index = divmod(row, store.recipe.clips_per_shard)
         vectors = VectorReader(store.zarr, shard).read(index)
         choice = choose_box(vectors, (240, 320), method, clip_rng(store.recipe.seed, store.ids[row], "motion"))
         assert [choice.box.x0, choice.box.y0, choice.box.x1, choice.box.y1] == view.table("box")[row].tolist()

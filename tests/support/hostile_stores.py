@@ -223,6 +223,7 @@ for name, key, value in (
 
 for name, values in {
     "shards of 1e12 clips": {"shard_clips": 10**12},
+    "shards of a size that is not said": {"shard_clips": "auto"},
     "frames of 1e12 px": {"frames": {"size": 10**12}},
     "1e12 slots": {"frames": {"slots": 10**12}},
     "200 views": {"views": [{"kind": "full", "name": f"v{number}"} for number in range(200)]},

@@ -17,6 +17,7 @@ from data_specs.recipes import (
     MotionView,
     Recipe,
     RecipeError,
+    automatic_shard_clips,
     builtin_recipes,
     load_recipe,
     num_rectangles,
@@ -49,6 +50,29 @@ def test_what_is_encoded_without_settings_is_encoded_as_by_ucf101() -> None:
     encode = load_recipe("ucf101").transcode
     assert encode == Encode()
     assert EncodeSettings(**Encode().model_dump()) == EncodeSettings()
+
+
+@pytest.mark.parametrize(
+    ("clips", "expected"), [(1, 1), (12, 1), (127, 1), (128, 2), (1_000, 8), (4_095, 32), (4_096, 64), (650_000, 64)]
+)
+def test_automatic_shards_follow_the_number_of_clips(clips: int, expected: int) -> None:
+    assert automatic_shard_clips(clips) == expected
+    assert Recipe().sized_for(clips) == Recipe(shard_clips=expected)
+    assert Recipe(shard_clips=5).sized_for(clips).clips_per_shard == 5
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        (0, "shard_clips = 0: Input should be greater than or equal to 1"),
+        (1025, "shard_clips = 1025: Input should be less than or equal to 1024"),
+        ("many", "shard_clips = 'many': Input should be 'auto'"),
+    ],
+)
+def test_a_wrong_number_of_clips_per_shard_is_one_problem(value: object, problem: str) -> None:
+    with pytest.raises(RecipeError) as refused:
+        parse_recipe({"shard_clips": value}, "mine")
+    assert str(refused.value) == f"recipe mine: {problem}"
 
 
 def test_our_recipes_are_named_and_load() -> None:
