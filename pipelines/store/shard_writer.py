@@ -15,7 +15,7 @@ from data_specs.schema import TEXTURE_CHUNK
 from data_specs.schema import VECTOR_CHUNK as VECTOR_CHUNK
 from data_specs.shard_format import encoder, shard
 from data_specs.stored import run
-from pipelines.store.writer import array_of_shard, create_column, put_attributes, put_object, write_rows
+from pipelines.store.writer import array_of_shard, create_column, put_attributes, put_object
 
 
 class FrameWriter:
@@ -172,8 +172,7 @@ class VectorWriter:
         tables = {"offset": offsets, "texture_offset": texture_offsets, "motion_scale": scales}
         for name, values in tables.items():
             spec = schema.motion_table(self._shard, name, len(values))
-            create_column(self._store, spec, ZstdCodec(level=3))
-            write_rows(self._store, spec.path, range(len(values)), np.array(values, dtype=spec.dtype))
+            create_column(self._store, spec, ZstdCodec(level=3))[:] = np.array(values, dtype=spec.dtype)
 
     def _flush(self, count: int) -> None:
         block: npt.NDArray[Any] = np.concatenate(self._waiting) if self._waiting else np.empty(0)

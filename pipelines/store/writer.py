@@ -18,9 +18,10 @@ import zarr
 from zarr.abc.codec import Codec
 from zarr.abc.store import Store as ZarrStore
 from zarr.codecs import BloscCodec, BloscShuffle, BytesCodec, Crc32cCodec, ZstdCodec
+from zarr.core.array import AsyncArray
 from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.core.metadata import ArrayV3Metadata
-from zarr.storage import LocalStore, MemoryStore, WrapperStore
+from zarr.storage import LocalStore, MemoryStore, StorePath, WrapperStore
 
 from data_specs import schema
 from data_specs.arrays import open_array
@@ -200,25 +201,21 @@ def _equivalent(key: str, stored: bytes, expected: bytes) -> bool:
 
 def _documents(recipe: Recipe, rows: int) -> dict[str, bytes]:
     """The ``zarr.json`` of every group and array that follows from the recipe, by key."""
-    made: dict[str, Buffer] = {}
-    memory = MemoryStore(made)
-    for group in ("progress", "motion", "views", *(f"progress/{stage}" for stage in schema.STAGES)):
-        put_attributes(memory, group, {})
-    for spec in schema.tables(rows):
-        _create_array(memory, spec, recipe.frames.codec)
+    groups: dict[str, Attributes] = {name: {} for name in ("progress", "motion", "views")}
+    groups |= {f"progress/{stage}": {} for stage in schema.STAGES}
+    specs = schema.tables(rows)
+    slots, size, step = recipe.frames.slots, recipe.frames.size, recipe.clips_per_shard
     for view in recipe.views:
         params = view_params(view)
-        put_attributes(
-            memory, f"views/{view.name}", {"params": params, "fingerprint": view_fingerprint(recipe, params)}
-        )
-        for stage in schema.VIEW_STAGES:
-            put_attributes(memory, f"progress/{stage}/{view.name}", {})
-        grid = density_grid(view)
-        slots, size = recipe.frames.slots, recipe.frames.size
-        specs = schema.view_tables(view.name, rows, slots, moves(view))
-        for spec in specs + schema.view_shards(view.name, rows, slots, size, recipe.clips_per_shard, grid):
-            _create_array(memory, spec, recipe.frames.codec)
-    return {key: value.to_bytes() for key, value in made.items() if key != "zarr.json"}
+        groups[f"views/{view.name}"] = {"params": params, "fingerprint": view_fingerprint(recipe, params)}
+        groups |= {f"progress/{stage}/{view.name}": {} for stage in schema.VIEW_STAGES}
+        specs += schema.view_tables(view.name, rows, slots, moves(view))
+        specs += schema.view_shards(view.name, rows, slots, size, step, density_grid(view))
+    documents = {f"{path}/zarr.json": group_document(values) for path, values in groups.items()}
+    for spec in specs:
+        codecs = _frame_codecs(recipe.frames.codec) if spec.frames else ("auto", (ZstdCodec(level=3),))
+        documents[f"{spec.path}/zarr.json"] = _array_document(spec, *codecs)
+    return documents
 
 
 def dataset_tables(dataset: Dataset) -> dict[str, npt.NDArray[Any]]:
@@ -283,10 +280,11 @@ def view_fingerprint(recipe: Recipe, params: Attributes) -> str:
     return fingerprint("view", recipe.settings(), params)
 
 
-def _create_array(store: ZarrStore, spec: ArraySpec, frame_codec: FrameCodec) -> None:
-    serializer, compressors = _frame_codecs(frame_codec) if spec.frames else ("auto", (ZstdCodec(level=3),))
+def _array_document(spec: ArraySpec, serializer: Any, compressors: tuple[Any, ...]) -> bytes:
+    """The ``zarr.json`` of an array, made in memory: on a store, zarr would also read and try to write its parents."""
+    made: dict[str, Buffer] = {}
     zarr.create_array(
-        store,
+        MemoryStore(made),
         name=spec.path,
         shape=spec.shape,
         dtype=spec.dtype,
@@ -294,10 +292,11 @@ def _create_array(store: ZarrStore, spec: ArraySpec, frame_codec: FrameCodec) ->
         shards=spec.shards,
         dimension_names=spec.dims,
         fill_value=spec.fill,
-        serializer=cast(Any, serializer),
+        serializer=serializer,
         compressors=(*compressors, Crc32cCodec()),
         attributes={"about": spec.about},
     )
+    return made[f"{spec.path}/zarr.json"].to_bytes()
 
 
 def _frame_codecs(codec: FrameCodec) -> tuple[Any, tuple[Any, ...]]:
@@ -334,16 +333,9 @@ def array_of_shard(store: ZarrStore, path: str, rows: range) -> zarr.Array[Any]:
     return array
 
 
-def create_column(store: ZarrStore, spec: ArraySpec, codec: Codec) -> None:
-    """Write the metadata of a one-dimensional array; existing chunks stay."""
-    zarr.create_array(
-        store,
-        name=spec.path,
-        shape=spec.shape,
-        dtype=spec.dtype,
-        chunks=spec.chunks,
-        dimension_names=spec.dims,
-        compressors=(cast(Any, codec), Crc32cCodec()),
-        fill_value=spec.fill,
-        attributes={"about": spec.about},
-    )
+def create_column(store: ZarrStore, spec: ArraySpec, codec: Codec) -> zarr.Array[Any]:
+    """Write the metadata of a one-dimensional array with one request; existing chunks stay."""
+    document = _array_document(spec, "auto", (codec,))
+    put_object(store, f"{spec.path}/zarr.json", document)
+    metadata = ArrayV3Metadata.from_dict(json.loads(document))
+    return zarr.Array(AsyncArray(metadata=metadata, store_path=StorePath(store, spec.path)))

@@ -91,7 +91,7 @@ def test_the_best_box_is_never_below_the_views_own_static_box() -> None:
 
 
 def test_a_box_that_moves_is_taken_in_each_frame() -> None:
-    recipe = Recipe(views=(MotionView(preset="actor", crop_ratio=0.5, segments=2),))
+    recipe = Recipe(shard_clips=16, views=(MotionView(preset="actor", crop_ratio=0.5, segments=2),))
     tables = tables_of(recipe, [LEFT])
     row = BoxRow(LEFT, 1.0, 1, BoxPath((0.0, 4.0), (Box(0, 0, 160, 240), Box(160, 0, 320, 240))))
     records = {"mocrop": {0: Record("boxes", "mocrop", 0, "", {"c/0": row}, {}, {})}}

@@ -29,6 +29,8 @@ from pipelines.cli import app
 from pipelines.cli.tables import box_rows, export_npy
 from pipelines.errors import RunError
 from pipelines.runs.options import Options
+from pipelines.runs.run import open_run
+from pipelines.stages.shard_task import process_shard
 from pipelines.store.lock import LOCK, StoreLocked, locked
 from pipelines.store.verify import verify
 from pipelines.store.writer import exchange, group_document
@@ -278,6 +280,20 @@ def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *w
     except SystemExit as end:
         status = int(end.code or 0)
     return status, *capsys.readouterr()
+
+
+def test_no_document_is_asked_for_or_written_in_vain(
+    s3: str, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by creating arrays on the store itself, which tries to create the groups above each, from all workers."""
+    with faulty(s3, lambda *_: "") as (address, proxy), open_run(options) as run:
+        plans = [run.pending("transcode")[0], run.pending("motion")[0]]
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        for plan in plans:
+            process_shard(plan, run.recipe)
+        puts = [path for method, path, _ in proxy.answers if method == "PUT"]
+        assert len(puts) == len(set(puts)) > 0
+        assert [(method, path, status) for method, path, status in proxy.answers if status >= 300] == []
 
 
 @pytest.mark.soak

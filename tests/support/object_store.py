@@ -100,6 +100,7 @@ class _Proxy(BaseHTTPRequestHandler):
         answer = behind.getresponse()
         payload = answer.read()
         behind.close()
+        self.server.answers.append((self.command, self.path, answer.status))
         self.send_response(answer.status)
         for name, value in answer.getheaders():
             if name.lower() not in ("transfer-encoding", "connection", "content-length"):
@@ -121,7 +122,10 @@ class _Proxy(BaseHTTPRequestHandler):
 
 
 class FaultyServer(ThreadingHTTPServer):
-    """A proxy; ``fault`` says, of the number and method of a request, how it fails; ``failed`` are those that did."""
+    """A proxy; ``fault`` says, of the number and method of a request, how it fails; ``failed`` are those that did.
+
+    ``answers`` has the method, path and status of each request that the server behind it answered.
+    """
 
     daemon_threads = True
 
@@ -129,6 +133,7 @@ class FaultyServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Proxy)
         self.behind, self.fault = behind.removeprefix("http://"), fault
         self.numbers, self.failed = count(1), list[tuple[Fault, str]]()
+        self.answers: list[tuple[str, str, int]] = []
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Say nothing: connections are broken on purpose."""
