@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import tempfile
 import time
@@ -115,7 +116,8 @@ def map_shards(
 ) -> dict[int, str]:
     """Process every shard on the cluster, with up to ``ATTEMPTS`` attempts each; return the failed shards' reasons.
 
-    After a worker died on a shard, the shard is processed in a separate process, which finds the clip to blame.
+    After a worker died, the shards that were in flight on it are processed in separate processes, which find the clip
+    to blame. Until they are done, at most one shard per thread is sent; then as many as before.
     Raises ``RunError`` at the first shard whose failure would repeat for others, such as a full disk, or is a bug in
     our own code (the message then names the log file with the traceback). No shard is still being written when this
     returns or raises.
@@ -125,13 +127,16 @@ def map_shards(
     running: dict[distributed.Future, tuple[ShardPlan, int]] = {}
     failed: dict[int, str] = {}
     ended: SimpleQueue[distributed.Future] = SimpleQueue()
-    deaths = 0
+    alone: set[int] = set()  # shards that are sent to a separate process and not done yet
+    check = math.inf  # when to look for failed workers, once one died
 
     def submit() -> None:
-        # after a death, queue no second shard on a worker: if the worker died, Dask would report both shards as killed
-        room = max(1, sum(client.nthreads().values())) if deaths else window
-        if deaths:
+        nonlocal check
+        # shards sent alone do not wait behind others: if one of those killed the worker, Dask would blame both
+        room = max(1, sum(client.nthreads().values())) if alone else window
+        if time.monotonic() > check:
             _replace_failed_workers(client)
+            check = time.monotonic() + CHECK_SECONDS
         while waiting and len(running) < room:
             plan, number = waiting.popleft()
             future = client.submit(work, plan, key=f"{plan.stage}-{uuid.uuid4().hex}", pure=False)
@@ -144,7 +149,8 @@ def map_shards(
             future = _next(client, ended)
             plan, number = running.pop(future)
             result = _attempt_of(future)
-            deaths += result.died
+            if result.died:
+                check = min(check, time.monotonic())
             if result.stderr:
                 _report_deaths(plan, result.stderr)
             if result.report is not None:
@@ -155,10 +161,13 @@ def map_shards(
                 raise RunError(f"{plan.stage}: {result.error}")
             elif result.died and not plan.apart:
                 waiting.appendleft((replace(plan, apart=True), number))
+                alone.add(plan.shard)
             elif number < ATTEMPTS:
                 waiting.appendleft((plan, number + 1))
             else:
                 failed[plan.shard] = result.error
+            if result.report is not None or plan.shard in failed:
+                alone.discard(plan.shard)
             submit()
     except BaseException:
         _stop(client, list(running))

@@ -61,6 +61,12 @@ def dies_once(folder: Path, plan: ShardPlan, recipe: Recipe) -> ShardReport:
     return report(plan)
 
 
+def notes_apart(folder: Path, plan: ShardPlan, recipe: Recipe) -> ShardReport:
+    if plan.apart:
+        (folder / f"{plan.shard} apart").touch()
+    return dies_once(folder, plan, recipe)
+
+
 def disk_is_full(plan: ShardPlan, recipe: Recipe) -> ShardReport:
     raise RunStopped("No space left on device (/data); fix this and run the same command again")
 
@@ -99,6 +105,18 @@ def test_a_process_that_dies_is_replaced_and_its_shard_done(client: distributed.
     work = partial(attempt, recipe=Recipe(), work=partial(dies_once, tmp_path))
     assert map_shards(client, plans(3), work, reports.append) == {}
     assert sorted(report.shard for report in reports) == [0, 1, 2]
+    client.wait_for_workers(2, timeout=600)
+
+
+def test_after_a_worker_died_only_the_shards_that_were_in_flight_are_sent_alone(
+    client: distributed.Client, tmp_path: Path
+) -> None:
+    in_flight: list[int] = []
+    work = partial(attempt, recipe=Recipe(), work=partial(notes_apart, tmp_path))
+    assert map_shards(client, plans(300), work, lambda report: in_flight.append(len(client.futures))) == {}
+    assert len(in_flight) == 300
+    assert 1 <= len(list(tmp_path.glob("* apart"))) <= 4
+    assert max(in_flight[150:]) > 50, "as many shards are sent as before"
     client.wait_for_workers(2, timeout=600)
 
 
