@@ -27,7 +27,7 @@ class MotionReader:
         Raises ``StoreError`` for a clip that is pending or was quarantined before they were read, and for damaged
         objects.
         """
-        shard, within = divmod(row, self._store.recipe.shard_clips)
+        shard, within = divmod(row, self._store.recipe.clips_per_shard)
         id = self._store.ids[row]
         if self._opened is None or self._opened[0] != shard:
             record = read_records(self._store.zarr, MotionRow, None, [shard]).get(shard)
@@ -43,7 +43,7 @@ class MotionReader:
 
 def shards_of(store: Store, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Return the shard of each row: the vectors of its clips are read fastest together."""
-    return rows // store.recipe.shard_clips
+    return rows // store.recipe.clips_per_shard
 
 
 def vector_counts(store: Store, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -28,30 +28,36 @@ def spread(count: int, slots: int) -> Indices:
     return np.concatenate([first_half, middle, count - 1 - first_half[::-1]])
 
 
-def sample_segments_train(num: int, segments: int, rng: np.random.Generator) -> Indices:
-    """Draw one frame from each of `segments` equal parts of a clip.
+def sample_segments_train(num: int | Indices, segments: int, rng: np.random.Generator) -> Indices:
+    """Draw one frame from each of `segments` equal parts of a clip, or of each of n clips.
 
-    num: frames of the clip, >= 1. segments: >= 1. Returns int64 (segments,) in [0, num), non-decreasing; a
-    part shorter than a frame gives its first frame, so that a short clip repeats frames. Raises ValueError for
-    a number below 1. Source: the public MoCrop code's training index, here with an explicit generator.
+    num: frames of the clip, >= 1, or int64 (n,) of the clips. segments: >= 1. Returns int64 (segments,) or
+    (n, segments) in [0, num), non-decreasing in a clip; a part shorter than a frame gives its first frame, so a
+    short clip repeats frames. n clips are drawn as by n calls, one after the other. Raises ValueError for a number
+    below 1. Source: the public MoCrop code's training index; its draws come from an explicit generator here.
     """
-    edges = np.round(_segment_size(num, segments) * np.arange(segments + 1)).astype(np.int64)
-    begins = edges[:-1]
-    return np.minimum(rng.integers(begins, np.maximum(edges[1:], begins + 1)), num - 1)
+    edges = np.round(_segment_sizes(num, segments) * np.arange(segments + 1)).astype(np.int64)
+    begins = edges[..., :-1]
+    return np.minimum(rng.integers(begins, np.maximum(edges[..., 1:], begins + 1)), _last_frames(num))
 
 
-def sample_segments_test(num: int, segments: int) -> Indices:
-    """Return the centre frame of each of `segments` equal parts of a clip.
+def sample_segments_test(num: int | Indices, segments: int) -> Indices:
+    """Return the centre frame of each of `segments` equal parts of a clip, or of each of n clips.
 
-    num: frames of the clip, >= 1. segments: >= 1. Returns int64 (segments,) in [0, num), non-decreasing; a
-    short clip repeats frames; halves round to the even frame. Raises ValueError for a number below 1. Source:
-    the public MoCrop code's testing index.
+    num: frames of the clip, >= 1, or int64 (n,) of the clips. segments: >= 1. Returns int64 (segments,) or
+    (n, segments) in [0, num), non-decreasing in a clip; a short clip repeats frames; halves round to the even
+    frame. Raises ValueError for a number below 1. Source: the public MoCrop code's testing index.
     """
-    centres = np.round(_segment_size(num, segments) * (np.arange(segments) + 0.5)).astype(np.int64)
-    return np.minimum(centres, num - 1)
+    centres = np.round(_segment_sizes(num, segments) * (np.arange(segments) + 0.5)).astype(np.int64)
+    return np.minimum(centres, _last_frames(num))
 
 
-def _segment_size(num: int, segments: int) -> float:
-    check_count("num", num, least=1)
+def _segment_sizes(num: int | Indices, segments: int) -> npt.NDArray[np.float64]:
+    check_count("num", int(np.min(num, initial=1)) if isinstance(num, np.ndarray) else num, least=1)
     check_count("segments", segments, least=1)
-    return float(num - 1) / segments
+    return _last_frames(num) / segments
+
+
+def _last_frames(num: int | Indices) -> Indices:
+    """The number of a clip's last frame, to be set against its segments: int64 (1,) or (n, 1)."""
+    return np.asarray(num, np.int64)[..., None] - 1

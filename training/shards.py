@@ -14,18 +14,14 @@ for the file or object that it was read from; if that was replaced, the index is
 
 from __future__ import annotations
 
-import asyncio
 import ctypes
 import mmap
-import os
-import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import groupby
-from operator import itemgetter
-from typing import Any, Protocol, cast
+from threading import Lock
+from typing import Any, cast
 
 import google_crc32c
 import numpy as np
@@ -36,37 +32,23 @@ from awscrt.checksums import crc32c
 from data_specs.decoding import decode_blosc, decode_raw, decode_zstd
 from data_specs.jpeg import decode_jpeg
 from data_specs.locations import Replaced
-from data_specs.stored import StoreError, is_url, open_store, run, shown
+from data_specs.stored import StoreError, is_url, open_store, shown
 from training.clips import Clips
 from training.options import Failed
+from training.shard_sources import Bytes, Files, Objects, Request, Source, Version
 
 Frames = npt.NDArray[np.uint8]
-Bytes = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int64]
 Decoder = Callable[[Bytes, Frames], object]
-Version = tuple[Any, ...]
-"""Identifies a file or an object, to tell it from others with the same name."""
-Index = tuple[npt.NDArray[np.uint64], Version | None]
-"""Offset and length of each frame of a shard, (clips, slots, 2), and the version of that shard."""
-Request = tuple[str, int, int, Version | None]
-"""A byte range of an object: key, start, stop (exclusive), and the version of the object."""
+Index = tuple[npt.NDArray[Any], npt.NDArray[np.uint32], Version | None]
+"""Offset and length of each frame of a shard, both (clips, slots), and the version of that shard. Offsets are uint32
+where the shard is below 4 GiB; an absent frame, which is black, has the length 0."""
 Filler = Callable[[Sequence[Request | None], Frames], Iterator[None]]
 """Fills frames (n, size, size, 3) from n requests (None gives black), yielding after each; raises at the first damaged
 one."""
 
 
-class Source(Protocol):
-    """The folder or object store that holds a store."""
-
-    def ends(self, keys: Sequence[str], length: int) -> Iterable[tuple[Bytes | None, Version | None]]:
-        """Return the last bytes of each object, at most ``length``, and its version; None for a missing object."""
-        ...
-
-    def parts(self, requests: Sequence[Request]) -> Iterable[Bytes | None]:
-        """Yield the bytes of each request, valid until the next step; `Replaced` if the version differs."""
-        ...
-
-
+INDEX_BYTES = 1 << 27  # of all indexes that a reader keeps: those of a million clips with 16 frames each
 _CHECKSUM = 4  # bytes of a crc32c
 _ABSENT = 2**64 - 1  # offset in the index of an unwritten frame, which is black
 _MAPS = 2**14  # files at once; Linux allows 2**16 maps per process by default
@@ -136,11 +118,13 @@ class FrameReader:
     def __init__(self, clips: Clips) -> None:
         self._clips = clips
         self._layout = read_layout(clips.location, clips.view)
-        self._source: Source = _Objects(clips.location) if is_url(clips.location) else _Files(clips.location)
+        self._source: Source = Objects(clips.location) if is_url(clips.location) else Files(clips.location)
         self._fill = _decodes(self._source, self._layout.decode)
-        if self._layout.decode is decode_raw and isinstance(self._source, _Files):
+        if self._layout.decode is decode_raw and isinstance(self._source, Files):
             self._fill = _copies(self._source, 3 * self._layout.size**2, self._fill)
         self._indexes: dict[int, Index] = {}
+        self._most_indexes = max(1, INDEX_BYTES // (8 * self._layout.shard_clips * self._layout.slots))
+        self._lock = Lock()
 
     def read(self, positions: Indices, slots: Indices, out: Frames) -> None:
         """Read the frame in ``slots[i]`` of clip ``positions[i]`` (both (n,)) into ``out[i]`` ((n, size, size, 3)).
@@ -153,8 +137,9 @@ class FrameReader:
             try:
                 return self._read(positions, slots, shards, within, out)
             except Replaced:
-                for shard in shards.tolist():
-                    self._indexes.pop(shard, None)
+                with self._lock:
+                    for shard in shards.tolist():
+                        self._indexes.pop(shard, None)
             except StoreError as error:
                 raise Failed(str(error)) from error
         raise Failed(
@@ -165,10 +150,9 @@ class FrameReader:
         indexes = self._read_indexes(positions, shards)
         requests: list[Request | None] = []
         for shard, clip, slot in zip(shards.tolist(), within.tolist(), slots.tolist(), strict=True):
-            index, version = indexes[shard]
-            start = index.item(clip, slot, 0)
-            stop = start + index.item(clip, slot, 1)
-            requests.append(None if start == _ABSENT else (self._layout.key(shard), start, stop, version))
+            offsets, lengths, version = indexes[shard]
+            start, length = offsets.item(clip, slot), lengths.item(clip, slot)
+            requests.append((self._layout.key(shard), start, start + length, version) if length else None)
         filled = self._fill(requests, out)
         for i in range(len(out)):
             try:
@@ -184,21 +168,32 @@ class FrameReader:
         ends = self._source.ends(keys, self._layout.index_length)
         for shard, key, (found, version) in zip(missing, keys, ends, strict=True):
             try:
-                indexes[shard] = self._index(found), version
+                indexes[shard] = *self._index(found), version
             except (Damaged, ValueError) as error:
                 first = int(positions[shards == shard][0])
                 raise self._failure(first, f"index of {key}: {error}") from error
-            self._indexes[shard] = indexes[shard]
+            self._keep(shard, indexes[shard])
         return indexes
 
-    def _index(self, found: Bytes | None) -> npt.NDArray[np.uint64]:
+    def _keep(self, shard: int, index: Index) -> None:
+        """Remember an index, instead of the oldest ones where there are too many."""
+        with self._lock:
+            self._indexes[shard] = index
+            while len(self._indexes) > self._most_indexes:
+                del self._indexes[next(iter(self._indexes))]
+
+    def _index(self, found: Bytes | None) -> tuple[npt.NDArray[Any], npt.NDArray[np.uint32]]:
         """Return the offset and length of each frame; `Damaged` if one is out of range."""
         table = checked(found).copy().view("<u8").reshape(self._layout.shard_clips, self._layout.slots, 2)
-        written = table[..., 0] != _ABSENT
+        offsets, lengths = table[..., 0], table[..., 1]
+        written = offsets != _ABSENT
         longest = self._layout.longest
-        if (table[..., 1][written] > longest).any() or (table[..., 0][written] > _ABSENT >> 1).any():
+        if ((lengths > longest) | (lengths == 0) | (offsets > _ABSENT >> 1))[written].any():
             raise Damaged(f"it has offsets or lengths that no frame of at most {longest} bytes can have")
-        return table
+        small = bool((offsets[written] < 1 << 32).all())
+        return np.where(written, offsets, 0).astype("<u4" if small else "<u8"), np.where(written, lengths, 0).astype(
+            "<u4"
+        )
 
     def _failure(self, position: int, reason: str) -> Failed:
         store = shown(self._clips.location)
@@ -233,7 +228,7 @@ def _decodes(source: Source, decode: Decoder) -> Filler:
     return fill
 
 
-def _copies(files: _Files, length: int, carefully: Filler) -> Filler:
+def _copies(files: Files, length: int, carefully: Filler) -> Filler:
     """Return a filler for uncompressed frames of ``length`` bytes that copies them from mapped files.
 
     If a frame is damaged or cannot be mapped, ``carefully`` finds out which. Readahead requests speed up reading from
@@ -298,102 +293,3 @@ def _joiner(length: int) -> Callable[[Iterable[int]], int]:
         return crc
 
     return join
-
-
-class _Files:
-    """A store in a folder."""
-
-    def __init__(self, location: str) -> None:
-        self._location = location
-
-    def ends(self, keys: Sequence[str], length: int) -> Iterator[tuple[Bytes | None, Version | None]]:
-        return (self._end(key, length) for key in keys)
-
-    def _end(self, key: str, length: int) -> tuple[Bytes | None, Version | None]:
-        try:
-            with open(self._path(key), "rb", buffering=0, opener=_without_waiting) as file:
-                status = os.fstat(file.fileno())
-                if not stat.S_ISREG(status.st_mode):
-                    return None, None
-                version = _version(status)
-                found = os.pread(file.fileno(), length, max(0, version[0] - length))
-                return np.frombuffer(found, np.uint8), version
-        except FileNotFoundError:
-            return None, None
-        except OSError as error:
-            raise self._failed(key, error) from error
-
-    def parts(self, requests: Sequence[Request]) -> Iterator[Bytes | None]:
-        memory = np.empty(0, np.uint8)  # reused, so that bytes are decoded while in the CPU cache
-        for key, mine in groupby(requests, key=itemgetter(0)):  # the frames of a clip are in one file
-            try:
-                with open(self._path(key), "rb", buffering=0, opener=_without_waiting) as file:
-                    version = _version(os.fstat(file.fileno()))
-                    for _, start, stop, wanted in mine:
-                        if version != wanted:
-                            raise Replaced
-                        if stop - start > len(memory):
-                            memory = np.empty(stop - start, np.uint8)
-                        yield memory[: os.preadv(file.fileno(), [memory[: stop - start].data], start)]
-            except FileNotFoundError:
-                yield from [None for _ in mine]  # noqa: B031 (nothing was taken yet)
-            except OSError as error:
-                raise self._failed(key, error) from error
-
-    def mapped(self, key: str, version: Version | None) -> tuple[Bytes, int]:
-        """Map a file; return its memory and address. ``OSError`` or ``RuntimeError`` if it cannot be mapped."""
-        if version is None:
-            raise Replaced
-        content = torch.from_file(self._path(key), shared=False, size=version[0], dtype=torch.uint8)
-        if _version(os.stat(self._path(key))) != version:  # same before and after: the map is of that version
-            raise Replaced
-        return content.numpy(), content.data_ptr()
-
-    def _path(self, key: str) -> str:
-        return f"{self._location}/{key}"
-
-    def _failed(self, key: str, error: OSError) -> Failed:
-        return Failed(f"{self._path(key)!r} cannot be read: {error.strerror}")
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    """Open a file without blocking, even if a FIFO has replaced it."""
-    return os.open(path, flags | os.O_NONBLOCK)
-
-
-def _version(status: os.stat_result) -> Version:
-    return status.st_size, status.st_ino, status.st_mtime_ns
-
-
-class _Objects:
-    """A store on an object store; the requests of a call run concurrently."""
-
-    def __init__(self, location: str) -> None:
-        from data_specs.remote import open_remote  # needs the extra s3
-
-        self._store = open_remote(location, read_only=True)
-
-    def ends(self, keys: Sequence[str], length: int) -> list[tuple[Bytes | None, Version | None]]:
-        async def end(key: str) -> tuple[Bytes | None, Version | None]:
-            found, tag = await self._store.end(key, length)
-            return _bytes(found), (tag,)
-
-        async def together() -> list[tuple[Bytes | None, Version | None]]:
-            return list(await asyncio.gather(*map(end, keys)))
-
-        return run(together())
-
-    def parts(self, requests: Sequence[Request]) -> list[Bytes | None]:
-        async def part(key: str, start: int, stop: int, version: Version | None) -> Bytes | None:
-            if version is None:
-                raise Replaced
-            return _bytes(await self._store.part(key, start, stop, *version))
-
-        async def together() -> list[Bytes | None]:
-            return list(await asyncio.gather(*(part(*request) for request in requests)))
-
-        return run(together()) if requests else []
-
-
-def _bytes(found: bytes | None) -> Bytes | None:
-    return None if found is None else np.frombuffer(found, np.uint8)

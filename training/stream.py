@@ -57,15 +57,14 @@ def plan_of_training(clips: Clips, segments: int, seed: int, epoch: int, augment
     """
     rng = np.random.default_rng((seed, epoch))
     order = rng.permutation(len(clips))
-    slots = np.stack([sample_segments_train(count, segments, rng) for count in clips.frames.tolist()])
+    slots = sample_segments_train(clips.frames, segments, rng)
     draws = draw(rng, clips.box_sizes, segments)
     return Plan(order, slots, {"reference": draws, "flip": draws.flips_alone(), "none": None}[augment])
 
 
 def plan_of_test(clips: Clips, segments: int) -> Plan:
     """Plan a test: every clip once, in order, with the centre frames of ``segments`` equal parts; nothing is random."""
-    slots = np.stack([sample_segments_test(count, segments) for count in clips.frames.tolist()])
-    return Plan(np.arange(len(clips)), slots)
+    return Plan(np.arange(len(clips)), sample_segments_test(clips.frames, segments))
 
 
 def batches_of_training(order: Indices, batch_size: int, rank: int = 0, world: int = 1) -> list[Indices]:

@@ -42,6 +42,7 @@ from tests.support.object_store import KEY, SECRET, Fault, contents, environment
 from training import train as training
 from training.clips import read_clips
 from training.options import Failed
+from training.shard_sources import GAP, SPAN, Request, joined
 from training.shards import FrameReader
 
 MOCROP = [sys.executable, "-c", "from pipelines.cli.app import main; main()"]
@@ -147,6 +148,31 @@ def test_frames_for_training_are_read_from_s3(command: Command) -> None:
         found.append(frames)
     assert found[0].std() > 10
     assert (found[0] == found[1]).all()
+
+
+def test_the_frames_of_a_clip_are_one_request(s3: str, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    with faulty(s3, lambda *_: "") as (address, proxy):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        clips = read_clips(command.store, "mocrop", 1, "train")
+        reader, frames = FrameReader(clips), np.empty((2, clips.size, clips.size, 3), np.uint8)
+        for _ in range(2):  # the second time, the indexes are known
+            proxy.answers.clear()
+            for position in range(len(clips)):
+                reader.read(np.full(2, position), np.array([0, 1]), frames)
+        assert [method for method, _, _ in proxy.answers] == ["GET"] * len(clips) != []
+
+
+def test_ranges_that_lie_close_together_are_asked_for_as_one() -> None:
+    requests: list[Request] = [
+        ("b", 30, 40, ("1",)), ("a", 0, 10, ("1",)), ("b", 0, 10, ("1",)), ("b", GAP + 40, GAP + 50, ("1",)),
+        ("b", 2 * GAP + 51, 2 * GAP + 60, ("1",)), ("a", 12, 20, ("2",)),
+    ]  # fmt: skip
+    assert joined(requests) == [
+        (("a", 0, 10, ("1",)), [1]), (("a", 12, 20, ("2",)), [5]),
+        (("b", 0, GAP + 50, ("1",)), [2, 0, 3]), (("b", 2 * GAP + 51, 2 * GAP + 60, ("1",)), [4]),
+    ]  # fmt: skip
+    far: list[Request] = [("a", start, start + GAP, ("1",)) for start in range(0, 2 * SPAN, GAP)]
+    assert [stop - start for (_, start, stop, _), _ in joined(far)] == [SPAN, SPAN]
 
 
 @pytest.mark.usefixtures("s3")

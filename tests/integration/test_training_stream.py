@@ -93,6 +93,21 @@ def test_batches_hold_the_frames_that_zarr_reads(own_ucf_store: Path, codec: str
     assert seen == len(clips) == 10
 
 
+def test_indexes_are_bounded_in_memory(ucf_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clips = read_clips(str(ucf_store), "full", 1, "test")
+    unbounded, frames = FrameReader(clips), np.empty((2, clips.size, clips.size, 3), np.uint8)
+    monkeypatch.setattr(shards, "INDEX_BYTES", 1)
+    bounded = FrameReader(clips)
+    for position in [*range(len(clips)), *range(len(clips))]:
+        unbounded.read(np.full(2, position), np.array([0, 1]), frames)
+        expected = frames.copy()
+        bounded.read(np.full(2, position), np.array([0, 1]), frames)
+        assert (frames == expected).all()
+        assert frames.any()
+        assert len(bounded._indexes) == 1
+    assert len(unbounded._indexes) > 2
+
+
 @pytest.mark.parametrize("codec", ["raw", "zstd"])
 def test_frames_that_nobody_wrote_because_they_are_black_are_black(own_ucf_store: Path, codec: str) -> None:
     recode(own_ucf_store, CODECS[codec])

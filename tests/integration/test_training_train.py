@@ -477,7 +477,7 @@ def test_a_file_that_cannot_be_read_ends_the_training_in_one_line(
     def broken(*_: Any, **__: Any) -> Any:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(f"training.shards.{call}", broken, raising=False)
+    monkeypatch.setattr(f"training.shard_sources.{call}", broken, raising=False)
     assert train(ucf_store, tmp_path / "run", *ONCE) == 1
     error = capsys.readouterr().err
     assert re.fullmatch(r"error: '.*/views/full/frames/c/\d/0/0/0/0' cannot be read: Input/output error\n", error)

@@ -71,6 +71,16 @@ def test_segments_are_the_public_codes(num, segments, seed):
     assert i == segments - 1
 
 
+@given(st.lists(st.integers(1, 500), min_size=1, max_size=30), st.integers(1, 40), st.integers(0, 2**32))
+def test_many_clips_are_drawn_as_one_after_the_other(nums, segments, seed):
+    together, alone = np.random.default_rng(seed), np.random.default_rng(seed)
+    drawn = frames.sample_segments_train(np.array(nums), segments, together)
+    assert drawn.tolist() == [frames.sample_segments_train(num, segments, alone).tolist() for num in nums]
+    assert together.random() == alone.random()
+    centres = frames.sample_segments_test(np.array(nums), segments)
+    assert centres.tolist() == [frames.sample_segments_test(num, segments).tolist() for num in nums]
+
+
 def test_every_frame_of_a_segment_is_drawn_and_alike():
     rng = np.random.default_rng(0)
     drawn = np.stack([frames.sample_segments_train(31, 3, rng) for _ in range(3000)])
@@ -92,5 +102,7 @@ def test_a_number_below_its_range_is_refused_with_its_value():
         frames.spread(4, -3)
     with pytest.raises(ValueError, match=r"num .* got 0"):
         frames.sample_segments_test(0, 8)
+    with pytest.raises(ValueError, match=r"num .* got 0"):
+        frames.sample_segments_test(np.array([3, 0]), 8)
     with pytest.raises(ValueError, match=r"segments .* got 0"):
         frames.sample_segments_train(10, 0, np.random.default_rng(0))
