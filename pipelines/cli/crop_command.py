@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.cli.flags import expanded_path
+from pipelines.cli.flags import path_argument
 from pipelines.cli.output import print_json, say
 from pipelines.errors import RunError
 from pipelines.one_video.methods import DEFAULT, list_methods
@@ -22,13 +22,8 @@ app = typer.Typer()
 @app.command(epilog="Example: mocrop crop in.mp4 out.mp4 --area 0.5 --size 224x224")
 def crop(
     context: typer.Context,
-    source: Annotated[
-        str, typer.Argument(help="The video: a file, or s3://bucket/clip.mp4.", metavar="IN", callback=expanded_path)
-    ],
-    target: Annotated[
-        Path | None,
-        typer.Argument(help="The file to write: .mp4, .m4v, .mov or .mkv.", metavar="OUT", callback=expanded_path),
-    ] = None,
+    source: Annotated[str, path_argument("The video: a file, or s3://bucket/clip.mp4.", metavar="IN")],
+    target: Annotated[Path | None, path_argument("The file to write: .mp4, .m4v, .mov or .mkv.", metavar="OUT")] = None,
     method: Annotated[str, typer.Option(help=f"How the box is chosen: {', '.join(list_methods())}.")] = DEFAULT,
     area: Annotated[
         float | None,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli.flags import JsonFlag, expanded_path
+from pipelines.cli.flags import JsonFlag, path_argument, path_option
 from pipelines.cli.output import print_json, say
 from pipelines.errors import RunError
 
@@ -17,7 +17,7 @@ app = typer.Typer()
 
 @app.command(epilog="Example: mocrop synth toy --classes 4 --clips-per-class 12")
 def synth(
-    directory: Annotated[Path, typer.Argument(help="Folder to write into.", metavar="DIR", callback=expanded_path)],
+    directory: Annotated[Path, path_argument("Folder to write into.", metavar="DIR")],
     classes: Annotated[int, typer.Option(help="Number of classes, 2 to 12.")] = 4,
     clips_per_class: Annotated[int, typer.Option(help="Clips per class, at least 3.")] = 12,
     seed: Annotated[int, typer.Option(help="Random seed; equal seeds give equal pixels.")] = 0,
@@ -48,7 +48,7 @@ def synth(
 @app.command(epilog="Example: mocrop fetch ucf101 data. Run the command again to resume a download.")
 def fetch(
     dataset: Annotated[str, typer.Argument(help="ucf101 or hmdb51.", metavar="DATASET")],
-    directory: Annotated[Path, typer.Argument(help="Folder to download into.", metavar="DIR", callback=expanded_path)],
+    directory: Annotated[Path, path_argument("Folder to download into.", metavar="DIR")],
     url: Annotated[
         str | None,
         typer.Option(help="A mirror: the URL of a folder, or of an archive of the videos with the lists next to it."),
@@ -100,17 +100,12 @@ def _next(dataset: str, source: Path, splits: Path) -> str:
     "<part>/<class>/), folders (<class>/)."
 )
 def index(
-    source: Annotated[Path, typer.Argument(help="Folder of the videos.", metavar="SOURCE", callback=expanded_path)],
-    out: Annotated[
-        Path, typer.Option(help="Clip table to write: .csv, or .jsonl for JSON Lines.", callback=expanded_path)
-    ],
+    source: Annotated[Path, path_argument("Folder of the videos.", metavar="SOURCE")],
+    out: Annotated[Path, path_option("Clip table to write: .csv, or .jsonl for JSON Lines.")],
     format: Annotated[
         str, typer.Option(help="Format of the lists; auto recognises it and reports which it is.")
     ] = "auto",
-    lists: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the lists [default: SOURCE and its subfolders].", callback=expanded_path),
-    ] = None,
+    lists: Annotated[Path | None, path_option("Folder of the lists [default: SOURCE and its subfolders].")] = None,
     val_as_test: Annotated[
         bool,
         typer.Option("--val-as-test", help="Use the validation part for testing, as is usual for Kinetics and SSv2."),

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.cli.flags import JsonFlag, StoreArgument, expanded_path
+from pipelines.cli.flags import JsonFlag, StoreArgument, path_option
 from pipelines.cli.output import print_json, say
 from pipelines.errors import RunError
 
@@ -30,11 +30,10 @@ def evaluate(
     store: StoreArgument,
     annotations: Annotated[
         Path,
-        typer.Option(
-            help="Actor boxes: a JSON file, a MOTChallenge CSV file, UCF101-24's pyannot.pkl, or a folder of such CSV "
+        path_option(
+            "Actor boxes: a JSON file, a MOTChallenge CSV file, UCF101-24's pyannot.pkl, or a folder of such CSV "
             "files, of J-HMDB's .mat files or of masks (CLIP/00000.png).",
             metavar="FILE",
-            callback=expanded_path,
         ),
     ],
     group_by: Annotated[

@@ -17,41 +17,31 @@ def expanded_path(path: Any) -> Any:
         raise typer.BadParameter(str(error)) from None
 
 
-StoreArgument = Annotated[
-    str,
-    typer.Argument(help="The Zarr store: a folder, or s3://bucket/name.zarr.", metavar="STORE", callback=expanded_path),
-]
+def path_argument(help: str, metavar: str) -> Any:
+    """A positional argument that is a path."""
+    return typer.Argument(help=help, metavar=metavar, callback=expanded_path)
+
+
+def path_option(help: str, metavar: str | None = None) -> Any:
+    """A flag whose value is a path."""
+    return typer.Option(help=help, metavar=metavar, callback=expanded_path)
+
+
+StoreArgument = Annotated[str, path_argument("The Zarr store: a folder, or s3://bucket/name.zarr.", metavar="STORE")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Source = Annotated[
-    str,
-    typer.Option(help="Folder of the videos: <Class>/<clip>.avi, or any layout with --clips.", callback=expanded_path),
-]
-StoreOption = Annotated[str, typer.Option(help="The Zarr store to create or continue.", callback=expanded_path)]
-Splits = Annotated[
-    str | None, typer.Option(help="Folder of the split lists (trainlist01.txt …).", callback=expanded_path)
-]
+Source = Annotated[str, path_option("Folder of the videos: <Class>/<clip>.avi, or any layout with --clips.")]
+StoreOption = Annotated[str, path_option("The Zarr store to create or continue.")]
+Splits = Annotated[str | None, path_option("Folder of the split lists (trainlist01.txt …).")]
 Clips = Annotated[
     str | None,
-    typer.Option(
-        help="Clip table, CSV or JSON Lines: path, label and part (train, val, test) of each clip.",
-        metavar="FILE",
-        callback=expanded_path,
-    ),
+    path_option("Clip table, CSV or JSON Lines: path, label and part (train, val, test) of each clip.", metavar="FILE"),
 ]
 ClassNames = Annotated[
     str | None,
-    typer.Option(
-        help="Class names for the clip table, one per line; labels may then be numbers from 0.",
-        metavar="FILE",
-        callback=expanded_path,
-    ),
+    path_option("Class names for the clip table, one per line; labels may then be numbers from 0.", metavar="FILE"),
 ]
-RecipeOption = Annotated[
-    str, typer.Option(help="What to build: ucf101, smoke, or a TOML file.", callback=expanded_path)
-]
-WorkDir = Annotated[
-    str | None, typer.Option(help="Folder for the H.264 files [default: STORE.work].", callback=expanded_path)
-]
+RecipeOption = Annotated[str, path_option("What to build: ucf101, smoke, or a TOML file.")]
+WorkDir = Annotated[str | None, path_option("Folder for the H.264 files [default: STORE.work].")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Number of worker processes [default: one per core].")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Process only this many clips, spread evenly over the ids.")]
 MaxMissing = Annotated[

@@ -25,7 +25,7 @@ from pipelines.cli.flags import (
     Strict,
     WorkDir,
     Workers,
-    expanded_path,
+    path_option,
 )
 from pipelines.cli.output import print_json, print_summary, say
 from pipelines.errors import RunError
@@ -159,7 +159,7 @@ def serve(
 
 @app.command(epilog="Example: mocrop demo --out demo")
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder to write into.", callback=expanded_path)] = Path("demo"),
+    out: Annotated[Path, path_option("Folder to write into.")] = Path("demo"),
 ) -> None:
     """Try everything on synthetic videos. On a CPU: a store, two short trainings, a table of results, a report."""
     from pipelines.cli.demo import run_demo

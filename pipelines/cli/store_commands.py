@@ -12,7 +12,7 @@ import typer
 
 from data_specs.stored import StoreError, open_store, shown
 from data_specs.text import csv_cell
-from pipelines.cli.flags import JsonFlag, StoreArgument, WorkDir, expanded_path
+from pipelines.cli.flags import JsonFlag, StoreArgument, WorkDir, path_argument, path_option
 from pipelines.cli.output import print_json, print_summary, say
 from pipelines.store.software import mixed
 
@@ -82,17 +82,11 @@ def boxes(
     as_json: JsonFlag = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     png: Annotated[
-        Path | None,
-        typer.Option(
-            help="Draw the clip of --clip: a frame with density and boxes, and its crops.", callback=expanded_path
-        ),
+        Path | None, path_option("Draw the clip of --clip: a frame with density and boxes, and its crops.")
     ] = None,
     video: Annotated[
         Path | None,
-        typer.Option(
-            help="Write the clip of --clip with its box and vectors drawn in: .mp4 or .avi, 25 frames per second.",
-            callback=expanded_path,
-        ),
+        path_option("Write the clip of --clip with its box and vectors drawn in: .mp4 or .avi, 25 frames per second."),
     ] = None,
     work_dir: WorkDir = None,
 ) -> None:
@@ -138,13 +132,10 @@ def _draw(
 @app.command(epilog="Example: mocrop report ucf101.zarr --out report.html --annotations ucf101_24.json")
 def report(
     store: StoreArgument,
-    out: Annotated[Path, typer.Option(help="The HTML file to write.", metavar="FILE.html", callback=expanded_path)],
+    out: Annotated[Path, path_option("The HTML file to write.", metavar="FILE.html")],
     annotations: Annotated[
         Path | None,
-        typer.Option(
-            help="Actor boxes in any format of mocrop evaluate, to show how much of the actors is kept.",
-            callback=expanded_path,
-        ),
+        path_option("Actor boxes in any format of mocrop evaluate, to show how much of the actors is kept."),
     ] = None,
     clips: Annotated[
         int, typer.Option(min=0, help="Number of clips with pictures: the worst ones and a sample of the rest.")
@@ -177,7 +168,7 @@ def report(
 @app.command(name="export-npy", epilog="Example: mocrop export-npy ucf101.zarr extract_mvs")
 def export_npy(
     store: StoreArgument,
-    directory: Annotated[Path, typer.Argument(help="Folder to write into.", metavar="DIR", callback=expanded_path)],
+    directory: Annotated[Path, path_argument("Folder to write into.", metavar="DIR")],
     view: Annotated[str | None, typer.Option(help="Motion view [default: the only one].")] = None,
 ) -> None:
     """Write density maps as .npy files. They have the names that the public MoCrop code's loader expects."""
