@@ -94,7 +94,7 @@ def test_a_stranger_installs_the_wheel_and_crops_a_video_then_a_folder(
     assert scripts
     for script in scripts:
         bare.run("python", "-c", script)
-    said = bare.run("mocrop", "crop", "clip.avi", "cropped.mp4", "--area", "0.5", "--size", "224x224")
+    said = bare.run("mocrop", "crop", "clip.avi", "cropped.mp4", "--area", "0.5", "--size", "224", "--overwrite")
     assert "cropped.mp4: " in said
     assert (bare.home / "cropped.mp4").stat().st_size > 1000
     assert len(json.loads(bare.run("mocrop", "crop", "clip.avi", "--json"))["boxes"]) == 1
