@@ -3,8 +3,8 @@
 #     docker build --file docker/pipeline.Dockerfile --tag mocrop-pipeline:0.2.0 .
 #     docker run --rm --volume "$PWD/data:/data" mocrop-pipeline:0.2.0 mocrop doctor
 #
-# Every version is in constraints.txt. The ffmpeg with libx264 is imageio-ffmpeg's, so it is pinned with the rest and
-# nothing of the distribution has to be installed. There is no program for RAR in it: mocrop fetch ucf101 DIR --zip.
+# All versions are pinned in constraints.txt. ffmpeg with libx264 comes from imageio-ffmpeg, so it is pinned, too, and no
+# system package is needed. The image has no program for RAR archives: use mocrop fetch ucf101 DIR --zip.
 # For another base image: --build-arg PYTHON_IMAGE=python:…@sha256:…
 
 # The digest is of the index of all platforms, as Docker's official images list it (docker-library/repo-info).
@@ -37,7 +37,7 @@ RUN groupadd --gid 1000 mocrop \
     && install --directory --owner 1000 --group 1000 /data
 COPY --from=build /opt/mocrop /opt/mocrop
 COPY docker/health.py /opt/mocrop/health.py
-# Only /tmp and /data are written to, so that any user id and a read-only root will do.
+# Only /tmp and /data are written to, so any user id and a read-only root work.
 ENV PATH=/opt/mocrop/bin:$PATH \
     HOME=/tmp \
     PREFECT_HOME=/tmp/prefect \

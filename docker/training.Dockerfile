@@ -1,10 +1,10 @@
-# Training and testing on NVIDIA GPUs: the wheels of torch bring CUDA, the host brings its driver.
+# Training and testing on NVIDIA GPUs: torch's wheels include CUDA; the host provides the driver.
 #
 #     docker build --file docker/training.Dockerfile --tag mocrop-training:0.2.0 .
 #     docker run --rm --gpus all --volume "$PWD/data:/data" mocrop-training:0.2.0 \
 #         python -m training.train --store /data/ucf101.zarr --output-dir /data/results
 #
-# Every version is in constraints.txt; some 6 GB installed. Without a GPU it runs on the CPU, and is unhealthy.
+# All versions are pinned in constraints.txt; about 6 GB installed. Without a GPU it runs on the CPU, marked unhealthy.
 
 # The digest is of the index of all platforms, as Docker's official images list it (docker-library/repo-info).
 ARG PYTHON_IMAGE=python:3.11.16-slim-bookworm@sha256:0bee7276f83efd4a1ee05bbbf4281d95ed28e079220a9457f25a93e3f1e3c31b
