@@ -1,4 +1,4 @@
-"""Drawing synthetic clips: figures over a textured background."""
+"""Drawing synthetic clips: figures over a textured background, seen by a still or a moving camera."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ FIGURES = (
     *("Square", "Moon", "Arrow", "Drop", "Gear", "Bolt"),
 )
 """The shapes in the order in which classes use them; the class of ``Disc`` is ``MovingDisc``."""
+SWAY = np.array([14, 10])
+"""How far a moving camera goes from its place across and down, px."""
 _GRAIN = 8  # sub-pixel steps and supersampling in each direction
 
 
@@ -27,7 +29,8 @@ class Figure:
     """A figure and its centre in every frame.
 
     ``kind`` indexes `FIGURES`; ``radius`` in px; ``angle`` in degrees; ``hue`` 0..1; ``centres`` is (frames, 2)
-    float64 x, y in px, on a grid of 1/8 px, all equal if the figure stands still.
+    float64 x, y in px, on a grid of 1/8 px, all equal if the figure stands still. They are places in the scene, which
+    are those in the frame while the camera is at its place.
     """
 
     kind: int
@@ -39,19 +42,28 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Description of a clip: its figures in the order of `FIGURES`, and the index of the actor."""
+    """Description of a clip: its figures in the order of `FIGURES`, the index of the actor, and the camera's path.
+
+    ``camera`` is (frames, 2) int64 x, y in px: the place in the scene of the frame's top left corner, at most `SWAY`
+    away from 0, 0.
+    """
 
     figures: tuple[Figure, ...]
     actor: int
+    camera: np.ndarray
 
 
-def compose(seed: int, clip_id: str, classes: int, frames: int) -> Scene:
-    """Compose the scene of a clip, with home, path and appearance of each figure, from the seed and the clip's id."""
+def compose(seed: int, clip_id: str, classes: int, frames: int, *, moving_camera: bool = False) -> Scene:
+    """Compose the scene of a clip, with home, path and appearance of each figure, from the seed and the clip's id.
+
+    With ``moving_camera`` the camera sways at about 1.5 to 4 px per frame, in whole pixels, and homes keep so far from
+    the border that all figures stay in the frame.
+    """
     rng = clip_rng(seed, clip_id, "scene")
     actor = FIGURES.index(clip_id.split("/")[0].removeprefix("Moving"))
     radius = 20.0 * min(1.0, math.sqrt(6 / classes))
     radii = radius * rng.uniform(0.85, 1.15, classes)
-    homes = _homes(rng, classes, least=2.3 * radius + 12)
+    homes = _homes(rng, classes, least=2.3 * radius + 12, border=2 + SWAY * moving_camera)
     figures = []
     for kind in range(classes):
         speed = rng.uniform(1.5, 6.0)
@@ -59,23 +71,26 @@ def compose(seed: int, clip_id: str, classes: int, frames: int) -> Scene:
         centres = _walk(rng, homes[kind], margin=radii[kind] + 1, walked=walked)
         angle, hue = rng.uniform(-25, 25), _hue(kind) + rng.uniform(-0.012, 0.012)
         figures.append(Figure(kind, float(radii[kind]), angle, hue % 1.0, centres))
-    return Scene(tuple(figures), actor)
+    camera = _sway(clip_rng(seed, clip_id, "camera"), frames) if moving_camera else np.zeros((frames, 2), np.int64)
+    return Scene(tuple(figures), actor, camera)
 
 
 def draw(scene: Scene, seed: int, clip_id: str, group: int) -> Iterator[np.ndarray]:
     """Yield the clip's frames in order, each (240, 320, 3) uint8 RGB."""
-    still = _place(clip_rng(seed, f"g{group:02d}", "place"))
+    margin = SWAY * bool(scene.camera.any())
+    still = _place(clip_rng(seed, f"g{group:02d}", "place"), *(margin * 2 + [WIDTH, HEIGHT]).tolist())
     for kind, figure in enumerate(scene.figures):
         if kind != scene.actor:
-            _paste(still, _sprite(figure), figure.centres[0])
+            _paste(still, _sprite(figure), figure.centres[0] + margin)
     actor = scene.figures[scene.actor]
     sprite = _sprite(actor)
     rng = clip_rng(seed, clip_id, "sensor")
     # a quantile of the normal distribution for each byte: fast noise that is the same on every machine
     noise = np.array([round(2.2 * NormalDist().inv_cdf((k + 0.5) / 256)) for k in range(256)], dtype=np.int16)
-    for centre in actor.centres:
-        frame = still.copy()
-        _paste(frame, sprite, centre)
+    for centre, camera in zip(actor.centres, scene.camera, strict=True):
+        left, top = (margin + camera).tolist()
+        frame = still[top : top + HEIGHT, left : left + WIDTH].copy()
+        _paste(frame, sprite, centre - camera)
         levels = np.arange(256) * (1 + 0.008 * (2 * rng.random() - 1))
         grain = noise[np.frombuffer(rng.bytes(WIDTH * HEIGHT), dtype=np.uint8)].reshape(HEIGHT, WIDTH, 1)
         noisy = np.rint(levels).astype(np.int16)[frame] + grain
@@ -88,14 +103,18 @@ def actor_boxes(scene: Scene) -> list[list[int]]:
     sprite = _sprite(actor)
     drawn = np.array(sprite.getchannel("A").getbbox()).reshape(2, 2) - sprite.width // 2
     boxes = []
-    for centre in np.rint(actor.centres * _GRAIN).astype(int):
+    for centre in np.rint((actor.centres - scene.camera) * _GRAIN).astype(int):
         (x0, y0), (x1, y1) = ((centre + drawn + [[0, 0], [_GRAIN - 1] * 2]) // _GRAIN).tolist()
         boxes.append([x0, y0, x1 - x0, y1 - y0])
     return boxes
 
 
-def _homes(rng: np.random.Generator, count: int, least: float) -> np.ndarray:
-    """Home rectangles x, y, width, height (count, 4) in px: disjoint, 2 px from the frame's edge, in random order."""
+def _homes(rng: np.random.Generator, count: int, least: float, border: np.ndarray) -> np.ndarray:
+    """Home rectangles x, y, width, height (count, 4) in px: disjoint, in random order.
+
+    ``border`` is their distance from the frame's edges across and down, px.
+    """
+    across, down = border.tolist()
     for _ in range(10_000):
         homes: list[tuple[float, float, float, float]] = []
         for _ in range(30 * count):
@@ -103,8 +122,8 @@ def _homes(rng: np.random.Generator, count: int, least: float) -> np.ndarray:
             aspect = 1.15 * math.exp(rng.uniform(-0.6, 0.6))
             w = min(200.0, max(least, math.sqrt(area * aspect)))
             h = min(170.0, max(least, math.sqrt(area / aspect)))
-            x = 2 + (WIDTH - 4 - w) * _towards_borders(rng)
-            y = 2 + (HEIGHT - 4 - h) * _towards_borders(rng)
+            x = across + (WIDTH - 2 * across - w) * _towards_borders(rng)
+            y = down + (HEIGHT - 2 * down - h) * _towards_borders(rng)
             if all(x + w < u or u + p < x or y + h < v or v + q < y for u, v, p, q in homes):
                 homes.append((x, y, w, h))
             if len(homes) == count:
@@ -137,6 +156,14 @@ def _walk(rng: np.random.Generator, home: np.ndarray, margin: float, walked: np.
     centres = np.stack([np.interp(at, length, path_x), np.interp(at, length, path_y)], axis=1)
     on_grid: np.ndarray = np.rint((centres + np.array([x + width / 2, y + height / 2])) * _GRAIN) / _GRAIN
     return on_grid
+
+
+def _sway(rng: np.random.Generator, frames: int) -> np.ndarray:
+    """A camera's path (frames, 2) in whole px: on an ellipse of the radii `SWAY`, from a random start, either way."""
+    speed, start = rng.uniform(1.5, 4.0), rng.uniform(0, 2 * np.pi)
+    turn = start + rng.choice([-1, 1]) * speed / SWAY.mean() * np.arange(frames)
+    path: np.ndarray = np.rint(SWAY * np.stack([np.cos(turn), np.sin(turn)], axis=1)).astype(np.int64)
+    return path
 
 
 def _hue(kind: int) -> float:
@@ -212,16 +239,16 @@ def _paste(canvas: np.ndarray, sprite: Image.Image, centre: np.ndarray) -> None:
     under[:] = np.rint(under + alpha * (drawn[..., :3] - under.astype(np.float32))).astype(np.uint8)
 
 
-def _place(rng: np.random.Generator) -> np.ndarray:
-    """A still textured background (240, 320, 3) uint8: noise of four scales on a floor and a wall."""
-    texture = np.zeros((HEIGHT, WIDTH), dtype=np.float32)
+def _place(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
+    """A still textured background (height, width, 3) uint8: noise of four scales on a floor and a wall."""
+    texture = np.zeros((height, width), dtype=np.float32)
     for cell, weight in ((64, 26.0), (24, 16.0), (8, 12.0), (2, 9.0)):
-        coarse = rng.random((HEIGHT // cell + 2, WIDTH // cell + 2), dtype=np.float32) - np.float32(0.5)
-        clouds = Image.fromarray(coarse).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)
+        coarse = rng.random((height // cell + 2, width // cell + 2), dtype=np.float32) - np.float32(0.5)
+        clouds = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
         texture += weight * 2 * np.asarray(clouds)
-    horizon = int(HEIGHT * rng.uniform(0.3, 0.7))
+    horizon = int(height * rng.uniform(0.3, 0.7))
     hues = rng.random(2)
-    place = np.empty((HEIGHT, WIDTH, 3), dtype=np.float32)
+    place = np.empty((height, width, 3), dtype=np.float32)
     for rows, hue, value in ((slice(0, horizon), hues[0], 0.58), (slice(horizon, None), hues[1], 0.42)):
         place[rows] = 255 * np.array(colorsys.hsv_to_rgb(hue, 0.2, value), dtype=np.float32)
     place += texture[..., None]

@@ -107,7 +107,15 @@ def test_only_the_actor_changes_and_its_box_holds_it(made: synthetic.Synth) -> N
     actors = json.loads(made.annotations.read_text())
     assert list(actors) == ids(made)
     moving = 0
+    still = set(actors) - synthetic.with_moving_camera(synthetic.clip_ids(made.class_names, CLIPS))
+    assert len(still) == CLASSES * CLIPS / 2
     for clip_id, actor in actors.items():
+        x, y, w, h = np.array(actor["tubes"][0]["boxes_xywh"]).T
+        assert (min(x), min(y)) >= (0, 0)
+        assert max(x + w) <= 320
+        assert max(y + h) <= 240
+        if clip_id not in still:
+            continue
         assert list(actor) == ["num_frames", "tubes"]
         assert actor["num_frames"] == FRAMES
         (tube,) = actor["tubes"]
@@ -119,12 +127,41 @@ def test_only_the_actor_changes_and_its_box_holds_it(made: synthetic.Synth) -> N
         for frame in range(FRAMES - 1):
             inside = np.zeros((60, 80), dtype=bool)
             for x, y, w, h in tube["boxes_xywh"][frame : frame + 2]:
-                assert 0 <= x < x + w <= 320
-                assert 0 <= y < y + h <= 240
                 inside[max(0, y - 4) // 4 : (y + h + 7) // 4, max(0, x - 4) // 4 : (x + w + 7) // 4] = True
             assert not (changed[frame] & ~inside).any(), (clip_id, frame)
             moving += bool(changed[frame].any())
-    assert moving > 0.9 * len(actors) * (FRAMES - 1)
+    assert moving > 0.9 * len(still) * (FRAMES - 1)
+
+
+@pytest.mark.parametrize("classes", [4, 12])
+def test_where_the_camera_moves_all_but_the_actor_moves_with_it_and_stays_in_the_frame(classes: int) -> None:
+    """In the scene's coordinates nothing changes outside the actor's boxes but noise."""
+    speeds = []
+    for k in range(4):
+        name = synthetic.class_names(classes)[k]
+        clip_id = f"{name}/v_{name}_g01_c02"
+        scene = synthetic_scenes.compose(0, clip_id, classes, 25, moving_camera=True)
+        speeds += np.hypot(*np.diff(scene.camera, axis=0).T).tolist()
+        assert (np.abs(scene.camera) <= synthetic_scenes.SWAY).all()
+        for figure in scene.figures:
+            at = figure.centres - scene.camera
+            assert (at - figure.radius).min() > 0
+            assert (at + figure.radius < [320, 240]).all()
+        frames = [frame.astype(int) for frame in synthetic_scenes.draw(scene, 0, clip_id, 1)]
+        boxes = synthetic_scenes.actor_boxes(scene)
+        moved = 0
+        for frame, camera, box in zip(frames[1:], scene.camera[1:], boxes[1:], strict=True):
+            dx, dy = camera - scene.camera[0]
+            here, there = (slice(max(0, -d), size - max(0, d)) for d, size in ((dy, 240), (dx, 320)))
+            first = slice(here.start + dy, here.stop + dy), slice(there.start + dx, there.stop + dx)
+            changed = np.zeros((240, 320), dtype=bool)
+            changed[here, there] = np.abs(frame[here, there] - frames[0][first]).max(axis=2) > 24
+            for x, y, w, h in (box, [boxes[0][0] - dx, boxes[0][1] - dy, *boxes[0][2:]]):
+                moved += bool(changed[max(0, y) : y + h, max(0, x) : x + w].any())
+                changed[max(0, y) : y + h, max(0, x) : x + w] = False
+            assert not changed.any()
+        assert moved > 20
+    assert 1 < np.median(speeds) < 5
 
 
 def test_boxes_are_the_drawn_actor_to_the_pixel() -> None:
@@ -278,13 +315,14 @@ class Knowledge:
     near_an_edge: float = 0
 
 
-def knowledge(classes: int, scenes: int) -> Knowledge:
+def knowledge(classes: int, scenes: int, moving_camera: bool = False) -> Knowledge:
     known = Knowledge()
     side = 0.75**0.5
     for k in range(scenes):
         name = synthetic.class_names(classes)[k % classes]
-        scene = synthetic_scenes.compose(9, f"{name}/v_{name}_g01_c{k:04d}", classes, 50)
-        at = np.array([figure.centres for figure in scene.figures])
+        clip_id = f"{name}/v_{name}_g01_c{k:04d}"
+        scene = synthetic_scenes.compose(9, clip_id, classes, 50, moving_camera=moving_camera)
+        at = np.array([figure.centres - scene.camera for figure in scene.figures])
         radius = np.array([figure.radius for figure in scene.figures])[:, None]
         density = np.zeros((6, 8))
         for x, y, w, h in synthetic_scenes.actor_boxes(scene):
@@ -313,7 +351,7 @@ def knowledge(classes: int, scenes: int) -> Knowledge:
 
 @pytest.mark.soak
 def test_a_still_frame_tells_nothing_and_a_crop_what_the_docstring_says() -> None:
-    four, twelve = knowledge(4, 400), knowledge(12, 120)
+    four, twelve, swaying = knowledge(4, 400), knowledge(12, 120), knowledge(4, 400, moving_camera=True)
     assert four.nearest_the_centre == pytest.approx(1 / 4, abs=0.06)
     assert four.loneliest == pytest.approx(1 / 4, abs=0.06)
     assert four.whole_in_the_best_box == pytest.approx(0.43, abs=0.04)
@@ -321,6 +359,11 @@ def test_a_still_frame_tells_nothing_and_a_crop_what_the_docstring_says() -> Non
     assert four.bystanders_kept == pytest.approx(0.56, abs=0.04)
     assert four.path_held > 0.9
     assert 0.1 < four.near_an_edge < 0.4
+    assert swaying.nearest_the_centre == pytest.approx(1 / 4, abs=0.06)
+    assert swaying.loneliest == pytest.approx(1 / 4, abs=0.06)
+    assert swaying.whole_in_the_best_box == pytest.approx(0.36, abs=0.04)
+    assert swaying.whole_in_a_centre_box == pytest.approx(0.27, abs=0.03)
+    assert swaying.bystanders_kept == pytest.approx(0.67, abs=0.04)
     assert twelve.nearest_the_centre == pytest.approx(1 / 12, abs=0.06)
     assert twelve.whole_in_the_best_box == pytest.approx(0.14, abs=0.02)
     assert twelve.whole_in_a_centre_box == pytest.approx(0.11, abs=0.02)
