@@ -16,7 +16,7 @@ $(READY): pyproject.toml constraints.txt
 
 setup: $(READY)  ## make .venv with the package and all its extras
 
-demo: $(READY)  ## everything on a synthetic data set, from video to trained backbones and a report
+demo: $(READY)  ## everything on a synthetic data set: video to boxes, crops, a report, a short training, a probe
 	$(BIN)/mocrop demo --out demo
 
 lint: $(READY)  ## ruff and mypy

@@ -295,7 +295,7 @@ def _check_size(values: object) -> None:
 
 
 def load_recipe(recipe: str | Path) -> Recipe:
-    """The built-in recipe with this name (``ucf101``, ``smoke``), or the recipe in this TOML file.
+    """The built-in recipe with this name (``ucf101``, ``smoke``, ``demo``), or the recipe in this TOML file.
 
     Raises a one-line ``RecipeError`` if there is neither, or that lists the invalid keys.
     """

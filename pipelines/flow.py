@@ -242,7 +242,7 @@ def preprocess_ucf101(
         source: folder of the videos, with one subfolder per class unless a clip table is given.
         store: the Zarr store to create or resume: a folder, or an object store's URL (s3://bucket/name).
         splits: folder of the split lists; without it, classes are the subfolders and no clip is in a split.
-        recipe: what to build: a recipe's name (ucf101, smoke), a TOML file, or the values themselves.
+        recipe: what to build: a recipe's name (ucf101, smoke, demo), a TOML file, or the values themselves.
         work_dir: folder for the H.264 files; STORE.work by default.
         workers: processes of the local Dask cluster; one per core by default.
         dask_address: Dask scheduler to use instead of a local cluster (tcp://host:8786). This address, and that of a

@@ -1,4 +1,4 @@
-"""The whole pipeline in small: a synthetic data set, its store, two trainings, and a report page."""
+"""The whole pipeline in small: a synthetic data set, its store, a report page, a short training and a probe."""
 
 from __future__ import annotations
 
@@ -13,14 +13,18 @@ from pipelines.execution.process_setup import own_python
 from pipelines.runs.options import Options
 from pipelines.store.records import Summary
 
-RECIPE = "smoke"
+RECIPE = "demo"
+VIEW = "actor"  # of the training
 CLIPS_PER_CLASS = 40  # fewer clips would leave too few for testing
+PROBE = ["--folds", "5", "--group-by", "_(g[0-9]+)_", "--cpu"]  # all clips of one background are on one side of a fold
+TRAINING = ["--arch", "efficientnet_lite0", "--input-size", "128", "--epochs", "3", "--optimizer", "adamw"]
+TRAINING += ["--lr", "1e-3", "--schedule", "cosine", "--batch-size", "8", "--mixup", "0", "--augment", "flip", "--cpu"]
 
 
 def run_demo(out: Path, *, say: Callable[[str], None]) -> Summary:
-    """Make the data set and the store in ``out``, run short trainings and tests, and write the report page.
+    """Make the data set, its store and a report page in ``out``, run a short training, and probe the store's views.
 
-    An interrupted demo is resumed. Without torch, the trainings are left out.
+    An interrupted demo is resumed. Without torch, the training and the probe are left out.
     """
     from pipelines.cli.progress_bars import stage_progress
     from pipelines.flow_runs import run_here
@@ -31,24 +35,36 @@ def run_demo(out: Path, *, say: Callable[[str], None]) -> Summary:
         made = write_dataset(out / "synth", clips_per_class=CLIPS_PER_CLASS)
     except (FileExistsError, ValueError) as error:
         raise RunError(f"{error}; give another --out") from None
-    say(f"1. {made.clips} synthetic clips of {len(made.class_names)} classes in {made.source}")
+    say(f"1. {made.clips} synthetic clips of {len(made.class_names)} classes, half with a moving camera: {made.source}")
     options = Options(str(made.source), str(store), str(made.splits), RECIPE)
     with stage_progress() as show:
         summary = run_here(options, show)
     say(f"2. {summary.done} of {summary.clips} clips preprocessed into {store}")
-    if find_spec("torch") is None:
-        say('3. no training, which needs: pip install "mocrop[train]"')
-    else:
-        say("3. two short trainings, on whole frames and on crops, and a test of every view")
-        train(store, out)
     page = write_report(str(store), out / "report.html", annotations=made.annotations)
-    say(f"4. a report with every clip's box, density and crop: {page.out}")
-    say(f"Next: open {page.out}; mocrop boxes {store} --view mocrop; mocrop status {store}; mocrop verify {store}")
+    say(f"3. a report with every clip's box, density and crop: {page.out}")
+    if find_spec("torch") is None:
+        say('4. no training and no probe, which need: pip install "mocrop[train]"')
+    else:
+        say(f"4. a short training on the crops of {VIEW}, from ImageNet weights")
+        train(store, out / "training")
+        say(f"   its curve: {out / 'training' / 'metrics.csv'}, or tensorboard --logdir {out / 'training'}")
+        say("5. a probe of every view: the same weights, frozen, and linear heads (by design, whole frames tell nothing)")
+        run_training("probe", "--store", str(store), *PROBE, "--output-dir", str(out / "probe"))
+    say(f"Next: open {page.out}; mocrop boxes {store} --view {VIEW}; mocrop status {store}; mocrop verify {store}")
     return summary
 
 
-def train(store: Path, out: Path) -> None:
-    """Run the demo's trainings in a separate process, because this package does not import `training`."""
-    command = own_python("-m", "training.demo", str(store), "--out", str(out / "training"))
-    if status := subprocess.run(command, check=False).returncode:
-        raise RunError(f"the training ended with status {status}; see its output above")
+def train(store: Path, folder: Path) -> None:
+    """Run or resume the short training."""
+    resumed = ["--resume"] if (folder / "last.pt").exists() else []
+    run_training("train", "--store", str(store), "--view", VIEW, *TRAINING, "--output-dir", str(folder), *resumed)
+
+
+def run_training(module: str, *words: str) -> None:
+    """Run a command of ``training`` in a separate process, because this package does not import `training`.
+
+    Raises RunError if it fails.
+    """
+    status = subprocess.run(own_python("-m", f"training.{module}", *words), check=False).returncode
+    if status:
+        raise RunError(f"python -m training.{module} ended with status {status}; see its output above")

@@ -40,7 +40,7 @@ ClassNames = Annotated[
     str | None,
     path_option("Class names for the clip table, one per line; labels may then be numbers from 0.", metavar="FILE"),
 ]
-RecipeOption = Annotated[str, path_option("What to build: ucf101, smoke, or a TOML file.")]
+RecipeOption = Annotated[str, path_option("What to build: ucf101, smoke, demo, or a TOML file.")]
 WorkDir = Annotated[str | None, path_option("Folder for the H.264 files [default: STORE.work].")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Number of worker processes [default: one per core].")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Process only this many clips, spread evenly over the ids.")]

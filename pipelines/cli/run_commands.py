@@ -161,7 +161,7 @@ def serve(
 def demo(
     out: Annotated[Path, path_option("Folder to write into.")] = Path("demo"),
 ) -> None:
-    """Try everything on synthetic videos. On a CPU: a store, two short trainings, a table of results, a report."""
+    """Try everything on synthetic videos. On a CPU: a store, a report, a short training, a probe of the views."""
     from pipelines.cli.demo import run_demo
 
     run_demo(out, say=lambda line: say(line, flush=True))

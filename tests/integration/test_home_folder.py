@@ -13,7 +13,7 @@ from data_specs.locations import expanded
 from pipelines.cli.app import app
 from pipelines.errors import RunError
 from pipelines.runs.options import Options
-from training import demo, flops, probe, results, test, train
+from training import flops, probe, results, test, train
 
 NO_PATHS = {"dataset", "url", "dask_address", "view", "clip", "method", "size", "group_by", "format"}
 """The parameters of commands that are texts and no paths."""
@@ -24,7 +24,6 @@ OF_TRAINING = {
     flops: ["--store"],
     probe: ["--store", "--weights", "--groups", "--output-dir"],
     results: ["folder"],
-    demo: ["store", "--out"],
 }
 
 

@@ -30,7 +30,6 @@ from pipelines.runs.options import Options
 from tests.benchmarks import loader_training
 from tests.conftest import run_stages
 from tests.support.rewriting import rewrite
-from training import demo
 from training import test as testing
 from training import train as training
 from training.backbones import build
@@ -517,26 +516,6 @@ def test_the_benchmark_of_trainings_gives_each_a_process_of_its_own(
     rows = json.loads((tmp_path / "found.json").read_text())["results"]
     assert [(row["input_size"], row["precision"]) for row in rows] == [(32, "fp32"), (48, "fp32")]
     assert all(row["clips_per_s"] > 0 for row in rows)
-
-
-DEMO = ["--arch", "test_resnet", "--epochs", "1", "--input-size", "32"]
-
-
-def test_the_demo_trains_on_two_views_tests_on_all_and_goes_on(
-    synth_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert demo.main([str(synth_store), "--out", str(tmp_path), *DEMO]) == 0
-    out = capsys.readouterr().out
-    rows = [line for line in out.splitlines() if line.startswith("test_resnet  ")]
-    assert len(rows) == 2 * 4
-    assert sum("Baseline (32px)" in row for row in rows) == sum("+ MoCrop (32px)" in row for row in rows) == 1
-    assert len(results_in(tmp_path / "results")) == 2 * 4
-    checkpoints = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/last.pt")}
-    assert {path.parent.name for path in checkpoints} == {"full-seed0", "mocrop-seed0"}
-    assert demo.main([str(synth_store), "--out", str(tmp_path), *DEMO]) == 0
-    again = capsys.readouterr().out
-    assert [line for line in again.splitlines() if line.startswith("test_resnet  ")] == rows
-    assert {path: path.stat().st_mtime_ns for path in checkpoints} == checkpoints
 
 
 def test_help_shows_every_flag_of_the_contract_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:

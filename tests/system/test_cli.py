@@ -23,9 +23,11 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import data_specs
+from data_specs.stored import open_store
 from pipelines import flow_runs
 from pipelines.cli import demo, doctor, progress_bars
 from pipelines.cli.app import app
+from pipelines.errors import RunError
 from pipelines.media.ffmpeg_binary import find_ffmpeg
 from pipelines.report.page import LARGEST
 from pipelines.runs.options import Options
@@ -33,6 +35,7 @@ from tests.conftest import Said, run_stages
 from tests.integration.test_report_file import document_of
 from tests.support.rewriting import rewrite
 from tests.support.saboteurs import wait_until
+from training import probe, train
 
 MOCROP = Path(sys.executable).with_name("mocrop")
 
@@ -268,7 +271,7 @@ def test_synth_writes_a_data_set_that_preprocess_takes(tmp_path: Path, mocrop_he
 
 
 def test_the_demo_ends_with_a_page_of_its_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """First without torch, then with trainings of which only the call is looked at, the stages by no Dask."""
+    """First without torch, then with the commands of training only looked at, the stages by no Dask."""
     monkeypatch.setattr(flow_runs, "run_here", lambda options, show: run_stages(options)[0])
     out = tmp_path / "demo"
     monkeypatch.setattr(demo, "CLIPS_PER_CLASS", 3)
@@ -277,20 +280,49 @@ def test_the_demo_ends_with_a_page_of_its_store(monkeypatch: pytest.MonkeyPatch,
     assert shown.exit_code == 0, shown.exception
     lines = shown.stdout.splitlines()
     assert [line[:2] for line in lines] == ["1.", "2.", "3.", "4.", "Ne"]
-    assert "no training" in lines[2]
+    assert "no training and no probe" in lines[3]
     assert str(out / "report.html") in lines[-1]
     document = document_of(out / "report.html")
     assert document["head"]["states"] == {"pending": 0, "done": 12, "quarantined": 0}
     assert len(document["actors"]["rows"]) == 12
 
-    trained = []
-    (out / "report.html").unlink()
+    store, ran = out / "synth.zarr", []
+    assert open_store(store).views == ["full", "centre", "mocrop", "centre-50", "actor"]
     monkeypatch.setattr(demo, "find_spec", lambda name: name)
-    monkeypatch.setattr(demo, "train", lambda store, out: trained.append((store, (out / "report.html").exists())))
+    monkeypatch.setattr(demo, "run_training", lambda module, *words: ran.append((module, words)))
     demo.run_demo(out, say=lines.append)
-    assert trained == [(out / "synth.zarr", False)]
-    assert "two short trainings" in lines[-3]
-    assert (out / "report.html").exists()
+    (out / "training").mkdir()
+    (out / "training" / "last.pt").touch()
+    demo.run_demo(out, say=lines.append)
+    assert [module for module, _ in ran] == ["train", "probe"] * 2
+    for module, words in ran:
+        args = {"train": train, "probe": probe}[module].parser().parse_args(words)
+        assert (args.store, args.arch or probe.ARCH) == (str(store), "efficientnet_lite0")
+        assert Path(args.output_dir).parent == out
+    assert ["--resume" in words for _, words in ran] == [False, False, True, False]
+
+
+def test_the_demo_names_the_command_that_failed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"python -m training\.probe ended with status 2; see its output above"):
+        demo.run_training("probe", "--store")
+
+
+@pytest.mark.soak
+def test_the_demo_probes_real_weights_and_a_box_on_the_actor_beats_the_whole_frame(
+    tmp_path: Path, mocrop: Callable[..., Said]
+) -> None:
+    """As a user runs it, from nothing: what a whole frame tells is near chance by construction, a crop tells more."""
+    out = tmp_path / "demo"
+    said = mocrop("demo", "--out", out, timeout=1200)
+    assert said.status == 0, said.err
+    (result,) = (json.loads(path.read_text()) for path in (out / "probe").glob("*.json"))
+    rows = {row["view"]: row for row in result["rows"]}
+    assert result["weights"]["path"] is None
+    assert rows["actor"]["low"] > rows["full"]["high"]
+    assert rows["actor"]["from_centre"]["low"] > 0
+    assert f"{rows['actor']['top1']:.1f} ± " in said.out
+    epochs = list(csv.DictReader((out / "training" / "metrics.csv").open()))
+    assert float(epochs[-1]["train_loss"]) < float(epochs[0]["train_loss"])
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def test_a_wrong_number_of_clips_per_shard_is_one_problem(value: object, problem
 
 
 def test_our_recipes_are_named_and_load() -> None:
-    assert builtin_recipes() == ["smoke", "ucf101"]
+    assert builtin_recipes() == ["demo", "smoke", "ucf101"]
     names = [load_recipe(name).name for name in builtin_recipes()]
     assert names == builtin_recipes()
 
@@ -187,7 +187,7 @@ def test_the_largest_search_that_a_recipe_may_ask_for_fits_a_worker() -> None:
 
 
 def test_files_that_are_no_recipe_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"No such file.*one of: smoke, ucf101"):
+    with pytest.raises(RecipeError, match=r"No such file.*one of: demo, smoke, ucf101"):
         load_recipe(tmp_path / "gone.toml")
     (tmp_path / "broken.toml").write_text("name = \n")
     with pytest.raises(RecipeError, match="not TOML"):
