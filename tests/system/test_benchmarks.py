@@ -15,7 +15,7 @@ import pytest
 
 from pipelines.media.encoder import EncodeSettings
 from tests.benchmarks import __main__ as command
-from tests.benchmarks import encoder_presets
+from tests.benchmarks import encoder_presets, on_gpu
 from tests.benchmarks.__main__ import NAMES, RESULTS, main
 from tests.benchmarks.measuring import REPETITIONS, Result, interleaved, least, machine, most, run_command
 from tests.support import soak
@@ -173,3 +173,53 @@ def test_the_encoders_settings_are_measured_in_little(tmp_path: Path) -> None:
     assert found["settings"].keys() == encoder_presets.SETTINGS.keys()
     psnr = {name: one["psnr_db"] for name, one in found["settings"].items()}
     assert psnr["veryfast, CRF 23"] < psnr["veryfast, CRF 21"]
+
+
+ON_CPU = ["--device", "cpu", "--quick", "--view", "full", "mocrop"]
+
+
+def test_what_a_gpu_has_no_time_for_is_listed_in_its_record(synth_store: Path, tmp_path: Path) -> None:
+    record = tmp_path / "on_gpu.json"
+    assert on_gpu.main(["--store", str(synth_store), *ON_CPU, "--budget", "0", "--out", str(record)]) == 0
+    found = json.loads(record.read_text())
+    assert found["losses"]["equal"]
+    assert len(found["losses"]["cpu"]) == on_gpu.LOSS_STEPS
+    assert found["losses"]["cpu"] == pytest.approx(found["losses"]["device"], rel=on_gpu.TOLERANCE)
+    assert found["speed"] == found["fine_tuning"] == []
+    assert len(found["not_run"]) == 2 + 2 + 3
+    assert found["machine"]["torch"]
+
+
+def test_losses_that_differ_end_the_benchmark_of_a_gpu_with_status_1(
+    synth_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = on_gpu.prepared
+    monkeypatch.setattr(on_gpu, "prepared", lambda frames, *rest: own(255 - frames if next(calls) else frames, *rest))
+    calls = iter([False] * on_gpu.LOSS_STEPS + [True] * on_gpu.LOSS_STEPS)  # as a device that computes something else
+    assert on_gpu.main(["--store", str(synth_store), *ON_CPU, "--budget", "0"]) == 1
+
+
+def test_one_thing_changes_at_a_time_and_compilations_come_last() -> None:
+    scale = on_gpu.Scale()
+    assert len(set(on_gpu.grid(scale))) == 6 * 2 * 2
+    changed = on_gpu.variants(scale)
+    assert [case.compiled for case in changed] == [False] * 12 + [True] * 6
+    for case in changed:
+        assert (case.input_size, case.precision) == (224, "bf16")
+        assert [case.channels_last, case.pinned, not case.compiled].count(False) == 1
+
+
+@pytest.mark.soak
+def test_the_dry_run_of_the_benchmark_of_a_gpu_runs_every_part(
+    synth_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = tmp_path / "on_gpu.json"
+    assert on_gpu.main(["--store", str(synth_store), *ON_CPU, "--budget", "900", "--out", str(record)]) == 0
+    found = json.loads(record.read_text())
+    assert found["not_run"] == []
+    assert [case["input_size"] for case in found["speed"]] == [32, 48, 48, 48, 48]
+    for case in found["speed"]:
+        assert case["clips_per_s"] > 0
+        assert 0 <= case["data_wait"] <= 1
+    assert [(run["view"], run["seed"]) for run in found["fine_tuning"]] == [("full", 0), ("mocrop", 0)]
+    assert "| test_resnet | 48 | fp32 | compiled |" in capsys.readouterr().out
