@@ -60,6 +60,8 @@ def folds_of(labels: Ints, groups: Ints, folds: int, seed: int) -> list[Sides]:
 
     count = len(np.unique(groups))
     if count < folds:
+        if count < 2:
+            raise Refused(f"--folds {folds}: all clips form one group; folds need two, by other --groups or --group-by")
         raise Refused(f"--folds {folds}: the clips form {count} groups; give at most {count}")
     if folds == count:
         return list(LeaveOneGroupOut().split(labels, labels, groups))

@@ -60,10 +60,14 @@ def protocol_of_split(
 ) -> Protocol:
     """Train on the train list of a split and test on its test list; ``train`` and ``test`` are rows of the store.
 
-    Groups are defined as in `protocol_of_folds`; without any, each clip is a group of its own.
+    Groups are defined as in `protocol_of_folds`; without any, each clip is a group of its own. `Refused` if all clips of
+    the train list have the same class, or the same group.
     """
     groups, grouped_by = _groups(clips, pattern, file) or (np.arange(len(clips)), "each clip is one")
     sides = np.searchsorted(clips.rows, train), np.searchsorted(clips.rows, test)
+    for what, values in (("class", clips.labels), ("group", groups)):
+        if len(np.unique(values[sides[0]])) < 2:
+            raise Refused(f"--split {split}: all clips of its train list have the same {what}; a head needs two")
     return Protocol([[sides]], groups, grouped_by, split)
 
 

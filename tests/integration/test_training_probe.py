@@ -189,6 +189,10 @@ def test_bad_input_is_one_line(
 ) -> None:
     weights = weights_file(tmp_path)
     one_class = np.where(open_store(own_synth_store).table("label") == 1, 1, 2)  # the others are quarantined
+    one_class_split = Path(shutil.copytree(own_synth_store, tmp_path / "split.zarr"))
+    lists = open_store(one_class_split).table("split")
+    lists[(lists[:, 0] == 1) & (open_store(one_class_split).table("label") != 1), 0] = 0
+    rewrite(one_class_split, "split", lists)
     rewrite(own_synth_store, "state", one_class)
     for store, flags, what in (
         (synth_store, ["--folds", "10"], "--folds 10: the clips form 9 groups; give at most 9"),
@@ -200,7 +204,10 @@ def test_bad_input_is_one_line(
         (synth_store, ["--folds", "3", "--group-by", "g09"], "--group-by 'g09': not found in the ids of 12 clips"),
         (synth_store, ["--folds", "3", "--groups", str(tmp_path / "none.csv")], "none.csv': No such file"),
         (synth_store, ["--view", "fulll"], "view 'fulll' is not in"),
-        (synth_store, ["--folds", "2", "--group-by", "Cross|D|S"], "of one group; give"),
+        (synth_store, ["--folds", "2", "--group-by", "Cross|D|S"], "have a single group; give"),
+        (synth_store, ["--folds", "2", "--group-by", "Moving"], "--folds 2: all clips form one group; folds need two"),
+        (one_class_split, [], "--split 1: all clips of its train list have the same class; a head needs two"),
+        (synth_store, ["--group-by", "Moving"], "--split 1: all clips of its train list have the same group"),
     ):
         capsys.readouterr()
         assert run_probe(store, tmp_path / "out", weights, *flags) in (1, 2)
