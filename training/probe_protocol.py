@@ -60,8 +60,8 @@ def protocol_of_split(
 ) -> Protocol:
     """Train on the train list of a split and test on its test list; ``train`` and ``test`` are rows of the store.
 
-    Groups are defined as in `protocol_of_folds`; without any, each clip is a group of its own. `Refused` if all clips of
-    the train list have the same class, or the same group.
+    Groups are defined as in `protocol_of_folds`; without any, each clip is a group of its own. `Refused` if all clips
+    of the train list have the same class, or the same group.
     """
     groups, grouped_by = _groups(clips, pattern, file) or (np.arange(len(clips)), "each clip is one")
     sides = np.searchsorted(clips.rows, train), np.searchsorted(clips.rows, test)

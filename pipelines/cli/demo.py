@@ -48,7 +48,7 @@ def run_demo(out: Path, *, say: Callable[[str], None]) -> Summary:
         say(f"4. a short training on the crops of {VIEW}, from ImageNet weights")
         train(store, out / "training")
         say(f"   its curve: {out / 'training' / 'metrics.csv'}, or tensorboard --logdir {out / 'training'}")
-        say("5. a probe of every view: the same weights, frozen, and linear heads (by design, whole frames tell nothing)")
+        say("5. a probe of every view: frozen ImageNet features, linear heads; by design, whole frames tell nothing")
         run_training("probe", "--store", str(store), *PROBE, "--output-dir", str(out / "probe"))
     say(f"Next: open {page.out}; mocrop boxes {store} --view {VIEW}; mocrop status {store}; mocrop verify {store}")
     return summary
