@@ -198,10 +198,15 @@ class FlowMaps:
 
         `Failed` names a clip whose vectors are missing or damaged.
         """
-        for target, position, slot in zip(torch.from_numpy(out), positions.tolist(), slots.tolist(), strict=True):
-            cells = torch.from_numpy(self._of(position)[slot]).float() + 0.5  # what follows rounds down
-            down, across = self._resizing(position, slot)
-            target.copy_(down @ cells @ across)
+        keys = list(zip(positions.tolist(), map(tuple, self._boxes[positions, slots].tolist()), strict=True))
+        for (position, box), run in groupby(range(len(out)), key=keys.__getitem__):  # the slots of a clip in one go
+            places, maps = list(run), self._of(position)
+            cells = np.stack([maps[slots[place]] for place in places])
+            x0, y0, x1, y1 = box
+            side = int(self._sides[position])
+            down, across = resizing(y0, y1, side, self.size), resizing(x0, x1, side, self.size).T
+            wide = (torch.from_numpy(cells).float() + 0.5) @ across  # the half makes the conversion below round
+            torch.from_numpy(out[places[0] : places[-1] + 1]).copy_(down @ wide)
 
     def _of(self, position: int) -> list[Maps]:
         maps = self._kept.get(position)
@@ -229,12 +234,6 @@ class FlowMaps:
         x0, y0, x1, y1 = self._boxes[position, slot].tolist()
         side = int(self._sides[position])
         return slice(y0 // side, -(-y1 // side)), slice(x0 // side, -(-x1 // side))
-
-    def _resizing(self, position: int, slot: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the cells that the box reaches are multiplied with, from the left and from the right."""
-        x0, y0, x1, y1 = self._boxes[position, slot].tolist()
-        side = int(self._sides[position])
-        return resizing(y0, y1, side, self.size), resizing(x0, x1, side, self.size).T
 
     def _reader(self) -> MotionReader:
         """The reader of this thread in this process."""
