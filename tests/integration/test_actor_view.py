@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from data_specs.chain import motion_inputs_without_texture
+from data_specs.clip_motion import MotionReader
 from data_specs.recipes import Recipe, RecipeError, parse_recipe
 from data_specs.records import BoxRow, MotionRow, TranscodeRow, read_records
 from data_specs.stored import VectorReader, open_store, zarr_store
-from mocrop_core import ACTOR, KeyFrames, bars, choose_actor_box, in_pixels, key_frame_texture, picture_area
+from mocrop_core import ACTOR, KeyFrames, bars, cell_grid, choose_actor_box, in_pixels, key_frame_texture, picture_area
 from pipelines.media import decoder
 from pipelines.runs.options import Options
 from pipelines.runs.run import about_store, open_run
@@ -23,6 +24,8 @@ from pipelines.store.writer import write_record
 from tests.conftest import made_once, run_stages
 from tests.places import GOLDEN
 from tests.unit.pipelines.test_media_cropping import ffmpeg
+from training.clips import read_all_clips
+from training.motion import FlowMaps, MotionInput, resizing, stacks
 
 DISC = GOLDEN / "moving_disc.mp4"
 VIEWS = [
@@ -168,3 +171,21 @@ def test_stores_open_again_with_a_view_added(actor_run: Options, tmp_path: Path)
     assert (
         open_store(options.store).table("views/actor/box") == open_store(actor_run.store).table("views/actor/box")
     ).all()
+
+
+def test_the_motion_stream_crops_a_moving_view_by_the_box_of_each_frame(actor_run: Options) -> None:
+    clips, motion = read_all_clips(actor_run.store, "moving"), MotionInput(3)
+    maps = FlowMaps(clips, motion, 24)
+    found = np.empty((6, *maps.shape), np.uint8)
+    maps.read(np.zeros(6, np.int64), np.arange(6), found)
+    store = open_store(actor_run.store)
+    boxes, index = (store.table(f"views/moving/{name}")[0] for name in ("frame_box", "frame_index"))
+    assert len({tuple(box) for box in boxes.tolist()}) > 1
+    vectors = MotionReader(store).read(0)
+    side = cell_grid(vectors.frame_size).side
+    cells = stacks(vectors, index.astype(np.int64), motion).astype(np.float32)
+    for slot, (x0, y0, x1, y1) in enumerate(boxes.tolist()):
+        inside = cells[slot][:, y0 // side : -(-y1 // side), x0 // side : -(-x1 // side)]
+        expected = resizing(y0, y1, side, 24).numpy() @ inside @ resizing(x0, x1, side, 24).numpy().T
+        assert np.abs(found[slot] - expected).max() <= 0.51
+    assert found.std() > 1
