@@ -152,7 +152,9 @@ class FlowMaps:
             self._boxes = view.table("frame_box")[clips.rows]
         else:
             self._boxes = np.broadcast_to(view.table("box")[clips.rows, None], (*self._index.shape, 4))
-        sizes, of_clip = np.unique(store.table("frame_size")[clips.rows], axis=0, return_inverse=True)
+        self._sizes = store.table("frame_size")[clips.rows]
+        _check_boxes(clips, self._boxes, self._sizes)
+        sizes, of_clip = np.unique(self._sizes, axis=0, return_inverse=True)
         self._sides = np.array([cell_grid((height, width)).side for height, width in sizes.tolist()])[of_clip.ravel()]
         self._kept: dict[int, list[Maps]] = {}
         self._bytes = 0
@@ -220,13 +222,18 @@ class FlowMaps:
 
     def _made(self, position: int) -> list[Maps]:
         """The cells of each cached frame's stack that its box reaches: uint8 (2 K, rows, columns) each."""
-        try:
-            vectors = self._reader().read(int(self.clips.rows[position]))
-        except StoreError as error:
-            raise Failed(str(error)) from error
         slots = range(int(self.clips.frames[position]))
         around = self._index[position, : len(slots)].astype(np.int64)
-        cells = stacks(vectors, around, self.motion)
+        try:
+            vectors = self._reader().read(int(self.clips.rows[position]))
+            if list(vectors.frame_size) != self._sizes[position].tolist():
+                raise ValueError(f"its frame_size is {self._sizes[position].tolist()}, its record has another")
+            cells = stacks(vectors, around, self.motion)
+        except (StoreError, ValueError) as error:
+            raise Failed(
+                f"clip {self.clips.ids[position]!r}, motion vectors: {error}; mocrop verify "
+                f"{shown(self.clips.location)} says what is damaged"
+            ) from error
         return [np.ascontiguousarray(cells[slot][:, *self._reached(position, slot)]) for slot in slots]
 
     def _reached(self, position: int, slot: int) -> tuple[slice, slice]:
@@ -242,6 +249,20 @@ class FlowMaps:
             opened = self._local.opened = os.getpid(), MotionReader(open_store(self.clips.location))
         reader: MotionReader = opened[1]
         return reader
+
+
+def _check_boxes(clips: Clips, boxes: npt.NDArray[np.int32], sizes: npt.NDArray[np.int32]) -> None:
+    """Raise ``StoreError`` if the box of a cached frame, (n, slots, 4), is empty or leaves its clip's frame (n, 2)."""
+    filled = np.arange(boxes.shape[1]) < clips.frames[:, None]
+    x0, y0, x1, y1 = np.moveaxis(boxes, 2, 0)
+    height, width = sizes.T[:, :, None]
+    inside = (x0 >= 0) & (x0 < x1) & (x1 <= width) & (y0 >= 0) & (y0 < y1) & (y1 <= height)
+    wrong = np.flatnonzero((filled & ~inside).any(axis=1))
+    if len(wrong):
+        raise StoreError(
+            f"store {shown(clips.location)!r}: a box of clip {clips.ids[wrong[0]]!r} is empty or leaves the frame; "
+            "mocrop verify says what else is damaged"
+        )
 
 
 def stacks(vectors: MotionVectors, around: Indices, motion: MotionInput) -> Maps:

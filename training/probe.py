@@ -36,7 +36,7 @@ from training.checkpoints import replaced
 from training.clips import Clips, read_all_clips, read_clips
 from training.features import Features, compute_features, read_features, source_of, weights_hash, write_features
 from training.linear_head import Floats, Ints, check_classes, check_installed, predict
-from training.motion import FlowMaps, add_stream_flags, check_stream
+from training.motion import FlowMaps, add_stream_flags, check_stream, clips_without_vectors
 from training.options import OneLineParser, Refused, check_output, exit_status, expanded_path, input_size, whole
 from training.probe_networks import Network, networks_of
 from training.probe_protocol import SHUFFLES, Protocol, protocol_of_folds, protocol_of_split
@@ -145,6 +145,7 @@ def probe(args: argparse.Namespace) -> dict[str, Any]:
     check_classes(first.labels, first.class_names)
     check_stream(args)
     networks = networks_of(args, store)
+    still = clips_without_vectors(first) if any(network.motion for network in networks) else 0
     features: dict[Key, Features] = {}
     hashes: dict[str, dict[int, str]] = {network.stream: {} for network in networks}
     for size in dict.fromkeys(args.input_size or [first.size]):
@@ -165,6 +166,7 @@ def probe(args: argparse.Namespace) -> dict[str, Any]:
         "streams": {
             network.stream: {
                 "sees": str(network.motion or RGB),
+                "clips_without_vectors": still if network.motion else None,
                 "arch": network.arch,
                 "weights": {"path": network.path and shown(network.path), "tensors_sha256": hashes[network.stream]},
             }

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import zarr
 from safetensors.numpy import load_file, save_file
 
+from data_specs.stored import open_store
 from pipelines.runs.options import Options
 from tests.conftest import run_stages
 from training import fuse, results
@@ -238,3 +240,20 @@ def test_a_test_of_foreign_weights_takes_the_stream_from_the_flags(ucf_store: Pa
         ucf_store, tmp_path / "out", tmp_path / "weights.pt", *SMALL, "--stream", "motion", "--flow-frames", "2"
     )
     assert json.loads(path.read_text())["stream"] == "motion (2 frames, camera removed)"
+
+
+def test_a_box_outside_the_frame_or_another_frame_size_is_one_line(
+    own_ucf_store: Path, weights: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--store", str(own_ucf_store), "--output-dir", str(tmp_path / "out"), "--cpu", "--split", "1"]
+    flags += ["--weights", str(weights["motion"])]
+    sizes = open_store(own_ucf_store).table("frame_size")
+    for changed, message, status in (
+        (sizes - 40, "is empty or leaves the frame; mocrop verify", 2),
+        (sizes + 40, "its record has another; mocrop verify", 1),
+    ):
+        zarr.open_group(own_ucf_store, mode="r+")["frame_size"][:] = changed  # type: ignore[index]
+        assert testing.main(flags) == status
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1

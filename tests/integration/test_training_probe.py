@@ -283,7 +283,10 @@ def test_both_streams_are_probed_and_fused_beside_each_other(
             assert row["from_rgb"]["points"] == pytest.approx(row["top1"] - rgb["top1"])
             assert (row["from_full"] or {"points": 0})["points"] == pytest.approx(row["top1"] - full["top1"])
     assert result["streams"]["motion"] | {"weights": None} == {
-        "sees": "motion (5 frames, camera removed)", "arch": "flow_histogram", "weights": None,
+        "sees": "motion (5 frames, camera removed)",
+        "clips_without_vectors": 0,
+        "arch": "flow_histogram",
+        "weights": None,
     }  # fmt: skip
     assert "| mocrop, fused | 32 px |" in table
     assert "Δ rgb [95 %]" in table
