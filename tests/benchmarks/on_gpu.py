@@ -187,14 +187,14 @@ def equal_losses(clips: Clips, device: torch.device, scale: Scale) -> dict[str, 
 
 
 def fine_tuned(store: str, view: str, seed: int, scale: Scale, device: torch.device, folder: Path) -> dict[str, Any]:
-    """The last line of metrics of ``training.train`` on a view; `RuntimeError` with its last words if it fails."""
+    """The last line of metrics of ``training.train`` on a view, or ``failed`` with its last words."""
     words = ["--store", store, "--view", view, *scale.fine_tuned, "--seed", str(seed), "--output-dir", str(folder)]
     words += ["--epochs", str(scale.epochs), "--eval-freq", str(scale.epochs), "--lr", "5e-4", "--mixup", "0"]
     words += ["--schedule", "cosine", "--amp" if device.type == "cuda" else "--cpu"]
     began = time.perf_counter()
     done = subprocess.run([sys.executable, "-m", "training.train", *words], capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"training.train ended with status {done.returncode}: {done.stderr[-600:]}")
+        return {"view": view, "seed": seed, "failed": f"status {done.returncode}: {done.stderr[-600:]}"}
     with (folder / "metrics.csv").open() as file:
         *_, last = csv.DictReader(file)
     figures = {name: float(last[name]) for name in ("train_loss", "test_top1", "clips_per_s", "data_wait")}
@@ -223,7 +223,11 @@ def measured(args: argparse.Namespace, scale: Scale) -> dict[str, Any]:
             if time.perf_counter() > ends:
                 not_run.append(str(case))
                 continue
-            found["speed"].append(speed(case, clips, device, scale))
+            try:
+                found["speed"].append(speed(case, clips, device, scale))
+            except RuntimeError as error:  # as without memory, or without a compiler: the rest is still measured
+                not_run.append(f"{case}: {' '.join(str(error).split())[:300]}")
+                continue
             print(json.dumps(found["speed"][-1]), flush=True)
 
     speeds(grid(scale))

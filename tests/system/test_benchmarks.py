@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from pipelines.media.encoder import EncodeSettings
 from tests.benchmarks import __main__ as command
@@ -188,6 +189,29 @@ def test_what_a_gpu_has_no_time_for_is_listed_in_its_record(synth_store: Path, t
     assert found["speed"] == found["fine_tuning"] == []
     assert len(found["not_run"]) == 2 + 2 + 3
     assert found["machine"]["torch"]
+
+
+@pytest.mark.soak
+def test_what_fails_on_a_gpu_is_listed_and_the_rest_is_measured(
+    synth_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = on_gpu.speed
+
+    def without_compiler(case: on_gpu.Case, *rest: Any) -> dict[str, Any]:
+        if case.compiled:
+            raise RuntimeError("Failed to find a compiler")
+        return own(case, *rest)
+
+    record = tmp_path / "on_gpu.json"
+    monkeypatch.setattr(on_gpu, "speed", without_compiler)
+    monkeypatch.setattr(on_gpu, "has_lists", lambda *_: False)
+    assert on_gpu.main(["--store", str(synth_store), *ON_CPU, "--out", str(record)]) == 0
+    found = json.loads(record.read_text())
+    assert len(found["speed"]) == 2 + 2
+    assert ["no train and test list" in line for line in found["not_run"]] == [True, False]
+    assert found["not_run"][1].endswith("Failed to find a compiler")
+    failed = on_gpu.fine_tuned(str(synth_store), "no such view", 0, on_gpu.QUICK, torch.device("cpu"), tmp_path)
+    assert "view 'no such view' is not in" in failed["failed"]
 
 
 def test_losses_that_differ_end_the_benchmark_of_a_gpu_with_status_1(
