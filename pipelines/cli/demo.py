@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -63,8 +64,10 @@ def train(store: Path, folder: Path) -> None:
 def run_training(module: str, *words: str) -> None:
     """Run a command of ``training`` in a separate process, because this package does not import `training`.
 
+    It computes with one thread: several that share so small a batch mostly wait for each other on a busy machine.
     Raises RunError if it fails.
     """
-    status = subprocess.run(own_python("-m", f"training.{module}", *words), check=False).returncode
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+    status = subprocess.run(own_python("-m", f"training.{module}", *words), check=False, env=one_thread).returncode
     if status:
         raise RunError(f"python -m training.{module} ended with status {status}; see its output above")
