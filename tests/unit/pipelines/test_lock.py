@@ -25,7 +25,7 @@ from pipelines.stages.shard_task import process_shard
 from pipelines.stages.tasks import STAGES
 from pipelines.store import lock
 from pipelines.store.lock import LOCK, Holder, StoreLocked, locked, read_holder
-from pipelines.store.writer import exchange, group_document, put_attributes
+from pipelines.store.writer import exchange, group_document
 from tests.conftest import Said
 from tests.support.saboteurs import wait_until
 
@@ -44,8 +44,12 @@ def holder(**values: str | int) -> Holder:
 
 
 def left(place: str, by: Holder) -> None:
-    """Put a lock into a store."""
-    put_attributes(zarr_store(place, read_only=False), LOCK, asdict(by))
+    """Put a lock into a store as another run does, in exchange for the one that is there.
+
+    Written without an exchange, it would be lost if the holder's heartbeat were just being written.
+    """
+    store = zarr_store(place, read_only=False)
+    assert wait_until(lambda: exchange(store, LOCK, lock._text(store), asdict(by)))
 
 
 def take_together(place: str, count: int) -> list[str]:
