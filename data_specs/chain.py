@@ -10,11 +10,11 @@ records. A record is current if its inputs equal what these functions return.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from data_specs.fingerprints import fingerprint
 from data_specs.recipes import Recipe, View, view_params
-from data_specs.records import BoxRow, MotionRow, Record, TranscodeRow
 
 REVISION = 2
 """Raised when the same inputs give other bytes, or when records change. Stores of another revision are refused."""
@@ -26,24 +26,29 @@ def transcode_inputs(recipe: Recipe, build: str, ids: Sequence[str]) -> str:
     return fingerprint("transcode", REVISION, settings, build, list(ids))
 
 
-def motion_inputs(transcode: Record[TranscodeRow]) -> str:
+class Made(Protocol):
+    """A result with its fingerprint: a record, or what a run keeps of it."""
+
+    @property
+    def output(self) -> str: ...
+
+
+def motion_inputs(transcode: Made) -> str:
     """What determines the motion vectors of a shard and the texture of its key frames."""
     return fingerprint("motion", REVISION, "texture", transcode.output)
 
 
-def motion_inputs_without_texture(transcode: Record[TranscodeRow]) -> str:
+def motion_inputs_without_texture(transcode: Made) -> str:
     """What determined the motion vectors of a shard before texture was stored; such shards are processed again."""
     return fingerprint("motion", REVISION, transcode.output)
 
 
-def boxes_inputs(motion: Record[MotionRow], recipe: Recipe, view: View) -> str:
-    """What determines the boxes of a shard in a view."""
-    return fingerprint("boxes", REVISION, motion.output, recipe.seed, view_params(view))
+def boxes_inputs(motion: Made, recipe: Recipe, view: View, params: Mapping[str, Any] | None = None) -> str:
+    """What determines the boxes of a shard in a view; ``params`` are its `view_params`, if already known."""
+    return fingerprint("boxes", REVISION, motion.output, recipe.seed, params or view_params(view))
 
 
-def clips_inputs(
-    transcode: Record[TranscodeRow], motion: Record[MotionRow], boxes: Record[BoxRow], recipe: Recipe
-) -> str:
+def clips_inputs(transcode: Made, motion: Made, boxes: Made, recipe: Recipe) -> str:
     """What determines the crops of a shard in a view."""
     outputs = [transcode.output, motion.output, boxes.output]
     return fingerprint("clips", REVISION, outputs, recipe.frames.model_dump(mode="json"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
@@ -15,11 +16,12 @@ from zarr.core.sync import sync
 from data_specs import schema
 from data_specs.documents import parse_json
 from data_specs.fingerprints import LENGTH
-from data_specs.local_files import LocalFiles
+from data_specs.local_files import LocalFiles, read_part
 from data_specs.locations import Damaged, is_url
 from data_specs.resources import lack_of_memory
 from data_specs.text import printable
 
+_MANY, _THREADS = 64, 8  # files that are read by several threads, which hides the latency of network file systems
 T = TypeVar("T")
 Attributes = dict[str, Any]
 
@@ -72,6 +74,8 @@ def read_objects(store: ZarrStore, keys: Iterable[str]) -> list[bytes | None]:
 
     A document of more than ``MAX_DOCUMENT`` bytes reads as empty: mocrop writes none of that size.
     """
+    if isinstance(store, LocalFiles):
+        return _read_files([store.root / key for key in keys])
     bounded = store.with_most(schema.MAX_DOCUMENT) if hasattr(store, "with_most") else store
 
     async def read(key: str) -> bytes | None:
@@ -84,6 +88,29 @@ def read_objects(store: ZarrStore, keys: Iterable[str]) -> list[bytes | None]:
         return None if found is None else found.to_bytes()
 
     return run(_together([read(key) for key in keys]))
+
+
+def _read_files(paths: list[Path]) -> list[bytes | None]:
+    """The same from a folder, which takes a third of the time without the event loop; many by several threads."""
+
+    def read(some: list[Path]) -> list[bytes | None]:
+        return [_read_file(path) for path in some]
+
+    if len(paths) < _MANY:
+        return read(paths)
+    parts = [paths[part::_THREADS] for part in range(_THREADS)]
+    contents: list[bytes | None] = [None] * len(paths)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for part, found in enumerate(pool.map(read, parts)):
+            contents[part::_THREADS] = found
+    return contents
+
+
+def _read_file(path: Path) -> bytes | None:
+    try:
+        return read_part(path, None, schema.MAX_DOCUMENT)
+    except ValueError:
+        return b""
 
 
 class _Hashed(Protocol):

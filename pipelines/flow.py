@@ -113,13 +113,16 @@ def run_stage(run: Run, stage: str, client: Client, on_progress: OnProgress) -> 
         run.lock.check()
         progress.add(report)
 
+    def on_death() -> None:
+        run.unclean = True
+
     @task(name=stage, description=DOES[stage], task_run_name=name, cache_policy=NO_CACHE, persist_result=False)
     def do_shards() -> State[Any]:
         on_progress(stage, progress.done, total, None)
         progress.update_artifact()
         work = partial(attempt, recipe=run.recipe)
         try:
-            failed = map_shards(client, plans, work, add) if plans else {}
+            failed = map_shards(client, plans, work, add, on_death) if plans else {}
         except (RunError, StoreError, OSError) as error:
             return Failed(message=str(error))
         except Exception as error:  # a bug in our own code, in this process rather than in a worker
@@ -158,6 +161,7 @@ def build(run: Run, client: Client, on_progress: OnProgress) -> Summary:
             run_stage(run, stage, client, on_progress)
     except (RunError, StoreError):
         with contextlib.suppress(OSError, StoreError):  # may fail for the same reason, which is reported below
+            run.read_again()
             show_result(run, run.summary())
             run.publish()
             show_boxes(run)

@@ -160,7 +160,8 @@ def report(
     if as_json:
         print_json(dataclasses.asdict(made))
         return
-    say(f"{made.out}: {made.clips} clips, {made.pictures} with pictures, {made.bytes / 1e6:.1f} MB")
+    listed = f", {made.listed} listed" if made.listed < made.clips else ""
+    say(f"{made.out}: {made.clips} clips{listed}, {made.pictures} with pictures, {made.bytes / 1e6:.1f} MB")
     for notice in made.notices:
         say(f"  {notice}")
 

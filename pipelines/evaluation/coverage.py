@@ -80,18 +80,18 @@ def coverage(
 
 
 def stored_boxes(
-    records: Mapping[str, Mapping[int, Record[BoxRow]]], recipe: Recipe, ids: Sequence[str], tables: Tables
+    record_of: Callable[[str, int], Record[BoxRow]], recipe: Recipe, ids: Sequence[str], tables: Tables
 ) -> BoxesOf:
     """The boxes of a store: those in the records of the stage boxes for views that move; else one box for all frames.
 
-    ``records`` are those of the stage boxes, by view and shard; ``ids`` and ``tables`` the store's.
+    ``record_of`` returns the record of the stage boxes of a view and shard; ``ids`` and ``tables`` are the store's.
     """
     moving = {view.name for view in recipe.views if moves(view)}
 
     def boxes_of(view: str, row: int, frames: npt.NDArray[np.int64]) -> Floats:
         if view not in moving:
             return np.broadcast_to(tables[f"views/{view}/box"][row].astype(np.float64), (len(frames), 4))
-        chosen = records[view][row // recipe.clips_per_shard].clips[ids[row]]
+        chosen = record_of(view, row // recipe.clips_per_shard).clips[ids[row]]
         different, places = np.unique(frames, return_inverse=True)
         return np.array([chosen.box_at(int(frame)).corners for frame in different], np.float64)[places]
 

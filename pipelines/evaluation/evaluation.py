@@ -16,7 +16,8 @@ from data_specs.stored import StoreError, open_store
 from mocrop_core.bootstrap import LEVELS, RESAMPLES, SEED, intervals, resampled_means
 from pipelines.evaluation.coverage import WAYS, Coverage, coverage, mismatches, stored_boxes
 from pipelines.evaluation.groups import Groups, groups_of
-from pipelines.store.records import Progress, expected_tables
+from pipelines.store.progress import Progress
+from pipelines.store.record_blocks import block_reader
 
 ALL = None
 """The class of rows over all clips; no real class can have this name."""
@@ -65,10 +66,10 @@ def evaluate(
         known = read_annotations(annotations, on_read)
     except AnnotationError as error:
         raise StoreError(str(error)) from None
-    progress = Progress.of(store)
-    tables = {"label": store.table("label"), **expected_tables(store, progress)}
+    records = block_reader(store)
+    tables = {"label": store.table("label"), **Progress.of(store).tables()}
     matched = match(known, store.ids, tables["num_frames"], tables["frame_size"])
-    boxes_of = stored_boxes(progress.boxes, store.recipe, store.ids, tables)
+    boxes_of = stored_boxes(lambda view, shard: records(shard).boxes[view][shard], store.recipe, store.ids, tables)
     found = coverage(matched, store.recipe, tables, boxes_of, on_clip)
     problems = mismatches(found, store.recipe, store.ids, tables, matched)
     if not found.rows:

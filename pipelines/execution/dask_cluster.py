@@ -113,6 +113,7 @@ def map_shards(
     plans: Sequence[ShardPlan],
     work: Callable[[ShardPlan], Attempt],
     on_report: Callable[[ShardReport], None],
+    on_death: Callable[[], None] = lambda: None,
 ) -> dict[int, str]:
     """Process every shard on the cluster, with up to ``ATTEMPTS`` attempts each; return the failed shards' reasons.
 
@@ -149,6 +150,8 @@ def map_shards(
             future = _next(client, ended)
             plan, number = running.pop(future)
             result = _attempt_of(future)
+            if result.died or result.stderr:
+                on_death()
             if result.died:
                 check = min(check, time.monotonic())
             if result.stderr:

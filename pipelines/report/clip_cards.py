@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from pipelines.report.clip_reader import Boxes, ClipReader, Slot, Vectors
 from pipelines.report.drawing import fitting, webp
 
 Json = dict[str, Any]
+
+_COLUMNS = ("label", "split", "state", "num_frames", "frame_size", "reason")
 
 THUMBNAIL = (240, 3000)  # longest side in px, bytes at most
 STRIP = (320, 4000)
@@ -51,6 +54,12 @@ def row_bytes(recipe: Recipe) -> int:
     return ROW_BYTES[0] + ROW_BYTES[1] * len(recipe.views) + moving + maps
 
 
+def listed_bytes(reader: ClipReader, more: int = 0) -> int:
+    """What a clip of a store takes in a page, about: `row_bytes` with the length of its ids, and ``more``."""
+    some = reader.ids[:: max(1, len(reader.ids) // 1000)]
+    return row_bytes(reader.recipe) + sum(len(json.dumps(id)) for id in some) // len(some) + more
+
+
 def picture_bytes(recipe: Recipe) -> int:
     """Maximum additional bytes of a clip's thumbnail and detail."""
     strip = STRIP_FRAMES * _map_bytes(strip_grid(recipe))
@@ -71,12 +80,12 @@ def strip_grid(recipe: Recipe) -> tuple[int, int]:
     return next((method.grid for method in methods if not isinstance(method, ActorMethod)), PAPER_V1.grid)
 
 
-def rows(reader: ClipReader) -> Json:
-    """The columns for all clips, in the order of the store."""
-    tables = reader.tables
+def rows(reader: ClipReader, listed: Sequence[int]) -> Json:
+    """The columns for the listed rows."""
+    tables = {name: reader.tables[name][listed] for name in _COLUMNS}
     quarantined = np.flatnonzero(tables["state"] == State.QUARANTINED)
     return {
-        "id": reader.ids,
+        "id": [reader.ids[row] for row in listed],
         "label": tables["label"].tolist(),
         "split": ["".join(map(str, row)) for row in tables["split"].tolist()],
         "state": tables["state"].tolist(),
@@ -87,7 +96,7 @@ def rows(reader: ClipReader) -> Json:
     }
 
 
-def boxes(reader: ClipReader, problems: list[str]) -> Json:
+def boxes(reader: ClipReader, listed: Sequence[int], problems: list[str]) -> Json:
     """For each view the columns box (four numbers per clip), score, source and, for a motion view, density.
 
     If a view's box moves, ``shown`` has its boxes in the frames of the thumbnails. An unreadable density is empty, with
@@ -96,33 +105,33 @@ def boxes(reader: ClipReader, problems: list[str]) -> Json:
     found = {}
     for view in reader.recipe.views:
         base = f"views/{view.name}"
-        scores = reader.tables[f"{base}/score"]
+        scores = reader.tables[f"{base}/score"][listed]
         found[view.name] = {
-            "box": reader.tables[f"{base}/box"].ravel().tolist(),
+            "box": reader.tables[f"{base}/box"][listed].ravel().tolist(),
             "score": [None if np.isnan(score) else round(float(score), 4) for score in scores],
-            "source": reader.tables[f"{base}/source"].tolist(),
-            "density": _densities(reader, view.name, problems),
+            "source": reader.tables[f"{base}/source"][listed].tolist(),
+            "density": _densities(reader, view.name, listed, problems),
         }
         if moves(view):
-            shown = [reader.middle_box(view.name, row) or (0, 0, 0, 0) for row in range(len(reader.ids))]
+            shown = [reader.middle_box(view.name, row) or (0, 0, 0, 0) for row in listed]
             found[view.name]["shown"] = [edge for box in shown for edge in box]
     return found
 
 
-def _densities(reader: ClipReader, view: str, problems: list[str]) -> list[str] | None:
+def _densities(reader: ClipReader, view: str, listed: Sequence[int], problems: list[str]) -> list[str] | None:
     step = reader.recipe.clips_per_shard
     found: list[str] = []
-    for first in range(0, len(reader.ids), step):
-        rows = slice(first, min(first + step, len(reader.ids)))
+    for shard, members in groupby(listed, key=lambda row: row // step):
+        rows, first = list(members), shard * step
         try:
-            maps = reader.density(view, rows)
+            maps = reader.density(view, slice(first, min(first + step, len(reader.ids))))
         except Damaged as error:
             problems.append(str(error))
-            found += [""] * (rows.stop - rows.start)
+            found += [""] * len(rows)
             continue
         if maps is None:
             return None
-        found += [grey_levels(one) if one.any() else "" for one in maps]
+        found += [grey_levels(maps[row - first]) if maps[row - first].any() else "" for row in rows]
     return found
 
 

@@ -12,14 +12,17 @@ import numpy.typing as npt
 import zarr
 
 from data_specs.recipes import FullView, MotionView, moves
+from data_specs.records import BoxRow, Record
 from data_specs.stored import Store, StoreError, VectorReader, reading
 from mocrop_core import PAPER_V1, SOURCE_NONE, VECTOR, ActorMethod, BoxPath, filter_by_magnitude
-from pipelines.store.records import Progress, expected_tables
+from pipelines.store.progress import Progress
+from pipelines.store.record_blocks import block_reader
 
 MOST_VECTORS = 50_000_000  # of one clip in memory, 1 GB: about half an hour of 320 × 240 px
 Picture = npt.NDArray[np.uint8]
 Vectors = npt.NDArray[Any]
 Corners = tuple[int, int, int, int]
+Rows = npt.NDArray[np.int64]
 Boxes = npt.NDArray[np.int32]
 """x0, y0, x1, y1, px: (n, 4)."""
 
@@ -41,7 +44,8 @@ class ClipReader:
         self.ids = store.ids
         self.progress = Progress.of(store)
         self.tables = {name: store.table(name) for name in ("label", "split")}
-        self.tables |= expected_tables(store, self.progress)
+        self.tables |= self.progress.tables()
+        self.records = block_reader(store)
         self._drop_what_nothing_carries()
         self.full = next((view.name for view in self.recipe.views if isinstance(view, FullView)), None)
         self.motion_views = [view for view in self.recipe.views if isinstance(view, MotionView)]
@@ -92,8 +96,12 @@ class ClipReader:
         """The path of the box through the clip; None if it is static or none was chosen yet."""
         if not moves(self.recipe.view(view)) or self.box(view, row) is None:
             return None
-        record = self.progress.boxes[view][row // self.recipe.clips_per_shard]
+        record = self.box_record(view, row // self.recipe.clips_per_shard)
         return record.clips[self.ids[row]].path
+
+    def box_record(self, view: str, shard: int) -> Record[BoxRow]:
+        """The record of the stage boxes of a view and shard; ``KeyError`` if there is none."""
+        return self.records(shard).boxes[view][shard]
 
     def boxes_at(self, view: str, row: int, frames: Iterable[int]) -> Boxes | None:
         """The boxes in the given frames; None if none was chosen yet."""
@@ -107,6 +115,13 @@ class ClipReader:
         box, path = self.box(view, row), self.path(view, row)
         boxes = [box] if path is None else [each.corners for each in path.boxes]
         return np.array([] if box is None else boxes, np.int32).reshape(-1, 4)
+
+    def all_places(self, view: str, rows: Rows) -> tuple[npt.NDArray[np.float64], Rows]:
+        """The `places` of several clips with a box, (n, 4), and the row of each, (n,)."""
+        if not moves(self.recipe.view(view)):
+            return self.tables[f"views/{view}/box"][rows].astype(np.float64), rows
+        places = [self.places(view, row) for row in rows.tolist()]
+        return np.concatenate(places).astype(np.float64), np.repeat(rows, [len(boxes) for boxes in places])
 
     def middle_slot(self, view: str, row: int) -> Slot | None:
         """The cached frame that represents the clip in pictures; None if none was cached yet."""
@@ -143,7 +158,8 @@ class ClipReader:
 
     def has_vectors(self, row: int) -> bool:
         """Whether the store has the motion vectors of a clip."""
-        record = self.progress.motion.get(row // self.recipe.clips_per_shard)
+        shard = row // self.recipe.clips_per_shard
+        record = self.records(shard).motion.get(shard)
         return record is not None and self.ids[row] in record.clips
 
     def fast_vectors(self, row: int) -> Vectors:
@@ -152,7 +168,7 @@ class ClipReader:
         reader = self._reader(shard)
         count = reader.count(index)
         with reading(f"motion of {self.ids[row]!r} in the store"):
-            if count != self.progress.motion[shard].clips[self.ids[row]].vectors:
+            if count != self.records(shard).motion[shard].clips[self.ids[row]].vectors:
                 raise ValueError(f"{count} vectors, but its record has another number")
         kept, length = [np.empty(0, VECTOR)], 0
         for block in reader.blocks(index):

@@ -249,7 +249,8 @@ def write_clip_video(
 def h264_path(reader: ClipReader, row: int, work_dir: str | None) -> Path | None:
     """The path of a clip's H.264 file; None if it is missing."""
     encode = reader.recipe.transcode
-    record = reader.progress.transcode.get(row // reader.recipe.clips_per_shard)
+    shard = row // reader.recipe.clips_per_shard
+    record = reader.records(shard).transcode.get(shard)
     known = record.clips.get(reader.ids[row]) if record else None
     location = reader.store.location.rstrip("/")
     folder = work_dir or (None if is_url(location) else f"{location}.work")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,15 @@ from pipelines.store.records import Summary, stage_seconds
 Json = dict[str, Any]
 
 NOTES_SHOWN = 100  # clips per kind of note that a page lists
+AT_ONCE = 1 << 16  # clips whose boxes are added to the map at once
 HEAT_GRID = (36, 48)  # rows and columns of the map of box positions
 
 
-def overview(store: Store, reader: ClipReader, summary: Summary) -> Json:
-    """Counts, states, stages, recipe, versions, fingerprint, seconds per stage, and the numbers of each view."""
+def overview(store: Store, reader: ClipReader, summary: Summary, place: Mapping[int, int]) -> Json:
+    """Counts, states, stages, recipe, versions, fingerprint, seconds per stage, and the numbers of each view.
+
+    ``place`` maps the rows that the page lists to their positions in it.
+    """
     states = reader.tables["state"]
     (progress,) = attributes(store.zarr, ["progress"])
     seconds = stage_seconds(progress)
@@ -39,7 +44,7 @@ def overview(store: Store, reader: ClipReader, summary: Summary) -> Json:
         "splits": [[int((splits[:, i] == part).sum()) for part in PARTS] for i in range(3)],
         "frames": int(reader.tables["num_frames"].sum()),
         "stages": {stage: list(summary.stages[stage]) for stage in STAGES},
-        "notes": _notes(summary, reader.ids),
+        "notes": _notes(summary, reader.ids, place),
         "seconds": {stage: seconds[stage] for stage in STAGES if stage in seconds},
         "threshold": reader.threshold,
         "main": reader.main_view,
@@ -59,17 +64,23 @@ def overview(store: Store, reader: ClipReader, summary: Summary) -> Json:
     }
 
 
-def _notes(summary: Summary, ids: list[str]) -> list[Json]:
-    """For each kind of note: its meaning, the number of clips with one, and the first rows with their text."""
-    rows = {id: row for row, id in enumerate(ids)}
+def _notes(summary: Summary, ids: list[str], place: Mapping[int, int]) -> list[Json]:
+    """For each kind of note: its meaning, the number of clips with one, and the first listed ones with their text."""
+    places = {ids[row]: number for row, number in place.items()}
     return [
         {
             "about": NOTES.get(kind, kind),
             "count": len(texts),
-            "clips": [[rows[id], text] for id, text in sorted(texts.items())[:NOTES_SHOWN]],
+            "clips": [[places[id], text] for id, text in sorted(texts.items())[:NOTES_SHOWN] if id in places],
         }
         for kind, texts in summary.notes.items()
     ]
+
+
+def noted(summary: Summary, ids: list[str]) -> list[int]:
+    """The rows of the clips whose notes a page shows."""
+    shown = {id for texts in summary.notes.values() for id in sorted(texts)[:NOTES_SHOWN]}
+    return [row for row, id in enumerate(ids) if id in shown] if shown else []
 
 
 def view_numbers(reader: ClipReader, view: str) -> Json:
@@ -122,15 +133,16 @@ def heat(reader: ClipReader, view: str) -> Json:
     boxed = np.flatnonzero(reader.tables[f"views/{view}/source"] > 0)
     if not len(boxed):
         return {"heat": None, "places": 0}
-    places = [reader.places(view, row) for row in boxed.tolist()]
-    sizes = reader.tables["frame_size"][np.repeat(boxed, [len(boxes) for boxes in places])]
-    box = np.concatenate(places).astype(np.float64)
-    height, width = sizes.astype(np.float64).T
     x, y = (np.arange(cols) + 0.5) / cols, (np.arange(rows) + 0.5) / rows
-    across = (x >= (box[:, 0] / width)[:, None]) & (x < (box[:, 2] / width)[:, None])
-    down = (y >= (box[:, 1] / height)[:, None]) & (y < (box[:, 3] / height)[:, None])
-    counts = down.astype(np.float64).T @ across.astype(np.float64)
-    return {"heat": np.round(1000 * counts / len(box)).astype(int).ravel().tolist(), "places": len(box)}
+    counts, places = np.zeros(HEAT_GRID), 0
+    for some in np.array_split(boxed, -(-len(boxed) // AT_ONCE)):
+        box, of = reader.all_places(view, some)
+        height, width = reader.tables["frame_size"][of].astype(np.float64).T
+        across = (x >= (box[:, 0] / width)[:, None]) & (x < (box[:, 2] / width)[:, None])
+        down = (y >= (box[:, 1] / height)[:, None]) & (y < (box[:, 3] / height)[:, None])
+        counts += down.astype(np.float64).T @ across.astype(np.float64)
+        places += len(box)
+    return {"heat": np.round(1000 * counts / places).astype(int).ravel().tolist(), "places": places}
 
 
 def _mean(values: npt.NDArray[Any]) -> float | None:

@@ -16,16 +16,21 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from data_specs.annotation_files import read_annotations
 from data_specs.annotations import AnnotationError, match
+from data_specs.schema import State
 from data_specs.stored import Store, StoreError, open_store
+from mocrop_core import spread
 from pipelines.atomic_files import atomic_write
 from pipelines.evaluation.coverage import coverage, mismatches, stored_boxes
 from pipelines.report import actor_coverage, clip_cards, overview
 from pipelines.report.clip_reader import ClipReader
-from pipelines.store.records import summarise
+from pipelines.store.records import summary_of
 
 SAMPLE = 300
+MAX_QUARANTINED = 10_000  # quarantined clips in a page that lists a sample
 LARGEST = 64_000_000  # maximum bytes of a page without --all
 SCRIPTS = ("scene.js", "head.js", "grid.js", "detail.js", "tables.js", "main.js")
 
@@ -36,11 +41,12 @@ class ReportError(StoreError):
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was written: the page's bytes, clips listed, clips with pictures, clips with a detail, and problems."""
+    """What was written: the page's bytes, all clips, those listed, with pictures, with a detail, and problems."""
 
     out: str
     bytes: int
     clips: int
+    listed: int
     pictures: int
     details: int
     notices: list[str]
@@ -59,8 +65,9 @@ def write_report(
     """Write the page of the store at ``location`` to ``out``, atomically.
 
     ``clips`` of its clips have pictures and a detail (those in ``wanted`` always); with ``everything`` all have
-    pictures. ``on_clip`` reports progress: on annotated clips, then on pictures and details. Raises ``ReportError``,
-    before any work, for a wrong argument, and if the page might exceed ``LARGEST`` bytes without ``everything``.
+    pictures. A page that might exceed ``LARGEST`` bytes lists a sample of the clips and says so; its numbers are of all
+    clips. ``on_clip`` reports progress: on annotated clips, then on pictures and details. Raises ``ReportError``,
+    before any work, for a wrong argument, and if the pictures might exceed ``LARGEST`` bytes without ``everything``.
     """
     store = open_store(location)
     _check(store, out, clips, everything)
@@ -86,14 +93,12 @@ def _check(store: Store, out: Path, clips: int, everything: bool) -> None:
             else f"the folder {str(out.parent)!r} does not exist; create it first"
         )
         raise ReportError(f"--out {str(out)!r}: {what}")
-    rows = len(store.ids) * clip_cards.row_bytes(store.recipe)
-    with_picture = clip_cards.picture_bytes(store.recipe)
-    might = rows + min(clips, len(store.ids)) * with_picture
+    each = clip_cards.row_bytes(store.recipe) + clip_cards.picture_bytes(store.recipe)
+    might = min(clips, len(store.ids)) * each
     if might > LARGEST and not everything:
-        fewer = f"--clips {(LARGEST - rows) // with_picture}, or " if rows < LARGEST else ""
         raise ReportError(
-            f"--clips {clips}: the page of {len(store.ids)} clips might take {might / 1e6:.0f} MB, more than "
-            f"{LARGEST / 1e6:.0f}; give {fewer}--all for a page of any size"
+            f"--clips {clips}: the pictures of {min(clips, len(store.ids))} clips might take {might / 1e6:.0f} MB, "
+            f"more than {LARGEST / 1e6:.0f}; give --clips {LARGEST // each}, or --all for a page of any size"
         )
 
 
@@ -104,16 +109,21 @@ def collect(
     everything: bool,
     wanted: Sequence[int],
     on_clip: Callable[[int, int], None],
-) -> tuple[dict[str, Any], tuple[int, int]]:
-    """The document of the page, and the numbers of clips with pictures and with details."""
+) -> tuple[dict[str, Any], tuple[int, int, int]]:
+    """The document of the page, and the numbers of clips listed, with pictures and with details."""
     reader = ClipReader(store)
     tables = reader.tables
     matched = match(known or {}, reader.ids, tables["num_frames"], tables["frame_size"])
-    boxes_of = stored_boxes(reader.progress.boxes, reader.recipe, reader.ids, tables)
+    boxes_of = stored_boxes(reader.box_record, reader.recipe, reader.ids, tables)
     kept = coverage(matched, reader.recipe, tables, boxes_of, on_clip)
     problems = mismatches(kept, reader.recipe, reader.ids, tables, matched)
     detailed = clip_cards.sample(reader, clips, wanted, actor_coverage.worst_first(kept, reader.main_view))
     pictured: Sequence[int] = range(len(reader.ids)) if everything else detailed
+    summary = summary_of(reader.progress, store.location)
+    noted = overview.noted(summary, reader.ids)
+    each = clip_cards.listed_bytes(reader, actor_coverage.clip_bytes(kept) if known else 0)
+    listed = range(len(reader.ids)) if everything else _listed(reader, detailed, noted, each)
+    place = {row: number for number, row in enumerate(listed)}
     maker = clip_cards.Gallery(reader, dict(matched.boxes))
     total = len(pictured) + len(detailed)
     done = 0
@@ -126,26 +136,49 @@ def collect(
     thumbnails = maker.thumbnails(pictured, count)
     details = {}
     for row in detailed:
-        details[row] = maker.detail(row)
+        details[place[row]] = maker.detail(row)
         count()
     document = {
-        "head": overview.overview(store, reader, summarise(store.location)),
-        "rows": clip_cards.rows(reader),
-        "boxes": clip_cards.boxes(reader, maker.problems),
-        "thumbnails": thumbnails,
+        "head": overview.overview(store, reader, summary, place),
+        "rows": clip_cards.rows(reader, listed),
+        "boxes": clip_cards.boxes(reader, listed, maker.problems),
+        "thumbnails": {view: {place[row]: made for row, made in of.items()} for view, of in thumbnails.items()},
         "details": details,
-        "actors": actor_coverage.as_json(kept, tables["label"], problems) if known is not None else None,
+        "actors": actor_coverage.as_json(kept, tables["label"], problems, place) if known is not None else None,
     }
     with_picture = {row for pictures in thumbnails.values() for row in pictures}
     document["notices"] = _notices(reader, document, len(problems), maker.problems, len(with_picture))
-    return document, (len(with_picture), len(details))
+    return document, (len(listed), len(with_picture), len(details))
+
+
+def _listed(reader: ClipReader, detailed: Sequence[int], noted: Sequence[int], each: int) -> Sequence[int]:
+    """The rows of the clips that a page lists: all if ``each`` of them fits in ``LARGEST`` bytes, else a sample.
+
+    A sample has the clips with a detail, then as many as there is room for of the first that are quarantined or noted,
+    and of all others, evenly spread.
+    """
+    clips = len(reader.ids)
+    room = LARGEST - len(detailed) * clip_cards.picture_bytes(reader.recipe)
+    most = max(len(detailed), room // each)
+    if clips <= most:
+        return range(clips)
+    chosen = dict.fromkeys(detailed)
+    quarantined = np.flatnonzero(reader.tables["state"] == State.QUARANTINED)[:MAX_QUARANTINED].tolist()
+    chosen |= dict.fromkeys([*quarantined, *noted][: (most - len(chosen)) // 2])
+    others = np.setdiff1d(np.arange(clips), np.array(list(chosen), np.int64))
+    return sorted([*chosen, *others[spread(len(others), most - len(chosen))].tolist()])
 
 
 def _notices(
     reader: ClipReader, document: dict[str, Any], mismatches: int, problems: list[str], pictures: int
 ) -> list[str]:
-    states, clips = document["head"]["states"], len(reader.ids)
+    states, clips, listed = document["head"]["states"], len(reader.ids), len(document["rows"]["id"])
     notices = []
+    if listed < clips:
+        notices.append(
+            f"The page lists {listed:,} of {clips:,} clips: those with pictures, some of those quarantined or noted, "
+            "and others spread evenly. What it counts, its classes and its maps are of all clips."
+        )
     if not clips:
         notices.append("This store has no clips.")
     elif states["pending"]:

@@ -22,6 +22,7 @@ from pipelines.atomic_files import atomic_write
 from pipelines.runs.source_index import SOURCES
 from pipelines.stages.h264_cache import H264, Folders, default_work_dir, target_path
 from pipelines.store.lock import check_unlocked, locked
+from pipelines.store.record_index import RECORDS
 
 MOST_NOTE = 1 << 16  # largest size in bytes of a note in the work folder
 STORES = "stores"  # subfolder of the work folder with one note for each store that uses it
@@ -116,7 +117,8 @@ def _sharing(location: str, work_dir: str | None) -> tuple[list[Store], list[str
 def _waste_of(stores: list[Store], missing: list[str], folder: Path) -> list[Waste]:
     location = stores[0].location
     waste = [] if is_url(location) else [_waste(path, "unfinished") for path in unfinished(Path(location))]
-    waste += [_waste(path, "unfinished") for own in (H264, STORES, SOURCES) for path in unfinished(folder / own)]
+    own = (H264, STORES, SOURCES, RECORDS)
+    waste += [_waste(path, "unfinished") for name in own for path in unfinished(folder / name)]
     return waste + _stale(folder, stores, missing)
 
 

@@ -27,7 +27,7 @@ from pipelines.stages.h264_cache import Folders, source_path
 from pipelines.stages.shard_task import process_shard
 from pipelines.stages.tasks import STAGES
 from pipelines.store.creation import is_made, refusal
-from pipelines.store.records import Progress
+from pipelines.store.progress import Progress
 
 OPENED = 100  # clips whose files are opened
 SAMPLE = 3  # clips that are processed
@@ -225,7 +225,7 @@ def _shards_left(location: str | None, dataset: Dataset, recipe: Recipe, folders
     if location is not None and is_made(location):
         store = open_store(location)
         ids, views = [clip.id for clip in dataset.clips], recipe.views
-        progress = Progress(store.zarr, recipe, len(shards), ids)
+        progress = Progress(store.zarr, recipe, ids, tables=False)
         clips_of = [dataset.clips[shard * step : (shard + 1) * step] for shard in shards]
         index = SourceIndex(folders.source, folders.work_dir)
         changed = set(progress.to_transcode(store.build, clips_of.__getitem__, index.fingerprints))

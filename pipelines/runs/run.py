@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from data_specs import schema
 from data_specs.chain import motion_inputs_without_texture
 from data_specs.datasets import Clip, Dataset
 from data_specs.local_files import refuse_links
 from data_specs.recipes import Encode, Recipe
-from data_specs.records import MotionRow, TranscodeRow, read_records
+from data_specs.records import MotionRow, Record, TranscodeRow, read_records
 from data_specs.stored import Store, StoreError, attributes, is_url, open_store, shown, zarr_store
 from pipelines.atomic_files import sweep
 from pipelines.disk_space import SPARE, free_bytes, least_bytes, mebibytes
@@ -28,7 +29,10 @@ from pipelines.stages.tasks import ShardPlan, ShardReport
 from pipelines.store import writer as writing
 from pipelines.store.creation import is_made, make_or_reopen
 from pipelines.store.lock import StoreLock, locked
-from pipelines.store.records import Progress, Summary, other_revision, publish, stage_seconds, summarise
+from pipelines.store.progress import Progress, other_revision
+from pipelines.store.record_blocks import RecordBlock
+from pipelines.store.record_index import RECORDS, RecordIndex, record_stamps
+from pipelines.store.records import Summary, publish, stage_seconds, summary_of
 from pipelines.store.software import news
 from pipelines.store.verify import DAMAGED, damaged_records
 
@@ -48,6 +52,11 @@ class Run:
         self._stamps: dict[str, Stamp | None] = {}  # by clip id: source files' stamps before their first transcoding
         self.zarr = zarr_store(self.location, read_only=False)
         self.num_shards = schema.num_shards(len(dataset.clips), recipe.clips_per_shard)
+        self._index = RecordIndex(self.folders.work_dir, self.location)
+        self.progress = _read_progress(self, self._index)
+        self._given: dict[str, set[int]] = {}  # shards in progress, whose records are read when they are needed
+        self._published, self._index_is_old = False, self.progress.read_any
+        self.unclean = False  # a worker died, and may have left temporary files
 
     @cached_property
     def build(self) -> str:
@@ -74,29 +83,49 @@ class Run:
     def pending(self, stage: str) -> list[ShardPlan]:
         """The pending tasks of a stage: those without a record, or with one made from other inputs."""
         self.lock.check()
-        shards = Progress(self.zarr, self.recipe, self.num_shards, self.ids)
+        self._update()
         if stage == "transcode":
-            return [self._plan(stage, shard, ()) for shard in self._changed(shards)]
-        self._remember_sources(shards)
-        missing = {shard: shards.missing(stage, shard) for shard in range(self.num_shards)}
-        return [self._plan(stage, shard, views) for shard, views in missing.items() if views is not None]
+            plans = [self._plan(stage, shard, ()) for shard in self._changed()]
+        else:
+            missing = {shard: self.progress.missing(stage, shard) for shard in range(self.num_shards)}
+            plans = [self._plan(stage, shard, views) for shard, views in missing.items() if views is not None]
+        self._given.setdefault(stage, set()).update(plan.shard for plan in plans)
+        return plans
 
-    def _changed(self, shards: Progress) -> list[int]:
+    def _update(self) -> None:
+        """Read the records that tasks may have written since the last time."""
+        given, self._given = self._given, {}
+        for stage, shards in given.items():
+            if shards:
+                self.progress.read(sorted(shards), stage)
+                self._published, self._index_is_old = False, True
+        if "transcode" in given:
+            self._remember_sources(given["transcode"])
+
+    def _changed(self) -> list[int]:
         """The shards whose H.264 files were not made from the current source files."""
-        changed = shards.to_transcode(self.build, self.clips_of, self.sources.fingerprints)
+        changed = self.progress.to_transcode(self.build, self.clips_of, self.sources.fingerprints)
         self.sources.save()
-        for shard in set(changed) - set(shards.transcode):
+        for shard in set(changed) - self.progress.links("transcode").keys():
             for clip in self.clips_of(shard):
                 self._stamps.setdefault(clip.id, self.sources.stamp(clip.path))
         return changed
 
-    def _remember_sources(self, shards: Progress) -> None:
+    def read_again(self) -> None:
+        """Read all records of the shards in progress again, of which a task that failed may have removed some."""
+        given, self._given = self._given, {}
+        self.progress.read(sorted(set().union(*given.values())))
+        self._published, self._index_is_old = False, True
+
+    def _remember_sources(self, shards: Iterable[int]) -> None:
         """Add the source files of newly transcoded shards to the index, with the fingerprints in their records."""
-        for shard, record in shards.transcode.items():
-            for clip in self.clips_of(shard):
-                row, stamp = record.clips.get(clip.id), self._stamps.pop(clip.id, None)
-                if row and stamp:
-                    self.sources.remember(clip.path, stamp, row.source)
+        links = self.progress.links("transcode")
+        for shard in shards:
+            sources = links[shard].sources if shard in links else ()
+            for clip, source in zip(self.clips_of(shard), sources, strict=False):
+                stamp = self._stamps.pop(clip.id, None)
+                if source and stamp:
+                    self.sources.remember(clip.path, stamp, source)
         self.sources.save()
 
     def _plan(self, stage: str, shard: int, views: Sequence[str]) -> ShardPlan:
@@ -105,12 +134,18 @@ class Run:
 
     def summary(self) -> Summary:
         """The store's current progress."""
-        return summarise(self.location)
+        self._update()
+        return summary_of(self.progress, self.location)
 
     def publish(self) -> Summary:
-        """Write the tables from the records and return the store's progress."""
+        """Write the tables from the records, unless they are up to date, and return the store's progress."""
         self.lock.check()
-        publish(self.location)
+        self._update()
+        if not self._published:
+            publish(self.location, self.progress)
+            if self._index_is_old:
+                self._index.save(self.progress.by_path(), record_stamps(self.zarr))
+            self._published, self._index_is_old = True, False
         return self.summary()
 
     def add_seconds(self, reports: Sequence[ShardReport]) -> None:
@@ -123,7 +158,8 @@ class Run:
         seconds: dict[str, float] = defaultdict(float, stage_seconds(progress))
         for report in reports:
             seconds[report.stage] += report.seconds
-        writing.put_attributes(self.zarr, "progress", {"seconds": {key: round(seconds[key], 3) for key in seconds}})
+        rounded = {key: round(seconds[key], 3) for key in seconds}
+        writing.put_attributes(self.zarr, "progress", {**(progress or {}), "seconds": rounded})
 
 
 def about_store(options: Options, recipe: Recipe) -> list[str]:
@@ -165,21 +201,22 @@ def open_run(options: Options) -> Iterator[Run]:
         with locked(location) as lock:
             notices = about_store(options, recipe)
             make_or_reopen(location, dataset, recipe)
-            _sweep(location)
-            sweep(Path(folders.work_dir, H264))  # only subfolders of our own, as other programs may use the work folder
+            if lock.abandoned is not None:
+                _sweep(location, folders)
             run = Run(options, dataset, recipe, lock, notices)
+            lock.settled = True
             if isinstance(recipe.transcode, Encode):
                 register(folders.work_dir, location)
-            _forget_damaged(run)
-            _forget_cut_short(run)
-            if options.retry_quarantined:
-                _forget_quarantined(run)
             try:
                 yield run
             except BaseException:
                 with suppress(OSError, StoreError):  # may fail for the same reason, which is raised below
+                    run.read_again()
                     run.publish()
                 raise
+            finally:
+                if run.unclean:
+                    _sweep(location, folders)
             run.publish()
     except (StoreError, FfmpegError) as error:
         raise RunError(str(error)) from error
@@ -189,7 +226,7 @@ def open_run(options: Options) -> Iterator[Run]:
 
 def _refuse_links(location: str, folders: Folders) -> None:
     """Raise ``Linked`` if a subfolder that a run writes into is a symbolic link; store and work folder may be links."""
-    for name in (H264, STORES, LOGS, SOURCES):
+    for name in (H264, STORES, LOGS, SOURCES, RECORDS):
         refuse_links(Path(folders.work_dir), Path(folders.work_dir, name))
     if not is_url(location):
         for name in ("motion", "progress", "views"):
@@ -205,29 +242,39 @@ def _check_space(location: str, recipe: Recipe, clips: int) -> None:
         )
 
 
-def _sweep(location: str) -> None:
-    """Remove the temporary files that a killed run left in a local store; an object store has none."""
+def _sweep(location: str, folders: Folders) -> None:
+    """Remove the temporary files that a killed process left in the work folder and in a local store."""
+    sweep(Path(folders.work_dir, H264))  # only subfolders of our own, as other programs may use the work folder
     if not is_url(location):
         for path in unfinished(Path(location)):
             path.unlink(missing_ok=True)
 
 
-def _forget_damaged(run: Run) -> None:
-    """Remove the records that ``mocrop verify`` found wrong, so that their shards are processed again."""
-    for record in damaged_records(run.zarr):
-        writing.remove_attributes(run.zarr, record)
+def _read_progress(run: Run, index: RecordIndex) -> Progress:
+    """Read the records of a store that changed since the last run, and remove those that must be made again."""
+    for path in damaged_records(run.zarr):
+        writing.remove_attributes(run.zarr, path)
     writing.remove_attributes(run.zarr, DAMAGED)
+    wrong: list[Record[Any]] = []
+    power_failed = run.lock.abandoned is not None and not is_url(run.location)
+
+    def look(block: RecordBlock) -> None:
+        if power_failed:
+            wrong.extend(record for record in block if _is_cut_short(run.location, record))
+        if run.options.retry_quarantined:
+            wrong.extend(record for record in block if _quarantined_there(record))
+
+    known = {} if power_failed or run.options.retry_quarantined else index.load()
+    progress = Progress(run.zarr, run.recipe, run.ids, on_block=look, known=known)
+    for record in wrong:
+        writing.remove_attributes(run.zarr, record.path)
+    progress.read(sorted({record.shard for record in wrong}))
+    return progress
 
 
-def _forget_cut_short(run: Run) -> None:
-    """Remove the records of objects that are missing or have a wrong size after a power failure; local stores only."""
-    if is_url(run.location):
-        return
-    progress = Progress(run.zarr, run.recipe, run.num_shards, run.ids)
-    for shard in range(run.num_shards):
-        for record in progress.records_of(shard):
-            if any(_size(Path(run.location, key)) != size for key, size in record.sizes.items()):
-                writing.remove_attributes(run.zarr, record.path)
+def _is_cut_short(location: str, record: Record[Any]) -> bool:
+    """Return whether an object of a record is missing or has a wrong size, as after a power failure."""
+    return any(_size(Path(location, key)) != size for key, size in record.sizes.items())
 
 
 def _size(path: Path) -> int:
@@ -237,10 +284,6 @@ def _size(path: Path) -> int:
         return -1
 
 
-def _forget_quarantined(run: Run) -> None:
-    """Remove the records of the stages that quarantined clips, so that those stages are run again."""
-    progress = Progress(run.zarr, run.recipe, run.num_shards, run.ids)
-    for shard in range(run.num_shards):
-        for record in progress.records_of(shard):
-            if any(reason.startswith(f"{record.stage}: ") for reason in record.reasons.values()):
-                writing.remove_attributes(run.zarr, record.path)
+def _quarantined_there(record: Record[Any]) -> bool:
+    """Return whether the stage of a record quarantined a clip, so that it must run again."""
+    return any(reason.startswith(f"{record.stage}: ") for reason in record.reasons.values())

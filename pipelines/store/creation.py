@@ -24,7 +24,7 @@ from data_specs.stored import (
 )
 from pipelines.media.ffmpeg_binary import find_ffmpeg
 from pipelines.store import writer as writing
-from pipelines.store.records import other_revision
+from pipelines.store.progress import other_revision
 from pipelines.store.software import versions_here
 
 

@@ -15,7 +15,7 @@ from threading import Event, Thread
 
 from zarr.abc.store import Store as ZarrStore
 
-from data_specs.stored import Damaged, StoreError, parse_attributes, read_objects, shown, zarr_store
+from data_specs.stored import Attributes, Damaged, StoreError, parse_attributes, read_objects, shown, zarr_store
 from pipelines.store.writer import exchange, group_document
 
 LOCK = "progress/lock"
@@ -65,11 +65,18 @@ class Holder:
 
 @dataclass(slots=True)
 class StoreLock:
-    """A lock held by this process; call ``check`` before relying on it."""
+    """A lock held by this process; call ``check`` before relying on it.
+
+    ``abandoned`` is the lock of a dead process that was taken over, None if there was none: that process may have left
+    temporary files, and records of files that a power failure cut short. It is put back at the end, for the next run to
+    see, unless ``settled`` says that this was dealt with.
+    """
 
     location: str
     holder: Holder
     lost: Event = field(default_factory=Event)
+    abandoned: Attributes | None = None
+    settled: bool = False
 
     def check(self) -> None:
         """Raise ``StoreLocked`` if another run has taken over the lock because this one missed its heartbeats."""
@@ -98,7 +105,8 @@ def locked(location: str, doing: str = "written") -> Iterator[StoreLock]:
         finally:
             if not lock.lost.is_set():
                 with suppress(OSError, StoreError):  # a lock that stays behind is recognised as abandoned
-                    exchange(store, LOCK, group_document(asdict(lock.holder)), None)
+                    left = None if lock.settled else lock.abandoned
+                    exchange(store, LOCK, group_document(asdict(lock.holder)), left)
     finally:
         _HELD.discard(lock.holder.token)
 
@@ -118,6 +126,7 @@ def _take(store: ZarrStore, lock: StoreLock) -> None:
             )
         try:
             exchange(store, LOCK, document, asdict(lock.holder))
+            lock.abandoned = asdict(holder) if holder else {} if document is not None else None
             problem = None
         except StoreError as error:  # a failed request may have been carried out: read the lock again
             problem = error

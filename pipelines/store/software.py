@@ -10,9 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.metadata import version
-from typing import Any
 
-from data_specs.records import Record
 from data_specs.schema import STAGES
 
 _WRITING = ("mocrop", "numcodecs", "numpy", "zarr")
@@ -35,12 +33,12 @@ def versions_here(stage: str | None = None) -> Mapping[str, str]:
     return {name: version(name) for name in sorted(names)}
 
 
-def versions_of(records: Iterable[Record[Any]]) -> Versions:
-    """The versions that made a store's records."""
+def versions_of(made: Iterable[tuple[str, Mapping[str, str], int]]) -> Versions:
+    """The versions that made a store's records, from stages, versions by package, and numbers of records."""
     counts: dict[tuple[str, str], Counter[str]] = {}
-    for record in records:
-        for name, number in record.software.items():
-            counts.setdefault((record.stage, name), Counter())[number] += 1
+    for stage, software, records in made:
+        for name, number in software.items():
+            counts.setdefault((stage, name), Counter())[number] += records
     versions: Versions = {}
     for stage, name in sorted(counts, key=lambda key: (STAGES.index(key[0]), key[1])):
         versions.setdefault(stage, {})[name] = dict(sorted(counts[stage, name].items()))

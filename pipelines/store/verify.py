@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import lru_cache, partial
+from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
@@ -14,6 +18,7 @@ from zarr.abc.store import Store as ZarrStore
 from data_specs import schema
 from data_specs.chain import boxes_inputs, clips_inputs, motion_inputs, transcode_inputs
 from data_specs.records import BoxRow, CropRow, MotionRow, Record
+from data_specs.resources import usable_cores
 from data_specs.stored import (
     Damaged,
     Store,
@@ -22,15 +27,18 @@ from data_specs.stored import (
     attributes,
     hash_objects,
     open_store,
+    shown,
     zarr_store,
 )
 from pipelines.store.lock import StoreLock, StoreLocked, check_unlocked, locked
-from pipelines.store.records import Progress, expected_tables
+from pipelines.store.progress import Progress, other_revision
+from pipelines.store.record_blocks import BLOCK, RecordBlock
 from pipelines.store.software import as_attribute
 from pipelines.store.writer import put_attributes, stored_fingerprint, wrong_documents
 
 ROOT = "zarr.json"
 TOGETHER = 16  # objects read concurrently
+ALONE = 4  # blocks of shards from which on several processes check them, each of which takes a second to start
 _RECORD = re.compile(r"progress/(transcode|motion|(boxes|clips)/[A-Za-z0-9][A-Za-z0-9_.-]*)/\d+")
 DAMAGED = "progress/damaged"
 """Group whose attribute ``records`` lists the records that ``mocrop preprocess`` must recreate."""
@@ -88,23 +96,61 @@ def _faults(store: Store, on_record: Callable[[int, int], None] | None = None) -
     faults = _root_faults(store)
     doubtful = any(fault.where == ROOT for fault in faults)  # the recipe cannot be trusted
     if not any(fault.where == "id" for fault in faults):  # the checks below need the ids
-        progress = Progress.of(store, foreign=True)
-        faults += [Fault(path, "the record is damaged", path) for path in progress.damaged]
-        records = [record for shard in range(store.num_shards) for record in progress.records_of(shard)]
-        for number, record in enumerate(records, 1):
-            try:
-                if not doubtful:
-                    faults += _chain_faults(store, progress, record)
-                faults += _row_faults(store, progress, record)
-            except (LookupError, TypeError, ValueError) as error:
-                faults.append(Fault(record.path, f"its content is invalid: {error!r}", record.path))
-            faults += _object_faults(store, record)
-            if on_record:
-                on_record(number, len(records))
+        if problem := other_revision(store):
+            raise StoreError(problem)
+        checked = 0
+        done = 0
+        for of_block, records, shards in _checked(store, doubtful):
+            faults += of_block
+            checked, done = checked + records, done + shards
+            if on_record:  # of about as many in all as the shards so far let expect
+                on_record(checked, checked * store.num_shards // done)
+        progress = Progress(store.zarr, store.recipe, store.ids, foreign=True)
         faults += [fault for fault in _table_faults(store, progress) if not (doubtful and fault.where == "state")]
         if not doubtful and store.attrs["software"] != as_attribute(store.attrs["software"], progress.software):
             faults.append(Fault(ROOT, "its software versions do not match the records"))
     return faults
+
+
+def _checked(store: Store, doubtful: bool) -> Iterator[tuple[list[Fault], int, int]]:
+    """For some shards at a time their faults, the numbers of their records and of shards; by several processes if there
+    are many."""
+    blocks = [range(first, min(first + BLOCK, store.num_shards)) for first in range(0, store.num_shards, BLOCK)]
+    if len(blocks) < ALONE:
+        yield from (check_shards(store, range(shard, shard + 1), doubtful) for shard in range(store.num_shards))
+        return
+    with ProcessPoolExecutor(usable_cores(), mp_context=get_context("spawn")) as pool:
+        try:
+            yield from pool.map(partial(_check_apart, store.location, doubtful=doubtful), blocks)
+        except BrokenProcessPool:
+            raise StoreError(
+                f"store {shown(store.location)!r}: a process that verifies it was killed; run mocrop verify again"
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+_opened = lru_cache(maxsize=1)(open_store)
+
+
+def _check_apart(location: str, shards: range, doubtful: bool) -> tuple[list[Fault], int, int]:
+    return check_shards(_opened(location), shards, doubtful)
+
+
+def check_shards(store: Store, shards: range, doubtful: bool) -> tuple[list[Fault], int, int]:
+    """The faults of some shards, the numbers of records and of shards; if ``doubtful``, inputs are not checked."""
+    block = RecordBlock(store.zarr, store.recipe, shards)
+    faults = [Fault(path, "the record is damaged", path) for path in block.damaged]
+    records = [record for shard in shards for record in block.records_of(shard)]
+    for record in records:
+        try:
+            if not doubtful:
+                faults += _chain_faults(store, block, record)
+            faults += _row_faults(store, block, record)
+        except (LookupError, TypeError, ValueError) as error:
+            faults.append(Fault(record.path, f"its content is invalid: {error!r}", record.path))
+        faults += _object_faults(store, record)
+    return faults, len(records), len(shards)
 
 
 def _note(location: str, faults: list[Fault]) -> None:
@@ -147,41 +193,41 @@ def _root_faults(store: Store) -> list[Fault]:
     return faults + [Fault(key, "it is missing, damaged or does not follow from the recipe") for key in wrong]
 
 
-def _chain_faults(store: Store, progress: Progress, record: Record[Any]) -> Iterator[Fault]:
-    for path in _sources(progress, record):
-        if path in progress.damaged:  # already a fault; the inputs can be checked when it has been recreated
+def _chain_faults(store: Store, block: RecordBlock, record: Record[Any]) -> Iterator[Fault]:
+    for path in _sources(block, record):
+        if path in block.damaged:  # already a fault; the inputs can be checked when it has been recreated
             return
         yield Fault(path, f"the record is missing, but {record.path} was made from it", path)
         return
-    if record.inputs != _expected_inputs(store, progress, record):
+    if record.inputs != _expected_inputs(store, block, record):
         yield Fault(record.path, "its inputs differ from what is in the store now")
 
 
-def _sources(progress: Progress, record: Record[Any]) -> Iterator[str]:
+def _sources(block: RecordBlock, record: Record[Any]) -> Iterator[str]:
     """The paths of the records that this one was made from and that are missing or damaged."""
     shard = record.shard
     before: list[tuple[str, str | None, dict[int, Record[Any]]]] = []
     if record.stage == "motion":
-        before = [("transcode", None, progress.transcode)]
+        before = [("transcode", None, block.transcode)]
     elif record.stage == "boxes":
-        before = [("motion", None, progress.motion)]
+        before = [("motion", None, block.motion)]
     elif record.stage == "clips" and record.view is not None:
-        before = [("transcode", None, progress.transcode), ("motion", None, progress.motion)]
-        before.append(("boxes", record.view, progress.boxes[record.view]))
+        before = [("transcode", None, block.transcode), ("motion", None, block.motion)]
+        before.append(("boxes", record.view, block.boxes[record.view]))
     yield from (schema.progress_path(stage, view, shard) for stage, view, records in before if shard not in records)
 
 
-def _expected_inputs(store: Store, progress: Progress, record: Record[Any]) -> str:
+def _expected_inputs(store: Store, block: RecordBlock, record: Record[Any]) -> str:
     if record.stage == "transcode":
         return transcode_inputs(store.recipe, store.build, _shard_ids(store, record.shard))
     if record.stage == "motion":
-        return motion_inputs(progress.transcode[record.shard])
+        return motion_inputs(block.transcode[record.shard])
     assert record.view is not None
-    motion = progress.motion[record.shard]
+    motion = block.motion[record.shard]
     if record.stage == "boxes":
         return boxes_inputs(motion, store.recipe, store.recipe.view(record.view))
-    boxes = progress.boxes[record.view][record.shard]
-    return clips_inputs(progress.transcode[record.shard], motion, boxes, store.recipe)
+    boxes = block.boxes[record.view][record.shard]
+    return clips_inputs(block.transcode[record.shard], motion, boxes, store.recipe)
 
 
 def _shard_ids(store: Store, shard: int) -> list[str]:
@@ -202,12 +248,12 @@ def _object_faults(store: Store, record: Record[Any]) -> Iterator[Fault]:
                 yield Fault(key, "the object's bytes differ from those that were written", record.path)
 
 
-def _row_faults(store: Store, progress: Progress, record: Record[Any]) -> Iterator[Fault]:
+def _row_faults(store: Store, block: RecordBlock, record: Record[Any]) -> Iterator[Fault]:
     """Check that a record's clips are those of its shard, its boxes lie in their frames, and its counts agree."""
     if record.ids != set(_shard_ids(store, record.shard)):
         yield Fault(record.path, "its clips are not those of the shard", record.path)
         return
-    motion = progress.motion.get(record.shard)
+    motion = block.motion.get(record.shard)
     slots = store.recipe.frames.slots
     for id, row in record.clips.items():
         video = motion.clips.get(id) if motion else None
@@ -219,7 +265,7 @@ def _row_faults(store: Store, progress: Progress, record: Record[Any]) -> Iterat
             problem = f"{id}: invalid frame indices {list(row.frame_index)} for {video.frames} frames"
             yield Fault(record.path, problem, record.path)
     if record.stage == "motion":
-        yield from _frame_count_faults(progress, record)
+        yield from _frame_count_faults(block, record)
         yield from _vector_count_faults(store, record)
 
 
@@ -228,9 +274,9 @@ def _fit(indices: tuple[int, ...], frames: int, slots: int) -> bool:
     return 0 < len(indices) <= slots and indices[-1] < frames
 
 
-def _frame_count_faults(progress: Progress, record: Record[MotionRow]) -> Iterator[Fault]:
+def _frame_count_faults(block: RecordBlock, record: Record[MotionRow]) -> Iterator[Fault]:
     """Check that the clips have as many frames as were encoded, and that their key frames are among these."""
-    transcode = progress.transcode.get(record.shard)
+    transcode = block.transcode.get(record.shard)
     for id, row in record.clips.items():
         video = transcode.clips.get(id) if transcode else None
         if video and video.frames not in (None, row.frames):
@@ -254,7 +300,7 @@ def _vector_count_faults(store: Store, record: Record[MotionRow]) -> Iterator[Fa
 
 def _table_faults(store: Store, progress: Progress) -> Iterator[Fault]:
     try:
-        tables = expected_tables(store, progress)
+        tables = progress.tables()
     except (LookupError, TypeError, ValueError):  # invalid records, which are faults already
         return
     for path, expected in tables.items():

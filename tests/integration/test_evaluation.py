@@ -95,7 +95,7 @@ def test_a_box_that_moves_is_taken_in_each_frame() -> None:
     tables = tables_of(recipe, [LEFT])
     row = BoxRow(LEFT, 1.0, 1, BoxPath((0.0, 4.0), (Box(0, 0, 160, 240), Box(160, 0, 320, 240))))
     records = {"mocrop": {0: Record("boxes", "mocrop", 0, "", {"c/0": row}, {}, {})}}
-    boxes_of = stored_boxes(records, recipe, ["c/0"], tables)
+    boxes_of = stored_boxes(lambda view, shard: records[view][shard], recipe, ["c/0"], tables)
     assert boxes_of("mocrop", 0, np.array([9, 0, 2, 4, 0]))[:, 0].tolist() == [160, 0, 80, 160, 0]
     eased = [0, 25, 80, 135, 160]  # 3 t² − 2 t³ of 160 px
     walk = annotation(*((x, 0, 160, 240) for x in eased))
@@ -113,7 +113,7 @@ def test_each_clip_counts_the_same_overall_and_in_its_class() -> None:
     assert [(row["class"], row["clips"], row["kept"], row["mostly"]) for row in rows] == [
         (None, 2, 0.5, 0.5), ("A", 1, 1.0, 1.0), ("all", 1, 0.0, 0.0)
     ]  # fmt: skip
-    page = actor_coverage.as_json(found, np.array([0, 1]), {})
+    page = actor_coverage.as_json(found, np.array([0, 1]), {}, {0: 0, 1: 1})
     first = page["series"][0]
     assert (first["mean"], first["mostly"], first["clips"], first["classes"]) == (0.5, 0.5, [1, 0], [1, 0])
     assert [(one["name"], one["way"], one["of"]) for one in page["series"]] == [
@@ -222,7 +222,7 @@ def test_a_recipes_own_centre_view_needs_no_motion_view() -> None:
     recipe = Recipe(views=(FixedView(kind="centre", name="middle"),))
     found = measured(matched(annotation((0, 0, 40, 40))), recipe, tables_of(recipe, [LEFT]))
     assert [view.name for view in found.views] == ["middle"]
-    assert [one["name"] for one in actor_coverage.as_json(found, np.array([0]), {})["series"]] == ["middle"]
+    assert [one["name"] for one in actor_coverage.as_json(found, np.array([0]), {}, {0: 0})["series"]] == ["middle"]
 
 
 def test_what_boxes_keep_is_measured_for_every_preset_at_every_area() -> None:

@@ -47,6 +47,7 @@ from training.shards import FrameReader
 
 MOCROP = [sys.executable, "-c", "from pipelines.cli.app import main; main()"]
 TINY = {"name": "tiny", "shard_clips": 2, "transcode": {"preset": "ultrafast"}, "frames": {"slots": 2, "size": 16}}
+REQUESTS = 70  # of a shard of one view
 LARGE, FRAMES = 160 << 20, "views/mocrop/frames/c/0/0/0/0/0"  # more than a document may have, less than any object
 RAW = {**TINY, "name": "raw", "frames": {"slots": 2, "size": 16, "codec": {"name": "raw"}}}
 
@@ -322,6 +323,23 @@ def test_no_document_is_asked_for_or_written_in_vain(
         assert [(method, path, status) for method, path, status in proxy.answers if status >= 300] == []
 
 
+def test_a_shard_takes_few_requests_and_a_run_with_nothing_to_do_none(
+    s3: str, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: dict[str, list[int]] = {"first": [], "again": []}
+    with faulty(s3, lambda *_: "") as (address, proxy):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        for limit in (2, 6):
+            own = replace(options, store=options.store.replace(".zarr", f"{limit}.zarr"), limit=limit)
+            for numbers in counts.values():
+                proxy.answers.clear()
+                run_stages(own)
+                numbers.append(len(proxy.answers))
+    (few, many), again = counts["first"], counts["again"]
+    assert (many - few) / 2 <= REQUESTS
+    assert again[0] == again[1], "whatever the number of shards"
+
+
 @pytest.mark.soak
 def test_requests_that_fail_now_and_then_are_sent_again(
     s3: str, options: Options, local: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
@@ -591,8 +609,10 @@ def test_one_run_a_store_on_s3(s3: str, options: Options) -> None:
     code = f"import os; from pipelines.store.lock import locked\nwith locked({options.store!r}): os._exit(1)"
     subprocess.run([sys.executable, "-c", code], check=False, timeout=600)
     assert list(contents(s3, options.store)) == ["progress/lock/zarr.json"]
-    with locked(options.store), pytest.raises(StoreLocked), locked(options.store):
-        pass
+    with locked(options.store) as taken:
+        with pytest.raises(StoreLocked), locked(options.store):
+            pass
+        taken.settled = True
     assert contents(s3, options.store) == {}
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_specs.recipes import FullView, MotionView, Recipe
+from data_specs.recipes import FullView, MotionView, Recipe, load_recipe
 from data_specs.schema import State
 from data_specs.stored import StoreError, open_store
 from mocrop_core import VECTOR
@@ -214,7 +214,42 @@ def test_a_page_that_would_be_too_large_asks_for_all(
         write_report(str(ucf_store), tmp_path / "r.html")
     assert write_report(str(ucf_store), tmp_path / "r.html", clips=2).pictures == 2
     everything = write_report(str(ucf_store), tmp_path / "r.html", clips=1, everything=True)
+    assert everything.listed == everything.clips == 15
     assert (everything.pictures, everything.details) == (15, 1)
+
+
+def test_a_page_of_too_many_clips_lists_a_sample_counts_all_and_says_so(
+    ucf_store: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    annotations = data / "annotations" / "ucf101_24.json"
+    whole = report_of(ucf_store, tmp_path, clips=2, annotations=annotations)
+    recipe = load_recipe("smoke")
+    room = 2 * clip_cards.picture_bytes(recipe) + 8 * clip_cards.row_bytes(recipe)
+    monkeypatch.setattr("pipelines.report.page.LARGEST", room)
+    made = write_report(str(ucf_store), tmp_path / "r.html", clips=2, annotations=annotations)
+    assert 2 < made.listed < made.clips == 15
+    assert made.bytes < room + 200_000, "scripts and numbers of the whole"
+    part = document_of(tmp_path / "r.html")
+    assert part["notices"][0].startswith(f"The page lists {made.listed} of 15 clips")
+    places = [whole["rows"]["id"].index(id) for id in part["rows"]["id"]]
+    assert places == sorted(places)
+    for column in ("label", "split", "state", "frames"):
+        assert part["rows"][column] == [whole["rows"][column][place] for place in places]
+    for view, columns in part["boxes"].items():
+        assert columns["score"] == [whole["boxes"][view]["score"][place] for place in places]
+        assert columns["density"] is None or columns["density"] == [
+            whole["boxes"][view]["density"][place] for place in places
+        ]
+    for name in ("states", "splits", "views", "frames"):
+        assert part["head"][name] == whole["head"][name]
+    assert {part["rows"]["id"][int(place)] for place in part["details"]} == {
+        whole["rows"]["id"][int(place)] for place in whole["details"]
+    }
+    assert part["actors"]["count"] == whole["actors"]["count"] == len(whole["actors"]["rows"])
+    series, whole_series = part["actors"]["series"][0], whole["actors"]["series"][0]
+    kept = dict(zip(map(whole["rows"]["id"].__getitem__, whole["actors"]["rows"]), whole_series["clips"], strict=True))
+    assert series["clips"] == [kept[part["rows"]["id"][place]] for place in part["actors"]["rows"]]
+    assert series["mean"] == whole_series["mean"]
 
 
 def test_an_unfinished_store_shows_what_there_is(synth_data: Path, tmp_path: Path) -> None:

@@ -7,14 +7,16 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 
+from data_specs import schema
 from data_specs.recipes import Recipe, parse_recipe
 from data_specs.stored import open_store
 from pipelines.errors import RunError
@@ -24,7 +26,9 @@ from pipelines.runs.options import Options
 from pipelines.runs.run import open_run
 from pipelines.stages.shard_task import process_shard
 from pipelines.stages.tasks import STAGES
+from pipelines.store import record_blocks
 from pipelines.store.lock import StoreLocked, locked
+from pipelines.store.verify import verify
 from tests.conftest import run_stages
 from tests.integration.test_store import contents
 from tests.support.rewriting import rewrite
@@ -70,6 +74,54 @@ def test_a_second_run_does_nothing(options: Options) -> None:
     summary, done = run_stages(options)
     assert (summary.done, done) == (3, [])
     assert contents(Path(options.store)) == before
+
+
+def test_each_record_is_read_once_and_none_by_a_run_with_nothing_to_do(
+    options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[str] = []
+    read_records = record_blocks.read_records
+
+    def counted(store: Any, row_type: Any, view: str | None, shards: Sequence[int], *rest: Any) -> Any:
+        reads.extend(schema.progress_path(row_type.stage, view, shard) for shard in shards)
+        return read_records(store, row_type, view, shards, *rest)
+
+    monkeypatch.setattr(record_blocks, "read_records", counted)
+    run_stages(options)
+    assert len(reads) == len(set(reads)) == 2 * 6
+    reads.clear()
+    assert run_stages(options)[1] == []
+    assert reads == []
+    record = Path(options.store, "progress/clips/mocrop/00001/zarr.json")
+    rewrite(record, record.read_bytes())
+    assert run_stages(options)[1] == []
+    assert len(reads) == 6, "all records of a shard of which one has changed"
+
+
+def test_tables_are_written_when_they_are_out_of_date_or_damaged_only(options: Options) -> None:
+    run_stages(options)
+    table = Path(options.store, "views/mocrop/box/c/0/0")
+    written, content = table.stat().st_mtime_ns, table.read_bytes()
+    run_stages(options)
+    assert table.stat().st_mtime_ns == written
+    for damage in (content[:-1] + b"x", b"", None):
+        table.unlink() if damage is None else rewrite(table, damage)
+        run_stages(options)
+        assert table.read_bytes() == content
+
+
+def test_temporary_files_are_removed_after_a_run_that_was_killed(options: Options) -> None:
+    run_stages(options)
+    parts = [Path(options.store, "label/c/0.12.partial"), Path(f"{options.store}.work/h264/.12.part")]
+    for part in parts:
+        part.write_bytes(b"half")
+    run_stages(options)
+    assert all(part.exists() for part in parts), "nothing is searched after a run that ended"
+    kill = f"import os; from pipelines.store.lock import locked\nwith locked({options.store!r}): os._exit(1)"
+    subprocess.run([sys.executable, "-c", kill], check=False, timeout=600)
+    assert verify(options.store) == []
+    run_stages(options)
+    assert not any(part.exists() for part in parts)
 
 
 def test_automatic_shards_are_recorded_as_a_number_and_spread_few_clips(options: Options, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from mocrop_core import Box
 from pipelines.errors import RunError
 from pipelines.runs.options import Options
 from pipelines.store.lock import StoreLocked, locked
-from pipelines.store.records import Progress
+from pipelines.store.record_blocks import RecordBlock
 from pipelines.store.verify import Fault, _object_faults, verify
 from pipelines.store.writer import put_attributes, write_record
 from tests.conftest import run_stages
@@ -62,8 +62,7 @@ def where(options: Options) -> list[str]:
 
 def test_every_single_byte_of_a_chunk_counts(options: Options) -> None:
     store = open_store(options.store)
-    progress = Progress(store.zarr, store.recipe, store.num_shards)
-    record = progress.boxes["mocrop"][0]
+    record = RecordBlock(store.zarr, store.recipe, [0]).boxes["mocrop"][0]
     (key,) = record.objects
     path = Path(options.store, key)
     whole = path.read_bytes()
@@ -93,6 +92,18 @@ def test_a_flipped_byte_is_found_in_any_object_of_a_store(options: Options) -> N
             found = key == "zarr.json"
         assert found, f"byte {places[key]} of {key}"
         rewrite(Path(options.store, key), before[key])
+
+
+def test_several_processes_find_the_faults_that_one_finds(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    for file in ("views/mocrop/density/c/1/0/0", f"{BOXES}/zarr.json", "state/c/0"):
+        rewrite(Path(options.store, file), Path(options.store, file).read_bytes()[:-1] + b"?")
+    counts: list[tuple[int, int]] = []
+    alone = verify(options.store, lambda *count: counts.append(count))
+    assert counts[-1] == (29, 29)
+    assert len(alone) >= 3
+    monkeypatch.setattr("pipelines.store.verify.ALONE", 1)
+    monkeypatch.setattr("pipelines.store.verify.BLOCK", 1)
+    assert verify(options.store) == alone
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[1]", None])

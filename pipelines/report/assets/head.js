@@ -1,7 +1,7 @@
 // The head: a summary of the store in a sentence, in numbers, and as a map of its boxes.
 
 function showHead(view) {
-  const total = rows.id.length;
+  const total = Object.values(head.states).reduce((sum, count) => sum + count, 0);
   byId("title").textContent = head.store.replace(/\.zarr$/, "");
   byId("lead").replaceChildren(...leadOf(view));
   byId("made").replaceChildren(...madeWith());
@@ -36,7 +36,7 @@ function against(mine, centre) {
 
 function tilesOf(view, total) {
   const seconds = Object.values(head.seconds).reduce((sum, value) => sum + value, 0);
-  const used = new Set(rows.label).size;
+  const used = view.classes.length;
   const tile = (name, value, note) => h("div", {}, h("dt", {}, name), h("dd", {}, value, note && h("small", {}, note)));
   return [
     tile("Clips", whole(total), plural(used, "class", "classes")),

@@ -7,6 +7,7 @@ function meter(value, digits = 0, strong = false) {
   return h("span", { class: strong ? "meter strong" : "meter" }, h("span", {}, percent(value, digits)), h("span", { class: "track", "aria-hidden": "true" }, bar));
 }
 
+const listedOf = (listed, count) => (listed < count ? ` (${whole(listed)} listed)` : "");
 const clipLink = (row) => h("a", { href: `#clip/${encodeURIComponent(rows.id[row])}` }, rows.id[row]);
 
 const kindOf = (column) => (column.number ? "number" : column.wordy ? "wordy" : null);
@@ -76,7 +77,7 @@ function showActors() {
   const measure = (name, text) => h("label", { class: "check" }, h("input", { type: "radio", name: "measure", checked: name === "mean", onchange: () => measured.replaceChildren(...measuredTables(name, text)) }), ` ${text}`);
   measured.replaceChildren(...measuredTables("mean", MEASURES.mean));
   byId("actor-tables").replaceChildren(
-    h("p", { class: "quiet" }, `${plural(actors.rows.length, "clip")} with ${plural(actors.boxes.reduce((sum, count) => sum + count, 0), "actor box", "actor boxes")}. “Actor kept” is the share of an actor's box (one per actor and frame) inside the crop, averaged over a clip's boxes and then over clips. “≥ 90 % kept” is the share of actor boxes of which at least 90 % is inside. The rows centre, random and best have exactly the area of a view's box; best is found with the annotations and is an upper bound for one static box per clip. mocrop evaluate prints confidence intervals of the differences.`),
+    h("p", { class: "quiet" }, `${plural(actors.count, "clip")} with ${plural(actors.boxCount, "actor box", "actor boxes")}. “Actor kept” is the share of an actor's box (one per actor and frame) inside the crop, averaged over a clip's boxes and then over clips. “≥ 90 % kept” is the share of actor boxes of which at least 90 % is inside. The rows centre, random and best have exactly the area of a view's box; best is found with the annotations and is an upper bound for one static box per clip. mocrop evaluate prints confidence intervals of the differences.`),
     series,
     h("fieldset", { class: "switches", id: "measure" }, h("legend", {}, "By class and by clip"), Object.entries(MEASURES).map(([name, text]) => measure(name, text))),
     measured, ...mismatches());
@@ -95,7 +96,7 @@ function measuredTables(measure, text) {
       { name: "Clips", of: (item) => item[2], number: true },
       ...actors.series.map((one) => value(one, ofClasses)),
     ], actors.classes.map(([label, count], i) => [i, label, count]), { tall: actors.classes.length > 15 }),
-    table(`${text} by clip, worst first`, [
+    table(`${text} by clip, worst first${listedOf(actors.rows.length, actors.count)}`, [
       { name: "Clip", of: (item) => rows.id[item[1]], show: (item) => clipLink(item[1]) },
       { name: "Boxes", of: (item) => actors.boxes[item[0]], show: (item) => whole(actors.boxes[item[0]]), number: true },
       ...actors.series.map((one) => value(one, ofClips)),
@@ -121,16 +122,16 @@ function mismatches() {
     { name: "Annotated clip", of: (item) => item[0] },
     { name: "What does not match", of: (item) => item.slice(1).join("; "), wordy: true },
   ];
-  return [h("h3", {}, `${plural(actors.problems.length, "annotation")} that ${actors.problems.length === 1 ? "does" : "do"} not match`),
+  return [h("h3", {}, `${plural(actors.problemCount, "annotation")} that ${actors.problemCount === 1 ? "does" : "do"} not match${listedOf(actors.problems.length, actors.problemCount)}`),
     table("Annotations that do not match the store", columns, actors.problems, { tall: actors.problems.length > 15 })];
 }
 
 function showQuarantined() {
   const bad = Object.keys(rows.reason).map(Number);
-  if (!bad.length) return;
+  if (!head.states.quarantined) return;
   byId("quarantined").hidden = byId("to-quarantined").hidden = false;
   const part = (row, i) => { const at = rows.reason[row].indexOf(": "); return i ? rows.reason[row].slice(at + 2) : at < 0 ? "" : rows.reason[row].slice(0, at); };
-  byId("quarantine-table").replaceChildren(table(`${plural(bad.length, "clip")} left out, with reasons`, [
+  byId("quarantine-table").replaceChildren(table(`${plural(head.states.quarantined, "clip")} left out, with reasons${listedOf(bad.length, head.states.quarantined)}`, [
     { name: "Clip", of: (row) => rows.id[row], show: clipLink },
     { name: "Class", of: className },
     { name: "Stage", of: (row) => part(row, 0) },
@@ -142,7 +143,7 @@ function showNotes() {
   if (!head.notes.length) return;
   byId("notes").hidden = byId("to-notes").hidden = false;
   byId("note-tables").replaceChildren(...head.notes.map((note) => table(
-    `${plural(note.count, "clip")}: ${note.about}${note.count > note.clips.length ? ` (${note.clips.length} listed)` : ""}`, [
+    `${plural(note.count, "clip")}: ${note.about}${listedOf(note.clips.length, note.count)}`, [
       { name: "Clip", of: ([row]) => rows.id[row], show: ([row]) => clipLink(row) },
       { name: "Class", of: ([row]) => className(row) },
       { name: "Note", of: ([, text]) => text, wordy: true },
