@@ -36,8 +36,8 @@ def crop(
     size: Annotated[
         str | None,
         typer.Option(
-            help="Size of the output, px: width x height, such as 320x240, or one number for a square; even numbers. "
-            "(In Python, size is (height, width).) [default: the size of the box]",
+            help="Size of the output, px, to which the box is stretched: width x height, such as 320x240, or one "
+            "number for a square; even numbers. (In Python, size is (height, width).) [default: the size of the box]",
             metavar="WxH",
         ),
     ] = None,
