@@ -6,8 +6,9 @@ clip's; otherwise they are in px of the clip's frame. `data_specs.annotation_fil
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -96,6 +97,33 @@ def _scales(annotation: Annotation, frame_size: tuple[int, int]) -> tuple[float,
     """The factors that convert the annotation's px to the clip's, vertical and horizontal."""
     own = annotation.frame_size or frame_size
     return frame_size[0] / own[0], frame_size[1] / own[1]
+
+
+def of_windows(
+    annotations: Mapping[str, Annotation],
+    ids: Sequence[str],
+    videos: Sequence[str],
+    first_frames: npt.NDArray[Any],
+    num_frames: npt.NDArray[Any],
+) -> dict[str, Annotation]:
+    """The annotations with those of whole videos as annotations of the windows of them that a store has.
+
+    ``videos`` (n,) are the paths of the videos of clips that are windows, "" for whole videos; their annotations have
+    the path without its suffix as id. ``first_frames`` (n,) and ``num_frames`` (n,) are where the window is in it. The
+    boxes outside a window are none of it; a window without any, or with an annotation of its own, gets none from its
+    video.
+    """
+    names = [os.path.splitext(video)[0] for video in videos]
+    windows = [row for row, name in enumerate(names) if name in annotations and ids[row] not in annotations]
+    taken = {names[row] for row in windows} - set(ids)
+    found = {id: annotation for id, annotation in annotations.items() if id not in taken}
+    for row in windows:
+        whole = annotations[names[row]]
+        frame = whole.frame - int(first_frames[row])
+        inside = (frame >= 0) & (frame < int(num_frames[row]))
+        if inside.any():
+            found[ids[row]] = replace(whole, frame=frame[inside], xywh=whole.xywh[inside], num_frames=None)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

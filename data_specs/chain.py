@@ -13,17 +13,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from data_specs.clip_rows import Clip
 from data_specs.fingerprints import fingerprint
 from data_specs.recipes import Recipe, View, view_params
 
-REVISION = 2
+REVISION = 3
 """Raised when the same inputs give other bytes, or when records change. Stores of another revision are refused."""
 
 
-def transcode_inputs(recipe: Recipe, build: str, ids: Sequence[str]) -> str:
-    """What determines the H.264 files of a shard, except the source files, whose fingerprints are in the record."""
+def transcode_inputs(recipe: Recipe, build: str, clips: Sequence[Clip]) -> str:
+    """What determines the H.264 files of a shard, except the source files, whose fingerprints are in the record.
+
+    A window is identified by its video and its times, too.
+    """
     settings = recipe.model_dump(mode="json", include={"transcode", "max_missing"})
-    return fingerprint("transcode", REVISION, settings, build, list(ids))
+    known = [clip.id if clip.window is None else [clip.id, clip.video, clip.start, clip.end] for clip in clips]
+    return fingerprint("transcode", REVISION, settings, build, known)
 
 
 class Made(Protocol):

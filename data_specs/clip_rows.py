@@ -8,20 +8,23 @@ split lists ──┘
 from __future__ import annotations
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, PlainValidator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationInfo
 
 from data_specs.discovery import PassedOver
 from data_specs.names import DatasetError, NameIndex, printable
 from data_specs.schema import MAX_CLASSES, MAX_ID
 from data_specs.split_lists import NEITHER, NUM_SPLITS, TEST, TRAIN, VALIDATION, check_class_count
+from data_specs.windows import Window, check_seconds, seconds_text
 
 SHOWN_FAULTS = 5
+_DECIMAL = re.compile(r"[-+]?([0-9]{1,20}(\.[0-9]*)?|\.[0-9]+)")
 Part = Literal["", "train", "val", "test"]
 PART_CODES: dict[Part, int] = {"": NEITHER, "train": TRAIN, "test": TEST, "val": VALIDATION}
 Split = tuple[int, int, int]
@@ -29,17 +32,33 @@ Split = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """One video file of a data set.
+    """One clip of a data set: a video file, or a window of one.
 
     ``id`` is its path in the source folder without the suffix, or its id in the clip table, and always printable;
     ``path`` is relative to the source folder, with bytes that are not UTF-8 kept as surrogates; ``label`` is 0-based;
-    ``split`` holds one value per split 1, 2 and 3: 0 none, 1 train, 2 test, 3 validation.
+    ``split`` holds one value per split 1, 2 and 3: 0 none, 1 train, 2 test, 3 validation; clips with the same ``group``
+    come from one recording, "" if unknown. For a window, ``video`` is the path, printable, and ``start`` and ``end``
+    are its times in seconds; "" and None for a whole video.
     """
 
     id: str
     path: str
     label: int
     split: Split = (NEITHER, NEITHER, NEITHER)
+    group: str = ""
+    video: str = ""
+    start: float | None = None
+    end: float | None = None
+
+    @property
+    def window(self) -> Window | None:
+        """The part of the video that the clip is; None for all of it."""
+        return None if self.start is None or self.end is None else Window(self.start, self.end)
+
+
+def without_suffix(path: str) -> str:
+    """A path without its suffix, printable: the id of a clip that the clip table does not name."""
+    return printable(os.path.splitext(path)[0])
 
 
 def _checked_path(value: Any) -> str:
@@ -80,12 +99,35 @@ def _checked_label(value: str | int) -> str | int:
     return _checked_text(value)
 
 
+def _seconds(value: Any) -> float | None:
+    """A moment of a video; a cell of a CSV is text, and none if it is empty."""
+    if value in (None, ""):
+        return None
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not (is_number or (isinstance(value, str) and _DECIMAL.fullmatch(value))):
+        raise ValueError("give seconds, such as 12.5")
+    return check_seconds(float(value))
+
+
+def _after_start(end: float | None, info: ValidationInfo) -> float | None:
+    """``end``, which must come after ``start``, and both or neither be given."""
+    if "start" not in info.data:  # it is wrong by itself
+        return end
+    start = info.data["start"]
+    if (start is None) != (end is None):
+        raise ValueError(f"a window has a start and an end; give {'start' if start is None else 'end'}, too")
+    if start is not None and end is not None and not start < end:
+        raise ValueError(f"the window starts at {seconds_text(start)} s; give a later end")
+    return end
+
+
 class Row(BaseModel):
     """One clip as listed, before the rows are compared with each other.
 
     ``path`` is relative to the source folder; ``label`` is a class name or a 0-based index into the class names; an
-    empty ``id`` means the path without its suffix; ``part``, ``part2`` and ``part3`` are the clip's parts in the splits
-    1, 2 and 3; clips with the same ``group`` come from one recording.
+    empty ``id`` means the path without its suffix, and for a window also its times; ``part``, ``part2`` and ``part3``
+    are the clip's parts in the splits 1, 2 and 3; clips with the same ``group`` come from one recording; ``start`` and
+    ``end`` make the clip a window of the video, in seconds.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
@@ -97,6 +139,20 @@ class Row(BaseModel):
     part2: Part = ""
     part3: Part = ""
     group: Annotated[str, AfterValidator(_checked_text)] = ""
+    start: Annotated[float | None, PlainValidator(_seconds)] = None
+    end: Annotated[float | None, PlainValidator(_seconds), AfterValidator(_after_start)] = Field(
+        None, validate_default=True
+    )
+
+    @property
+    def window(self) -> Window | None:
+        """The part of the video that the clip is; None for all of it."""
+        return None if self.start is None or self.end is None else Window(self.start, self.end)
+
+    @property
+    def recording(self) -> str:
+        """The clip's group; windows without one belong to their video; "" if unknown."""
+        return self.group or ("" if self.window is None else without_suffix(self.path))
 
     @property
     def parts(self) -> tuple[Part, Part, Part]:
@@ -105,8 +161,9 @@ class Row(BaseModel):
 
     @property
     def name(self) -> str:
-        """The id of the clip: the given one, or the path without the suffix."""
-        return self.id or printable(os.path.splitext(self.path)[0])
+        """The id of the clip: the given one, or the path without the suffix, followed by the times of a window."""
+        window = self.window
+        return self.id or without_suffix(self.path) + ("" if window is None else f"_{window.name}")
 
 
 COLUMNS = tuple(Row.model_fields)
@@ -175,7 +232,7 @@ def clips_of(listing: Listing, faults: Faults) -> tuple[tuple[str, ...], tuple[C
     ``faults`` holds the faults found so far. Raises a one-line ``DatasetError`` for duplicate ids and paths, groups on
     both sides of a split, labels missing from the class names, and more classes than a store supports.
     """
-    _check_unique([row.path for row in listing.rows], "path", listing, faults)
+    _check_unique_videos(listing, faults)
     check_unique_ids(listing, faults)
     _check_groups(listing, faults)
     names = listing.class_names or tuple(sorted({str(row.label) for row in listing.rows}))
@@ -183,16 +240,29 @@ def clips_of(listing: Listing, faults: Faults) -> tuple[tuple[str, ...], tuple[C
     faults.check()
     check_class_count(len(names), listing.what)
     clips = (
-        Clip(row.name, row.path, labels[row.label], _split(row))
-        for position, row in enumerate(listing.rows)
-        if position not in listing.missing
+        _clip(row, labels[row.label]) for position, row in enumerate(listing.rows) if position not in listing.missing
     )
     return names, tuple(sorted(clips, key=lambda clip: clip.id))
+
+
+def _clip(row: Row, label: int) -> Clip:
+    video = "" if row.window is None else printable(row.path)
+    return Clip(row.name, row.path, label, _split(row), row.recording, video, row.start, row.end)
 
 
 def _split(row: Row) -> Split:
     first, second, third = (PART_CODES[part] for part in row.parts)
     return first, second, third
+
+
+def _check_unique_videos(listing: Listing, faults: Faults) -> None:
+    """Add a fault for each two rows of one path that are not different windows of it."""
+    windows = [row.window for row in listing.rows]
+    videos = [
+        row.path if window is None else f"{row.path} from {window}"
+        for row, window in zip(listing.rows, windows, strict=True)
+    ]
+    _check_unique(videos, "path", listing, faults)
 
 
 def _check_unique(values: Iterable[str], what: str, listing: Listing, faults: Faults) -> None:
@@ -220,13 +290,13 @@ def _check_groups(listing: Listing, faults: Faults) -> None:
     for index in range(NUM_SPLITS):
         seen: dict[str, int] = {}
         for position, row in enumerate(listing.rows):
-            part = row.parts[index]
-            if not row.group or not part:
+            part, group = row.parts[index], row.recording
+            if not group or not part:
                 continue
-            other = seen.setdefault(row.group, position)
+            other = seen.setdefault(group, position)
             if (first := listing.rows[other].parts[index]) != part:
                 faults.add(
-                    f"group {row.group!r} is in {part} of split {index + 1} here and in {first} in "
+                    f"group {group!r} is in {part} of split {index + 1} here and in {first} in "
                     f"{listing.place(other)}; clips of one recording belong on one side",
                     listing.line(position),
                 )

@@ -1,6 +1,7 @@
 """Clip tables: data sets with labels and splits as CSV or JSON Lines in UTF-8, one clip per row.
 
-``path`` and ``label`` are required; ``id``, ``part``, ``part2``, ``part3`` and ``group`` may be missing or empty.
+``path`` and ``label`` are required; ``id``, ``part``, ``part2``, ``part3``, ``group``, ``start`` and ``end`` may be
+missing or empty.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from data_specs.discovery import EXAMPLES, PassedOver, every_video
 from data_specs.documents import parse_json
 from data_specs.names import DatasetError, NameIndex, printable
 from data_specs.split_lists import CLASS_INDEX, check_class_count, numbered_lines, read_class_index
+from data_specs.windows import seconds_text
 
-WINDOW = ("start", "end")
 _MOST_CHARACTERS = 1 << 20  # in a line of JSON Lines
 _NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?")
 _WHOLE = re.compile(r"[-+]?[0-9]{1,9}")
@@ -108,8 +109,6 @@ class _Reading:
 
     def add(self, line: int, cells: dict[str, Any]) -> None:
         """Check the cells of one row and add it."""
-        if any(cells.pop(name, "") not in ("", None) for name in WINDOW):
-            self.faults.add("windows of videos (columns start and end) are not supported yet; leave them empty", line)
         for name in cells.keys() - set(COLUMNS):
             self.unused.setdefault(name)
         known = {name: cells[name] for name in COLUMNS if cells.get(name) is not None}
@@ -184,6 +183,8 @@ def _fault(error: ErrorDetails) -> str:
     column = error["loc"][0]
     if error["type"] == "missing":
         return f"no {column}"
+    if error["input"] is None and error["type"] == "value_error":
+        return f"no {column}: {error['ctx']['error']}"
     reason = str(error["ctx"]["error"]) if error["type"] == "value_error" else _REASONS.get(error["type"], error["msg"])
     return f"{column} {printable(str(error['input']))[:80]!r}: {reason}"
 
@@ -311,12 +312,19 @@ def table_lines(rows: Sequence[Row], *, json_lines: bool) -> Iterator[str]:
 
     Bytes of a path that are not UTF-8 are surrogates, as `read_clip_table` expects.
     """
-    used = [name for name in COLUMNS if name in ("path", "label") or any(getattr(row, name) for row in rows)]
+    empty = ("", None)
+    used = [
+        name for name in COLUMNS if name in ("path", "label") or any(getattr(row, name) not in empty for row in rows)
+    ]
     if json_lines:
         for row in rows:
-            yield json.dumps({name: getattr(row, name) for name in used if getattr(row, name) != ""})
+            yield json.dumps({name: getattr(row, name) for name in used if getattr(row, name) not in empty})
         return
-    for cells in (used, *([getattr(row, name) for name in used] for row in rows)):
+    for cells in (list[object](used), *([_cell(getattr(row, name)) for name in used] for row in rows)):
         line = io.StringIO()
         csv.writer(line, lineterminator="").writerow(cells)
         yield line.getvalue()
+
+
+def _cell(value: object) -> object:
+    return seconds_text(value) if isinstance(value, float) else value

@@ -98,7 +98,7 @@ class TranscodeRow:
     """The source file of a clip (its fingerprint and size in bytes) and, unless it is kept, its H.264 file.
 
     frames: decoded from the source file; missing: frames that could not be decoded; notes: one line for each kind of
-    `schema.NOTES` that occurs.
+    `schema.NOTES` that occurs; first_frame: the number of a window's first frame in the source file.
     """
 
     stage: ClassVar[str] = "transcode"
@@ -110,6 +110,7 @@ class TranscodeRow:
     frames: _Count | None = None
     missing: _Count = 0
     notes: _Notes = field(default_factory=dict)
+    first_frame: _Count = 0
 
 
 @with_config(_CLOSED)
@@ -117,8 +118,8 @@ class TranscodeRow:
 class MotionRow:
     """What the decoding of a clip's H.264 file gave: frames, height and width in px, key frames, number of vectors.
 
-    picture: the part of the frame inside black bars, None in records from before texture was stored; missing, notes:
-    as in `TranscodeRow`.
+    picture: the part of the frame inside black bars, None in records from before texture was stored; missing, notes,
+    first_frame: as in `TranscodeRow`.
     """
 
     stage: ClassVar[str] = "motion"
@@ -130,6 +131,7 @@ class MotionRow:
     picture: _Box | None = None
     missing: _Count = 0
     notes: _Notes = field(default_factory=dict)
+    first_frame: _Count = 0
 
 
 @with_config(_CLOSED)

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
+from data_specs.windows import MOST_SECONDS
 from mocrop_core.vectors import PACKED
 
 FORMAT = 1
@@ -55,6 +56,8 @@ RANGES: dict[str, tuple[int, int]] = {
     "state": (0, 2),
     "num_frames": (0, MAX_FRAMES),
     "frame_size": (0, MAX_SIDE),
+    "window": (0, MOST_SECONDS),
+    "first_frame": (0, MAX_FRAMES),
     "box": (0, MAX_SIDE),
     "frame_box": (0, MAX_SIDE),
     "score": (0, 1),
@@ -105,6 +108,22 @@ def tables(clips: int) -> list[ArraySpec]:
         ("reason", "string", (), "", "why it is quarantined, as '<stage>: <what>'"),
         ("num_frames", "int32", (), 0, "frames decoded from the H.264 file"),
         ("frame_size", "int32", (("hw", 2),), 0, "height and width of a frame, px"),
+        ("group", "string", (), "", "recording that the clip is cut from; empty if unknown"),
+        (
+            "video",
+            "string",
+            (),
+            "",
+            "path of the video that the clip is a window of; empty if it is whole",
+        ),
+        (
+            "window",
+            "float64",
+            (("start_end", 2),),
+            float("nan"),
+            "start and end in that video, s; NaN if the clip is whole",
+        ),
+        ("first_frame", "int32", (), 0, "frame of the source video that is frame 0 of the clip"),
     ]
     return [_table(name, dtype, clips, inner, fill, about) for name, dtype, inner, fill, about in rows]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ from zarr.abc.store import Store as ZarrStore
 
 from data_specs import schema
 from data_specs.arrays import open_array, stored_length
+from data_specs.clip_rows import Clip
 from data_specs.locations import Damaged as Damaged
 from data_specs.locations import NoStore as NoStore
 from data_specs.locations import StoreError as StoreError
@@ -132,6 +134,29 @@ class Store:
             if len(set(ids)) != len(ids):
                 raise ValueError("an id occurs more than once")
         return ids
+
+    @cached_property
+    def windows(self) -> list[tuple[str, float, float] | None]:
+        """The video, start and end (s) of each clip that is a window of a video; None for whole videos."""
+        videos, windows = self.table("video"), self.table("window")
+        with reading(f"window in the store {shown(self.location)!r}"):
+            whole = np.isnan(windows)
+            if (whole[:, 0] != whole[:, 1]).any() or (whole[:, 0] != (videos == "")).any():
+                raise ValueError("a window has no video, or no end")
+            if (windows[:, 0] >= windows[:, 1]).any():
+                raise ValueError("a window does not end after it starts")
+        return [
+            None if none else (str(video), *times)
+            for none, video, times in zip(whole[:, 0], videos, windows.tolist(), strict=True)
+        ]
+
+    def clips(self, rows: Iterable[int]) -> list[Clip]:
+        """The clips of some rows as far as their H.264 files depend on them: without path, label, split and group."""
+        return [
+            Clip(self.ids[row], "", -1, video=video, start=start, end=end)
+            for row in rows
+            for video, start, end in [self.windows[row] or ("", None, None)]
+        ]
 
     @property
     def views(self) -> list[str]:

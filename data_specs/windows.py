@@ -55,7 +55,7 @@ def check_seconds(value: float) -> float:
     """The moment, in seconds from 0; ``ValueError`` for any other number."""
     if not (math.isfinite(value) and 0 <= value <= MOST_SECONDS):
         raise ValueError(f"give seconds from 0 to {MOST_SECONDS}")
-    return round(float(value), _DIGITS)
+    return round(float(value), _DIGITS) + 0.0  # no negative zero
 
 
 def seconds_text(seconds: float) -> str:

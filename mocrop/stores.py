@@ -66,6 +66,37 @@ class Store:
         """
         return np.asarray(self._table("state") == schema.State.DONE)
 
+    @property
+    def groups(self) -> list[str]:
+        """The group of each clip in the clip table: the recording that it is cut from; "" if unknown.
+
+        >>> set(mocrop.open_store("videos.zarr").groups)
+        {''}
+        """
+        return [str(group) for group in self._table("group")]
+
+    @property
+    def videos(self) -> list[str]:
+        """For each clip that is a window of a video, the video's path in the source folder; else ""."""
+        return [str(video) for video in self._table("video")]
+
+    @property
+    def windows(self) -> npt.NDArray[np.float64]:
+        """The start and the end of each clip in its video: float64 (clips, 2), seconds; NaN for whole videos.
+
+        >>> mocrop.open_store("videos.zarr").windows[0]
+        array([nan, nan])
+        """
+        return self._table("window")
+
+    @property
+    def first_frames(self) -> npt.NDArray[np.int32]:
+        """The frame of the source video that is frame 0 of each clip: int32 (clips,); 0 for whole videos.
+
+        Frame numbers in the store, as in ``frame_index``, count from the first frame of the clip.
+        """
+        return self._table("first_frame")
+
     def row(self, id: str) -> int:
         """The row of the clip with the given id.
 

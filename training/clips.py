@@ -29,6 +29,7 @@ class Clips:
 
     ``rows``, ``labels`` and ``frames`` are int64 (n,): the row in the store, the 0-based label, and the number of
     cached frames, >= 1, which fill the first slots. ``box_sizes`` is int64 (n, 2): width and height of the box, px.
+    ``groups`` has the recording that each clip is cut from, "" if unknown.
     ``size`` is the side of a cached frame, px. ``part`` "all" (with split 0) means all finished clips.
     """
 
@@ -43,6 +44,7 @@ class Clips:
     box_sizes: npt.NDArray[np.int64]
     class_names: tuple[str, ...]
     size: int
+    groups: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -113,6 +115,7 @@ def _clips_of(store: Store, where: str, cached: View, split: int, part: Part, ro
         box_sizes=np.stack([x1 - x0, y1 - y0], axis=1),
         class_names=tuple(store.class_names),
         size=store.recipe.frames.size,
+        groups=tuple(map(str, store.table("group")[rows])),
     )
 
 
@@ -144,11 +147,12 @@ def _other_splits(store: Store, part: Part) -> str:
 
 
 def _check_groups(store: Store, lists: npt.NDArray[np.uint8], split: int, other: Part, where: str) -> None:
-    """Check that no group (``v_Class_gNN``), cut from one video, is in both train and the other list."""
+    """Check that no group, the store's or ``v_Class_gNN`` of UCF-101, is in both train and the other list."""
     sides: dict[int, set[str]] = {TRAIN: set(), CODES[other]: set()}
-    for id, side in zip(store.ids, lists.tolist(), strict=True):
-        if side in sides and (group := UCF_GROUP.match(id)):
-            sides[side].add(group[1])
+    for id, group, side in zip(store.ids, store.table("group").tolist(), lists.tolist(), strict=True):
+        match = UCF_GROUP.match(id)
+        if side in sides and (name := group or (match[1] if match else "")):
+            sides[side].add(name)
     if shared := sorted(sides[TRAIN] & sides[CODES[other]]):
         raise StoreError(
             f"{where}: train and {other} of split {split} share {len(shared)} groups of clips ({shared[0]!r} first); "

@@ -65,3 +65,17 @@ def groups_of_ucf(ids: Sequence[str]) -> list[str] | None:
     """The groups in clip names of the form of UCF-101 (``v_Class_gNN_cNN``); None unless all names have this form."""
     found = [UCF_GROUP.match(id) for id in ids]
     return [match[1] for match in found if match] if all(found) else None
+
+
+def groups_of_store(ids: Sequence[str], groups: Sequence[str]) -> tuple[list[str], str] | None:
+    """The groups that a store has, from the column ``group`` of its clip table, and what they are; None for none.
+
+    A clip without one is a group of its own.
+    """
+    alone = sum(not group for group in groups)
+    if alone == len(groups):
+        return None
+    about = (
+        f"groups of the store; clips without one are groups of their own: {alone}" if alone else "groups of the store"
+    )
+    return [f"group {group}" if group else f"clip {id}" for id, group in zip(ids, groups, strict=True)], about

@@ -44,7 +44,7 @@ from training.probe_table import FUSED, MOTION, RGB, Key
 
 EXAMPLES = """examples:
   the store's split 1      python -m training.probe --store ucf101.zarr
-  folds by group           python -m training.probe --store fights.zarr --folds 10 --groups fights.csv
+  folds by group           python -m training.probe --store fights.zarr --folds 10
   one person out           python -m training.probe --store weizmann.zarr --folds 9 --group-by '/([a-z]+)_'
   with the motion stream   python -m training.probe --store weizmann.zarr --folds 9 --group-by '/([a-z]+)_' \\
                              --stream rgb motion
@@ -99,7 +99,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--group-by",
         metavar="REGEX",
-        help="regular expression; the match of its parentheses in a clip's id is the clip's group",
+        help="regular expression; the match of its parentheses in a clip's id is the clip's group; default: the "
+        "store's groups, else UCF-101's",
     )
     add_stream_flags(
         p,

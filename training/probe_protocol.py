@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from training.clips import Clips
-from training.groups import groups_by_pattern, groups_of_file, groups_of_ucf
+from training.groups import groups_by_pattern, groups_of_file, groups_of_store, groups_of_ucf
 from training.linear_head import Ints, Sides, folds_of
 from training.options import Refused
 
@@ -76,14 +76,14 @@ def protocol_of_folds(
 ) -> Protocol:
     """Folds of all clips, disjoint by group, in several shuffles; a single one if each group is a fold.
 
-    Groups come from ``pattern`` in ids, from the CSV ``file``, or from names in the form of UCF-101. `Refused` if
-    groups are not defined, or there are fewer groups than folds.
+    Groups come from ``pattern`` in ids or from the CSV ``file``; by default from the store, else from names in the form
+    of UCF-101. `Refused` if groups are not defined, or there are fewer groups than folds.
     """
     found = _groups(clips, pattern, file)
     if found is None:
         raise Refused(
-            f"--folds {folds}: the groups of clips are unknown; give --groups FILE or --group-by REGEX "
-            "('.+' makes each clip a group of its own)"
+            f"--folds {folds}: the groups of clips are unknown, and the store has none; give --groups FILE or "
+            "--group-by REGEX ('.+' makes each clip a group of its own)"
         )
     groups, grouped_by = found
     one_out = folds == len(np.unique(groups))
@@ -104,6 +104,8 @@ def _groups(clips: Clips, pattern: str | None, file: str | None) -> tuple[Ints, 
         names, grouped_by = groups_by_pattern(clips.ids, pattern), f"--group-by {pattern}"
     elif file is not None:
         names, grouped_by = groups_of_file(clips.ids, file), "--groups"
+    elif found := groups_of_store(clips.ids, clips.groups):
+        names, grouped_by = found
     else:
         names, grouped_by = groups_of_ucf(clips.ids), "names of UCF-101"
     if names is None:

@@ -110,17 +110,37 @@ def index(
         bool,
         typer.Option("--val-as-test", help="Use the validation part for testing, as is usual for Kinetics and SSv2."),
     ] = False,
+    windows: Annotated[
+        float | None,
+        typer.Option(help="Cut each video into windows of this many seconds, for untrimmed videos.", metavar="SECONDS"),
+    ] = None,
+    stride: Annotated[
+        float | None,
+        typer.Option(help="Seconds from one window's start to the next one's [default: --windows].", metavar="SECONDS"),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing table.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Make a clip table from lists or folders. Recognises those of public data sets, and compares the counts."""
     from pipelines.acquire.index import write_index
+    from pipelines.cli.progress_bars import count_progress
 
-    written = write_index(source, out, format, lists, val_as_test=val_as_test, overwrite=overwrite)
+    with count_progress("index", "videos") as show:
+        written = write_index(
+            source,
+            out,
+            format,
+            lists,
+            val_as_test=val_as_test,
+            overwrite=overwrite,
+            windows=windows,
+            stride=stride,
+            on_video=show,
+        )
     if as_json:
         print_json(written.as_json())
         return
-    for line in written.index.lines():
+    for line in written.lines():
         say(line)
     say(f"written   {written.table} and {written.class_names}")
     say(f"next: mocrop plan --source {source} --clips {written.table} --class-names {written.class_names} --store …")

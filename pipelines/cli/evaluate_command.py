@@ -40,7 +40,8 @@ def evaluate(
         str | None,
         typer.Option(
             help="Regular expression that finds the group in a clip's id (the whole match, or its parentheses); the "
-            "bootstrap for the intervals resamples groups [default: UCF-101's v_CLASS_gNN, else each clip].",
+            "bootstrap for the intervals resamples groups [default: the clip table's groups, else UCF-101's "
+            "v_CLASS_gNN, else each clip].",
             metavar="REGEX",
         ),
     ] = None,

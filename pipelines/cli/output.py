@@ -22,7 +22,7 @@ def print_summary(summary: Any, as_json: bool, more: dict[str, Any] | None = Non
     if as_json:
         print_json(summary.as_json() | (more or {}))
         return
-    say(f"{summary.store}: {summary.clips} clips, {summary.done} done, {summary.pending} pending, "
+    say(f"{summary.store}: {summary.what}, {summary.done} done, {summary.pending} pending, "
           f"{len(summary.quarantined)} quarantined")  # fmt: skip
     for stage, (done, total) in summary.stages.items():
         say(f"  {stage:<10} {done} of {total} {'shard' if total == 1 else 'shards'}")

@@ -25,11 +25,12 @@ Row = dict[str, Any]
 def box_rows(store: Store, view: str | None = None, clip: str | None = None, by_frame: bool = False) -> list[Row]:
     """One row per clip and view: the box in px, its share of the frame's area, the score (None if there is none).
 
-    All views and clips, or only the given ones. ``by_frame`` gives one row per cached frame, with its number and box,
-    which differs between frames if the view's box moves. Raises ``StoreError`` for an unknown view or clip.
+    All views and clips, or only the given ones. ``by_frame`` gives one row per cached frame, with its number in the
+    clip, its number in the source video, and its box, which differs between frames if the view's box moves. Raises
+    ``StoreError`` for an unknown view or clip.
     """
     rows = range(len(store.ids)) if clip is None else [store.row(clip)]
-    states, sizes = store.table("state"), store.table("frame_size")
+    states, sizes, first_frames = (store.table(table) for table in ("state", "frame_size", "first_frame"))
     found = []
     for name in store.views if view is None else [view]:
         one = store.view(name)
@@ -46,7 +47,7 @@ def box_rows(store: Store, view: str | None = None, clip: str | None = None, by_
                         "id": store.ids[row],
                         "view": name,
                         "state": State(int(states[row])).name.lower(),
-                        **({"frame": int(numbers[row, slot])} if by_frame else {}),
+                        **(_frame_numbers(numbers[row, slot], first_frames[row]) if by_frame else {}),
                         "x0": x0,
                         "y0": y0,
                         "x1": x1,
@@ -59,6 +60,11 @@ def box_rows(store: Store, view: str | None = None, clip: str | None = None, by_
                     }
                 )
     return found
+
+
+def _frame_numbers(frame: int, first: int) -> Row:
+    """The number of a frame in the clip, and in the source video."""
+    return {"frame": int(frame), "video_frame": int(first + frame)}
 
 
 def print_table(rows: Sequence[Row]) -> None:

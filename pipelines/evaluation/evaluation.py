@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from data_specs.annotation_files import read_annotations
-from data_specs.annotations import AnnotationError, match
+from data_specs.annotations import AnnotationError, match, of_windows
 from data_specs.locations import shown
 from data_specs.stored import StoreError, open_store
 from mocrop_core.bootstrap import LEVELS, RESAMPLES, SEED, intervals, resampled_means
@@ -68,6 +68,7 @@ def evaluate(
         raise StoreError(str(error)) from None
     records = block_reader(store)
     tables = {"label": store.table("label"), **Progress.of(store).tables()}
+    known = of_windows(known, store.ids, store.table("video").tolist(), tables["first_frame"], tables["num_frames"])
     matched = match(known, store.ids, tables["num_frames"], tables["frame_size"])
     boxes_of = stored_boxes(lambda view, shard: records(shard).boxes[view][shard], store.recipe, store.ids, tables)
     found = coverage(matched, store.recipe, tables, boxes_of, on_clip)
@@ -79,7 +80,7 @@ def evaluate(
             f"none of the {len(known)} annotated clips of {str(annotations)!r} can be evaluated in "
             f"{shown(location)!r}{why}. An id of that store is {store.ids[0]!r}"
         )
-    groups = groups_of([store.ids[row] for row in found.rows], group_by)
+    groups = groups_of([store.ids[row] for row in found.rows], group_by, store.table("group")[found.rows].tolist())
     labels = [int(tables["label"][row]) for row in found.rows]
     return Evaluation(
         shown(location),

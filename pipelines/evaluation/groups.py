@@ -21,12 +21,16 @@ class Groups:
     alone: int
 
 
-def groups_of(ids: Sequence[str], pattern: str | None) -> Groups:
+def groups_of(ids: Sequence[str], pattern: str | None, stored: Sequence[str] = ()) -> Groups:
     """The groups of clips: the match of ``pattern`` in their ids, or the contents of its parentheses.
 
-    The default pattern is `UCF101` if it matches any clip; else each clip is a group of its own, as is every clip
-    without a match. ``StoreError`` for an invalid pattern, or one that matches no clip.
+    By default the groups are the ``stored`` ones, from the clip table, if any clip has one; else the matches of
+    `UCF101` if it matches any clip; else each clip is a group of its own. A clip without a match or a stored group is
+    always a group of its own. ``StoreError`` for an invalid pattern, or one that matches no clip.
     """
+    if pattern is None and any(stored):
+        names = [f"group {group}" if group else f"clip {id}" for id, group in zip(ids, stored, strict=True)]
+        return _with_lonely(names, "by the groups of the clip table", sum(not group for group in stored))
     try:
         wanted = re.compile(UCF101 if pattern is None else pattern)
     except re.error as error:
@@ -41,9 +45,11 @@ def groups_of(ids: Sequence[str], pattern: str | None) -> Groups:
     names = [_name(match) if match else f"clip {id}" for id, match in zip(ids, matches, strict=True)]
     alone = sum(match is None for match in matches)
     about = "by UCF-101's names, v_CLASS_gNN" if pattern is None else f"by {pattern!r} in the clips' ids"
-    return Groups(
-        names, f"{about}; clips that do not match are groups of their own: {alone}" if alone else about, alone
-    )
+    return _with_lonely(names, about, alone)
+
+
+def _with_lonely(names: list[str], about: str, alone: int) -> Groups:
+    return Groups(names, f"{about}; clips without one are groups of their own: {alone}" if alone else about, alone)
 
 
 def _name(match: re.Match[str]) -> str:

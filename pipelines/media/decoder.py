@@ -34,6 +34,7 @@ from pipelines.media.streams import (
     counted_frames,
     covered,
     header_duration,
+    last_moment,
     single,
 )
 from pipelines.media.video_facts import Motion, Probe
@@ -70,6 +71,23 @@ def probe(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Prob
     with _opened(path, max_pixels) as (_, stream):
         context = stream.codec_context
         return Probe(context.name, context.width, context.height, context.name in VECTOR_CODECS)
+
+
+def duration(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> float:
+    """When the video stream that `survey` chooses ends, in seconds from the beginning of the container.
+
+    Taken from the header, which may be wrong; if it does not say, from the timestamps of all packets. Raises VideoError
+    if the file cannot be read.
+    """
+    with _opened(path, max_pixels) as (container, stream):
+        begin = (container.start_time or 0) / 1e6
+        if stream.duration and stream.time_base:
+            return float(((stream.start_time or 0) + stream.duration) * stream.time_base) - begin
+        return (
+            container.duration / 1e6
+            if container.duration
+            else last_moment(_packets(container, stream, Damage())) - begin
+        )
 
 
 def extract(

@@ -158,8 +158,13 @@ def header_duration(container: Any) -> float:
 
 def covered(duration: float, packets: Iterable[Any]) -> float:
     """The fraction of a ``duration`` in seconds that the packets of all streams reach; 1 if within half a second."""
+    end = last_moment(packets)
+    return end / duration if 0 < end < duration - _SLACK_SECONDS else 1.0
+
+
+def last_moment(packets: Iterable[Any]) -> float:
+    """When the last of some packets ends, in seconds; 0 if they have no timestamps."""
     timed = (
         packet for packet in packets if packet is not None and packet.pts is not None and packet.time_base is not None
     )
-    end = max((float((packet.pts + (packet.duration or 0)) * packet.time_base) for packet in timed), default=0.0)
-    return end / duration if 0 < end < duration - _SLACK_SECONDS else 1.0
+    return max((float((packet.pts + (packet.duration or 0)) * packet.time_base) for packet in timed), default=0.0)

@@ -111,12 +111,14 @@ class _Seen:
             lines[f"i{number}"] = rb"^mocrop=(i%d)$" % number
         return {name: re.compile(pattern) for name, pattern in lines.items()}
 
-    def on_fact(self, name: str, _: int) -> None:
-        """Count a line."""
+    def on_fact(self, name: str, count: int) -> None:
+        """Count a line; ``count`` is 1 for the first of its kind, also where a killed program is run again."""
         if name in (_FIRST, _LATER):
             self._is_first = name == _FIRST
         elif name == _SOURCE_FRAME:
-            self.source_frames += 1
+            if count == 1:
+                self.__post_init__()
+            self.source_frames = count
         elif name[0] == "i":
             self.interlaced[int(name[1:])] += 1
         elif name[0] == "w":
@@ -154,8 +156,9 @@ class _Job:
                 seen, log, damaged = self._encoded(cuts, parts)
                 if not all(seen.frames):
                     raise _WithoutFrame(self._errors(cuts, seen, log, parts))
+                bad = [self._bad_packets(cut, damaged or seen.starts[i] > 1) for i, cut in enumerate(cuts)]
                 self._check(log, parts, cuts[0].target.parent)
-                return [self._result(cut, parts[i], seen, log, i, damaged) for i, cut in enumerate(cuts)]
+                return [self._result(cut, parts[i], seen, log, i, bad[i]) for i, cut in enumerate(cuts)]
         except _WithoutFrame as found:
             errors = found.errors
         others = [cut for number, cut in enumerate(cuts) if number not in errors]
@@ -184,7 +187,7 @@ class _Job:
         command += ["-threads", "1", "-max_error_rate", str(max_error_rate), "-i", url(self.source)]
         command += ["-filter_complex", _filters(cuts, self.survey.stream, deinterlace)]
         for number, part in enumerate(parts):
-            command += ["-map", f"[out{number}]", *_encoding(self.encode), "-y", url(part)]
+            command += ["-map", f"[out{number}]", "-noautoscale", *_encoding(self.encode), "-y", url(part)]
         left = max(self.end - time.monotonic(), 0.001)
         return seen, run_again_if_killed(command, left, seen.facts(), on_fact=seen.on_fact)
 
@@ -209,12 +212,17 @@ class _Job:
         self._check(log, parts, cut.target.parent)
         raise FfmpegError(f"no frame from {cut.window} was encoded")
 
-    def _result(self, cut: Cut, part: Path, seen: _Seen, log: Log, number: int, damaged: bool) -> WindowTranscoded:
-        frames, bad_packets = seen.frames[number], 0
-        if damaged or seen.starts[number] > 1:  # the second: frames changed their size, or only their colours
-            found = decoder.decode_all(self.source, window=cut.window, time_limit=self._seconds_left())
-            bad_packets = found.bad_packets
-        encoded = decoder.survey(part).frames
+    def _bad_packets(self, cut: Cut, doubtful: bool) -> int:
+        """The undecodable packets of a window. ``doubtful``: there may be some, or the filters were set up again in it.
+
+        That happens if frames change their size, which raises VideoError, or only their colours.
+        """
+        if not doubtful:
+            return 0
+        return decoder.decode_all(self.source, window=cut.window, time_limit=self._seconds_left()).bad_packets
+
+    def _result(self, cut: Cut, part: Path, seen: _Seen, log: Log, number: int, bad_packets: int) -> WindowTranscoded:
+        frames, encoded = seen.frames[number], decoder.survey(part).frames
         if encoded != frames:
             raise FfmpegError(f"{frames} frames were decoded but {encoded} encoded")
         decoded = Decoded(frames, bad_packets, seen.interlaced[number])

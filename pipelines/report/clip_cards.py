@@ -16,6 +16,7 @@ from data_specs.annotations import ActorBoxes
 from data_specs.recipes import MotionView, Recipe, density_grid, moves
 from data_specs.schema import State
 from data_specs.stored import Damaged
+from data_specs.windows import Window
 from mocrop_core import PAPER_V1, ActorMethod, density_map, spread
 from pipelines.report.clip_reader import Boxes, ClipReader, Slot, Vectors
 from pipelines.report.drawing import fitting, webp
@@ -93,6 +94,11 @@ def rows(reader: ClipReader, listed: Sequence[int]) -> Json:
         "height": tables["frame_size"][:, 0].tolist(),
         "width": tables["frame_size"][:, 1].tolist(),
         "reason": {int(row): str(tables["reason"][row]) for row in quarantined},
+        "window": {
+            number: [window[0], str(Window(*window[1:])), int(reader.tables["first_frame"][row])]
+            for number, row in enumerate(listed)
+            if (window := reader.store.windows[row]) is not None
+        },
     }
 
 

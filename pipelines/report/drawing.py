@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from data_specs.datasets import Clip
 from data_specs.recipes import Encode, MotionView
 from data_specs.stored import StoreError, is_url
 from mocrop_core import ActorMethod, spread
@@ -256,7 +255,7 @@ def h264_path(reader: ClipReader, row: int, work_dir: str | None) -> Path | None
     folder = work_dir or (None if is_url(location) else f"{location}.work")
     if not isinstance(encode, Encode) or known is None or folder is None:
         return None
-    clip = Clip(id=reader.ids[row], path="", label=0, split=(0, 0, 0))
+    (clip,) = reader.store.clips([row])
     path = target_path(clip, known.source, encode, reader.store.attrs["software"]["ffmpeg"], Folders("", folder))
     return path if path.is_file() else None
 

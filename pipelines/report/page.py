@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from data_specs.annotation_files import read_annotations
-from data_specs.annotations import AnnotationError, match
+from data_specs.annotations import AnnotationError, match, of_windows
 from data_specs.schema import State
 from data_specs.stored import Store, StoreError, open_store
 from mocrop_core import spread
@@ -27,7 +27,7 @@ from pipelines.atomic_files import atomic_write
 from pipelines.evaluation.coverage import coverage, mismatches, stored_boxes
 from pipelines.report import actor_coverage, clip_cards, overview
 from pipelines.report.clip_reader import ClipReader
-from pipelines.store.records import summary_of
+from pipelines.store.records import summary_of, window_videos
 
 SAMPLE = 300
 MAX_QUARANTINED = 10_000  # quarantined clips in a page that lists a sample
@@ -113,13 +113,16 @@ def collect(
     """The document of the page, and the numbers of clips listed, with pictures and with details."""
     reader = ClipReader(store)
     tables = reader.tables
+    if known is not None:
+        videos = reader.store.table("video").tolist()
+        known = of_windows(known, reader.ids, videos, tables["first_frame"], tables["num_frames"])
     matched = match(known or {}, reader.ids, tables["num_frames"], tables["frame_size"])
     boxes_of = stored_boxes(reader.box_record, reader.recipe, reader.ids, tables)
     kept = coverage(matched, reader.recipe, tables, boxes_of, on_clip)
     problems = mismatches(kept, reader.recipe, reader.ids, tables, matched)
     detailed = clip_cards.sample(reader, clips, wanted, actor_coverage.worst_first(kept, reader.main_view))
     pictured: Sequence[int] = range(len(reader.ids)) if everything else detailed
-    summary = summary_of(reader.progress, store.location)
+    summary = summary_of(reader.progress, store.location, window_videos(store))
     noted = overview.noted(summary, reader.ids)
     each = clip_cards.listed_bytes(reader, actor_coverage.clip_bytes(kept) if known else 0)
     listed = range(len(reader.ids)) if everything else _listed(reader, detailed, noted, each)

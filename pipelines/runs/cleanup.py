@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_specs import schema
-from data_specs.datasets import Clip
 from data_specs.documents import parse_json
 from data_specs.local_files import read_part, refuse_links
 from data_specs.recipes import Encode
@@ -151,9 +150,9 @@ def _needs(store: Store, work_dir: str) -> tuple[set[Path], set[str]]:
     for shard in range(store.num_shards):
         rows = schema.shard_rows(shard, len(store.ids), store.recipe.clips_per_shard)
         transcoded = records[shard].clips if shard in records else {}
-        for id in store.ids[rows.start : rows.stop]:
-            row = transcoded.get(id)
-            target = target_path(Clip(id, "", 0), row.source if row else "", encode, store.build, folders)
+        for clip in store.clips(rows):
+            row = transcoded.get(clip.id)
+            target = target_path(clip, row.source if row else "", encode, store.build, folders)
             if row:
                 files.add(target)
             elif shard not in records:

@@ -58,10 +58,11 @@ class Sample:
 class Plan:
     """Result of a dry run: the data set, the remaining work, and the time and space it is expected to take.
 
-    ``splits`` has the numbers of train, test and validation clips of each split. ``sample`` has the trial clips on
-    which the estimate is based. ``seconds`` is wall time with ``workers`` processes, of which at most one per remaining
-    shard is busy; it, ``store_bytes`` and ``work_bytes`` are None if no trial clip could be processed. ``free`` has the
-    free bytes at the store and the work folder (None for an object store).
+    ``windows`` of the clips are windows of videos. ``splits`` has the numbers of train, test and validation clips of
+    each split. ``sample`` has the trial clips on which the estimate is based. ``seconds`` is wall time with ``workers``
+    processes, of which at most one per remaining shard is busy; it, ``store_bytes`` and ``work_bytes`` are None if no
+    trial clip could be processed. ``free`` has the free bytes at the store and the work folder (None for an object
+    store).
     """
 
     dataset: str
@@ -69,6 +70,7 @@ class Plan:
     store: str
     work_dir: str
     clips: int
+    windows: int
     classes: int
     splits: dict[int, tuple[int, int, int]]
     shards: int
@@ -89,7 +91,8 @@ class Plan:
 
     def lines(self) -> Iterator[str]:
         """Format the plan as lines of text."""
-        size = f"{counted(self.clips, 'clip')}, {counted(self.classes, 'class', 'classes')}"
+        windows = f" ({counted(self.windows, 'window')})" if self.windows else ""
+        size = f"{counted(self.clips, 'clip')}{windows}, {counted(self.classes, 'class', 'classes')}"
         yield f"data set     {self.dataset}: {size}, in {self.source}"
         for split, (train, test, validation) in self.splits.items():
             if train or test or validation:
@@ -136,6 +139,7 @@ def plan(options: Options) -> Plan:
         store=shown(options.location()),
         work_dir=folders.work_dir,
         clips=len(dataset.clips),
+        windows=sum(clip.window is not None for clip in dataset.clips),
         classes=len(dataset.class_names),
         splits=split_counts(dataset),
         shards=schema.num_shards(len(dataset.clips), recipe.clips_per_shard),

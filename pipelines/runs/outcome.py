@@ -19,7 +19,7 @@ def in_one_line(summary: Summary) -> str:
     """The clips of a run by state."""
     quarantined = len(summary.quarantined)
     noted = "".join(f"; {about}: {count}" for _, about, count, _ in notes(summary))
-    counts = f"{summary.clips} clips: {summary.done} done, {quarantined} quarantined, {summary.pending} pending"
+    counts = f"{summary.what}: {summary.done} done, {quarantined} quarantined, {summary.pending} pending"
     return "; ".join([counts + noted, *mixed(summary.software)])
 
 

@@ -135,7 +135,7 @@ class Run:
     def summary(self) -> Summary:
         """The store's current progress."""
         self._update()
-        return summary_of(self.progress, self.location)
+        return summary_of(self.progress, self.location, [clip.video for clip in self.dataset.clips if clip.video])
 
     def publish(self) -> Summary:
         """Write the tables from the records, unless they are up to date, and return the store's progress."""

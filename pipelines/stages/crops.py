@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from PIL import Image
 
 from data_specs.chain import clips_inputs
@@ -36,11 +38,15 @@ def crop_records(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: Eac
         chosen = frame_choice(motion.clips[clip.id], recipe)
         if not chosen:
             raise ClipError('it has no key frame to keep; frames.choose = "uniform" keeps other frames')
-        keys = motion.clips[clip.id].key_frames
+        keys: Sequence[int] | None = motion.clips[clip.id].key_frames
+        numbers: Sequence[int] = chosen
+        if clip.window is not None and recipe.transcode == "keep":  # the file is the whole video
+            first, keys = motion.clips[clip.id].first_frame, None
+            numbers = [first + number for number in chosen]
         slot = 0
         with undone_if_failed(drop, index):
             for slot, (_, picture) in enumerate(
-                decoder.rgb_frames(path, chosen, keys, time_limit=recipe.time_limit), 1
+                decoder.rgb_frames(path, numbers, keys, time_limit=recipe.time_limit), 1
             ):
                 image = Image.fromarray(picture)
                 for name, writer in writers.items():

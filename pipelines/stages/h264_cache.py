@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 from data_specs.chain import REVISION
@@ -19,9 +23,11 @@ from data_specs.records import MotionRow, TranscodeRow, decode_row, encode_row
 from pipelines.atomic_files import atomic_write
 from pipelines.errors import ClipError, RunStopped
 from pipelines.media import encoder, ffmpeg_binary
+from pipelines.media.window_encoder import Cut, WindowTranscoded, transcode_windows
 
 _MOST_NOTE = 1 << 16  # largest size in bytes of the note beside an H.264 file
 H264 = "h264"  # subfolder of the work folder
+_SETTLED_NS = 2 * 10**9  # a file modified less than this ago could change again without a change of its times
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
@@ -68,24 +74,92 @@ def source_path(clip: Clip, folders: Folders) -> Path:
 def video_of(clip: Clip, recipe: Recipe, build: str, folders: Folders) -> tuple[Path, TranscodeRow]:
     """The file to read a clip's vectors and frames from, and its row; transcode the source file if necessary.
 
-    With ``transcode = "keep"``, the file is the source file itself.
+    With ``transcode = "keep"``, the file is the source file itself, also of a window of it.
     """
     source = source_path(clip, folders)
-    try:
-        kept = TranscodeRow(file_fingerprint(source), source.stat().st_size)
-    except OSError as error:  # errors of reading do not name the file
-        raise OSError(error.errno, error.strerror, str(source)) from error
+    kept = _kept(source, clip)
     if not isinstance(recipe.transcode, Encode):
         return source, kept
     target = target_path(clip, kept.source, recipe.transcode, build, folders)
     if row := _finished(target, kept):
         return target, row
-    return target, _transcode(source, target, kept, recipe, recipe.transcode, build, Path(folders.work_dir))
+    _make_folder(target, folders)
+    tool = _tool(build)
+    settings = encoder.EncodeSettings(**recipe.transcode.model_dump())
+    done: encoder.Transcoded | WindowTranscoded | ffmpeg_binary.FfmpegError
+    with _tool_missing(tool):
+        if clip.window is None:
+            done = encoder.transcode(str(source), str(target), settings, tool, recipe.time_limit)
+        else:
+            cut = Cut(clip.window, target)
+            (done,) = transcode_windows(str(source), [cut], settings, tool, recipe.time_limit)
+    if isinstance(done, ffmpeg_binary.FfmpegError):
+        raise done
+    return target, _noted(target, kept, done, recipe.transcode)
+
+
+def encode_together(
+    clips: Sequence[Clip], recipe: Recipe, build: str, folders: Folders
+) -> dict[str, ffmpeg_binary.FfmpegError]:
+    """Make the missing H.264 files of windows of one video from one decoding; return the errors by clip id.
+
+    Takes at most half of a clip's time limit. If the decoding fails as a whole, no file is made and no error returned:
+    `video_of` then makes each file by itself, so that each window fails or succeeds for its own sake.
+    """
+    encode = recipe.transcode
+    if not isinstance(encode, Encode):
+        return {}
+    source = source_path(clips[0], folders)
+    kept = _kept(source, clips[0])
+    targets = {clip.id: target_path(clip, kept.source, encode, build, folders) for clip in clips}
+    missing = [clip for clip in clips if not _finished(targets[clip.id], kept)]
+    if len(missing) < 2:
+        return {}
+    cuts = [Cut(clip.window, targets[clip.id]) for clip in missing if clip.window is not None]
+    for cut in cuts:
+        _make_folder(cut.target, folders)
+    tool = _tool(build)
+    try:
+        with _tool_missing(tool):
+            settings = encoder.EncodeSettings(**encode.model_dump())
+            results = transcode_windows(str(source), cuts, settings, tool, recipe.time_limit / 2)
+    except ffmpeg_binary.FfmpegError:  # each window by itself says why
+        return {}
+    errors = {}
+    for clip, done in zip(missing, results, strict=True):
+        if isinstance(done, ffmpeg_binary.FfmpegError):
+            errors[clip.id] = done
+        else:
+            _noted(targets[clip.id], kept, done, encode)
+    return errors
+
+
+def _kept(source: Path, clip: Clip) -> TranscodeRow:
+    """The row of a source file that is kept as it is."""
+    try:
+        hashed = file_fingerprint(source) if clip.window is None else _shared_fingerprint(source)
+        return TranscodeRow(hashed, source.stat().st_size)
+    except OSError as error:  # errors of reading do not name the file
+        raise OSError(error.errno, error.strerror, str(source)) from error
+
+
+def _shared_fingerprint(source: Path) -> str:
+    """The fingerprint of a video that many windows share: read again only if the file has changed, or just now."""
+    status = source.stat()
+    if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) < _SETTLED_NS:
+        return file_fingerprint(source)
+    return _remembered(str(source), (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino))
+
+
+@lru_cache(maxsize=64)
+def _remembered(source: str, stamp: tuple[int, ...]) -> str:
+    return file_fingerprint(source)
 
 
 def target_path(clip: Clip, source: str, encode: Encode, build: str, folders: Folders) -> Path:
-    """Path of a clip's H.264 file: a readable name with the fingerprint of source file, settings and ffmpeg build."""
-    key = fingerprint("h264", REVISION, source, encode.model_dump(), build)
+    """Path of a clip's H.264 file: a readable name with the fingerprint of source file, window, settings and build."""
+    window = [] if clip.window is None else [clip.start, clip.end]
+    key = fingerprint("h264", REVISION, source, window, encode.model_dump(), build)
     *folder, stem = (_UNSAFE.sub("_", part)[:80] for part in clip.id.split("/"))
     return Path(folders.work_dir, H264, *folder, f"{stem}-{key[:16]}.mp4")
 
@@ -108,11 +182,13 @@ def _finished(target: Path, kept: TranscodeRow) -> TranscodeRow | None:
     return row if whole and row.frames else None
 
 
-def _transcode(
-    source: Path, target: Path, kept: TranscodeRow, recipe: Recipe, encode: Encode, build: str, work_dir: Path
-) -> TranscodeRow:
-    refuse_links(work_dir, target.parent)
+def _make_folder(target: Path, folders: Folders) -> None:
+    refuse_links(Path(folders.work_dir), target.parent)
     target.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _tool(build: str) -> ffmpeg_binary.Ffmpeg:
+    """The ffmpeg of this machine, which must be the one that the store was created with, else ``RunStopped``."""
     try:
         tool = ffmpeg_binary.find_ffmpeg()
     except ffmpeg_binary.FfmpegError as error:
@@ -122,13 +198,24 @@ def _transcode(
             f"the store was created with ffmpeg build {build!r}, this machine has {tool.build!r}; "
             "set MOCROP_FFMPEG to the former, or create a new store"
         )
-    settings = encoder.EncodeSettings(**encode.model_dump())
+    return tool
+
+
+@contextmanager
+def _tool_missing(tool: ffmpeg_binary.Ffmpeg) -> Iterator[None]:
+    """Raise ``RunStopped`` if the ffmpeg program disappears."""
     try:
-        done = encoder.transcode(str(source), str(target), settings, tool, recipe.time_limit)
+        yield
     except FileNotFoundError as error:
         if error.filename != tool.path:
             raise
         raise RunStopped(f"{tool.path} no longer exists; fix this and run the same command again") from error
+
+
+def _noted(
+    target: Path, kept: TranscodeRow, done: encoder.Transcoded | WindowTranscoded, encode: Encode
+) -> TranscodeRow:
+    """The row of an H.264 file that was just made; write the note beside it."""
     combs = "deinterlaced" if encode.deinterlace else "their combs kept: deinterlace = false"
     row = replace(
         kept,
@@ -137,6 +224,7 @@ def _transcode(
         frames=done.frames,
         missing=done.survey.missing(done.decoded),
         notes=done.survey.notes(done.decoded, combs),
+        first_frame=done.first_frame if isinstance(done, WindowTranscoded) else 0,
     )
     made = {name: value for name, value in encode_row(row).items() if name not in encode_row(kept)}
     with atomic_write(target.with_suffix(".json")) as note:

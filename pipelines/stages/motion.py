@@ -39,13 +39,17 @@ def motion_records(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: E
             borders.append(bars(luma))
 
         try:
-            survey = decoder.survey(path)
-            motion = decoder.extract(path, writer.append, time_limit=recipe.time_limit, on_key_frame=keep)
+            survey, window = decoder.survey(path), clip.window if recipe.transcode == "keep" else None
+            motion = decoder.extract(
+                path, writer.append, time_limit=recipe.time_limit, on_key_frame=keep, window=window
+            )
             if video.frames not in (None, motion.num_frames):
                 raise ClipError(
                     f"{motion.num_frames} frames decoded from the H.264 file, {video.frames} from the source"
                 )
             decoded = Decoded(motion.num_frames, motion.bad_packets, motion.num_interlaced)
+            if window is not None:
+                survey = survey.of_window(window, decoded, motion.last_time, goes_on=motion.goes_on)
             row = MotionRow(
                 motion.num_frames,
                 motion.frame_size,
@@ -54,6 +58,7 @@ def motion_records(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: E
                 Box(*picture_area(motion.frame_size, borders)),
                 survey.missing(decoded),
                 survey.notes(decoded, 'their combs kept: transcode = "keep"'),
+                video.first_frame if window is None else motion.first_frame,
             )
             check_missing(row, recipe)
         except BaseException:

@@ -7,6 +7,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from data_specs import schema
 from data_specs.chain import transcode_inputs
 from data_specs.datasets import Dataset
@@ -23,6 +26,7 @@ from data_specs.stored import (
     zarr_store,
 )
 from pipelines.media.ffmpeg_binary import find_ffmpeg
+from pipelines.store import specification
 from pipelines.store import writer as writing
 from pipelines.store.progress import other_revision
 from pipelines.store.software import versions_here
@@ -101,10 +105,10 @@ def _software(store: Store, dataset: Dataset, recipe: Recipe) -> dict[str, str] 
     With the right fingerprint, any other difference in its attributes and tables is damage.
     """
     stored: dict[str, str] = store.attrs["software"]
-    if store.fingerprint == writing.store_fingerprint(dataset, recipe, stored):
+    if store.fingerprint == specification.store_fingerprint(dataset, recipe, stored):
         return stored
     here = {**stored, "ffmpeg": _build(recipe)}
-    return here if store.fingerprint == writing.store_fingerprint(dataset, recipe, here) else None
+    return here if store.fingerprint == specification.store_fingerprint(dataset, recipe, here) else None
 
 
 def _checked(store: Store, dataset: Dataset, recipe: Recipe) -> dict[str, str]:
@@ -113,7 +117,7 @@ def _checked(store: Store, dataset: Dataset, recipe: Recipe) -> dict[str, str]:
         raise StoreError(problem)
     software: dict[str, str] = store.attrs["software"]
     differences = list(_recipe_differences(_sized_like(store, dataset, recipe), recipe))
-    if store.fingerprint != writing.store_fingerprint(dataset, store.recipe, software):
+    if store.fingerprint != specification.store_fingerprint(dataset, store.recipe, software):
         differences += _dataset_differences(store, dataset)
     if differences:
         where = shown(store.location)
@@ -138,17 +142,14 @@ def _check_remains(location: str, dataset: Dataset, recipe: Recipe, build: str) 
     zarr = zarr_store(location, read_only=True)
     clips, step = dataset.clips, recipe.clips_per_shard
     records = read_records(zarr, TranscodeRow, None, range(schema.num_shards(len(clips), step)))
-    expected = {
-        shard: transcode_inputs(recipe, build, [clip.id for clip in clips[shard * step : (shard + 1) * step]])
-        for shard in records
-    }
+    expected = {shard: transcode_inputs(recipe, build, clips[shard * step : (shard + 1) * step]) for shard in records}
     same = all(records[shard].inputs == inputs for shard, inputs in expected.items())
     for view in recipe.views if records else ():
         try:
             (group,) = attributes(zarr, [f"views/{view.name}"])
         except Damaged:
             continue
-        same &= group is None or group.get("fingerprint") == writing.view_fingerprint(recipe, view_params(view))
+        same &= group is None or group.get("fingerprint") == specification.view_fingerprint(recipe, view_params(view))
     if not same:
         raise StoreError(
             f"store {shown(location)!r}: its zarr.json is missing or damaged, and its contents were made with another "
@@ -182,5 +183,15 @@ def _dataset_differences(store: Store, dataset: Dataset) -> Iterator[str]:
         yield f"it holds {len(store.ids)} clips, the source {len(ids)} ({', '.join(examples)})"
     elif list(dataset.class_names) != store.class_names:
         yield f"its {len(store.class_names)} class names differ from the {len(dataset.class_names)} of the lists"
-    elif any(store.table(name).tolist() != values.tolist() for name, values in writing.dataset_tables(dataset).items()):
-        yield "its labels or splits differ from the lists"
+    else:
+        names = [
+            name
+            for name, values in specification.dataset_tables(dataset).items()
+            if not _same(store.table(name), values)
+        ]
+        if names:
+            yield f"its {', '.join(names)} {'differs' if len(names) == 1 else 'differ'} from the lists"
+
+
+def _same(stored: npt.NDArray[Any], values: npt.NDArray[Any]) -> bool:
+    return np.array_equal(stored, values, equal_nan=values.dtype.kind == "f")

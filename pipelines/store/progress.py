@@ -208,7 +208,7 @@ class Progress:
         valid; quarantined clips are ignored.
         """
         link = self.links("transcode").get(shard)
-        if link is None or link.inputs != transcode_inputs(self.recipe, build, [clip.id for clip in clips]):
+        if link is None or link.inputs != transcode_inputs(self.recipe, build, clips):
             return False
         pairs = zip(link.sources, (sources.get(clip.path) for clip in clips), strict=True)
         return all(recorded is None or source in (None, recorded) for recorded, source in pairs)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from data_specs import schema
 from data_specs.schema import State
-from data_specs.stored import Attributes, attributes, hash_objects, open_store, shown, zarr_store
+from data_specs.stored import Attributes, Store, attributes, hash_objects, open_store, shown, zarr_store
 from pipelines.store.progress import Progress
 from pipelines.store.software import Versions, as_attribute
 from pipelines.store.writer import HashingStore, put_attributes, write_table
@@ -18,8 +18,9 @@ from pipelines.store.writer import HashingStore, put_attributes, write_table
 class Summary:
     """Progress of a store: clips by state, reasons of quarantined clips, and (done, all) shards of each stage.
 
-    ``notes`` maps each kind of `schema.NOTES` that occurs to the clip ids and one line on each; ``software`` counts,
-    by stage and package, the records that each version made.
+    Of the clips, ``windows`` are windows of ``videos`` different videos. ``notes`` maps each kind of `schema.NOTES`
+    that occurs to the clip ids and one line on each; ``software`` counts, by stage and package, the records that each
+    version made.
     """
 
     store: str
@@ -30,6 +31,14 @@ class Summary:
     stages: dict[str, tuple[int, int]]
     notes: dict[str, dict[str, str]] = field(default_factory=dict)
     software: Versions = field(default_factory=dict)
+    windows: int = 0
+    videos: int = 0
+
+    @property
+    def what(self) -> str:
+        """What the clips are, for people: their number, and how many are windows of how many videos."""
+        windows = f" ({self.windows} windows of {self.videos} videos)" if self.windows else ""
+        return f"{self.clips} clips{windows}"
 
     def as_json(self) -> dict[str, Any]:
         """The summary as JSON-like values."""
@@ -38,11 +47,17 @@ class Summary:
 
 def summarise(location: str) -> Summary:
     """Summarise the progress of the store at ``location`` from its records; ``StoreError`` if there is no store."""
-    return summary_of(Progress.of(open_store(location), tables=False), location)
+    store = open_store(location)
+    return summary_of(Progress.of(store, tables=False), location, window_videos(store))
 
 
-def summary_of(progress: Progress, location: str) -> Summary:
-    """Summarise what is done in the store at ``location``."""
+def window_videos(store: Store) -> list[str]:
+    """The video of each clip of a store that is a window of one."""
+    return [window[0] for window in store.windows if window is not None]
+
+
+def summary_of(progress: Progress, location: str, videos: Sequence[str]) -> Summary:
+    """Summarise what is done in the store at ``location``; ``videos`` names the video of each window."""
     states, shards, views = progress.states(), range(progress.num_shards), progress.recipe.views
     stages = {
         "transcode": len(progress.links("transcode")),
@@ -59,6 +74,8 @@ def summary_of(progress: Progress, location: str) -> Summary:
         {stage: (done, progress.num_shards) for stage, done in stages.items()},
         progress.notes(),
         progress.software,
+        len(videos),
+        len(set(videos)),
     )
 
 

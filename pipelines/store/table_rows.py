@@ -14,7 +14,7 @@ from data_specs.records import BoxRow, CropRow, MotionRow, Record
 Tables = dict[str, npt.NDArray[Any]]
 TABLES_OF = {  # of each stage
     "transcode": (),
-    "motion": ("num_frames", "frame_size"),
+    "motion": ("num_frames", "frame_size", "first_frame"),
     "boxes": ("box", "score", "source"),
     "clips": ("frame_index", "frame_box"),
 }
@@ -22,7 +22,8 @@ FILLS = {"score": np.nan, "frame_index": -1}  # of rows without a record, by tab
 
 
 def empty_tables(recipe: Recipe, rows: int) -> Tables:
-    tables: Tables = {"num_frames": np.zeros(rows, np.int32), "frame_size": np.zeros((rows, 2), np.int32)}
+    tables: Tables = {name: np.zeros(rows, np.int32) for name in ("num_frames", "first_frame")}
+    tables["frame_size"] = np.zeros((rows, 2), np.int32)
     slots = recipe.frames.slots
     for view in recipe.views:
         base = f"views/{view.name}"
@@ -42,8 +43,9 @@ def fill_rows(tables: Tables, record: Record[Any], ids: Sequence[str], first: in
     base = f"views/{record.view}"
     for number, id in enumerate(ids, first):
         match record.clips.get(id):
-            case MotionRow(frames=frames, size=size):
+            case MotionRow(frames=frames, size=size, first_frame=first_frame):
                 tables["num_frames"][number], tables["frame_size"][number] = frames, size
+                tables["first_frame"][number] = first_frame
             case BoxRow(box=box, score=score, source=source):
                 tables[f"{base}/box"][number], tables[f"{base}/source"][number] = box.corners, source
                 tables[f"{base}/score"][number] = np.nan if score is None else score

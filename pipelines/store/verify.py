@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
@@ -34,7 +34,8 @@ from pipelines.store.lock import StoreLock, StoreLocked, check_unlocked, locked
 from pipelines.store.progress import Progress, other_revision
 from pipelines.store.record_blocks import BLOCK, RecordBlock
 from pipelines.store.software import as_attribute
-from pipelines.store.writer import put_attributes, stored_fingerprint, wrong_documents
+from pipelines.store.specification import stored_fingerprint
+from pipelines.store.writer import put_attributes, wrong_documents
 
 ROOT = "zarr.json"
 TOGETHER = 16  # objects read concurrently
@@ -94,7 +95,8 @@ def _held(location: str) -> Iterator[StoreLock | None]:
 
 def _faults(store: Store, on_record: Callable[[int, int], None] | None = None) -> list[Fault]:
     faults = _root_faults(store)
-    doubtful = any(fault.where == ROOT for fault in faults)  # the recipe cannot be trusted
+    # the recipe, or what the clips are, cannot be trusted
+    doubtful = any(fault.where in (ROOT, "video", "window") for fault in faults)
     if not any(fault.where == "id" for fault in faults):  # the checks below need the ids
         if problem := other_revision(store):
             raise StoreError(problem)
@@ -179,9 +181,10 @@ def _root_faults(store: Store) -> list[Fault]:
     """Faults of the tables that name the clips, of the store's fingerprint and of the array metadata."""
     faults = []
     lengths = {}
-    for name in ("id", "label", "split"):
+    checking: dict[str, Callable[[], Sized]] = {"id": lambda: store.ids, "window": lambda: store.windows}
+    for name in ("id", "label", "split", "group", "video", "window"):
         try:
-            lengths[name] = len(store.ids if name == "id" else store.table(name))
+            lengths[name] = len(checking[name]() if name in checking else store.table(name))
         except Damaged as error:
             faults.append(Fault(name, f"the table cannot be read: {error.__cause__}"))
     if "id" not in lengths:
@@ -219,7 +222,8 @@ def _sources(block: RecordBlock, record: Record[Any]) -> Iterator[str]:
 
 def _expected_inputs(store: Store, block: RecordBlock, record: Record[Any]) -> str:
     if record.stage == "transcode":
-        return transcode_inputs(store.recipe, store.build, _shard_ids(store, record.shard))
+        rows = schema.shard_rows(record.shard, len(store.ids), store.recipe.clips_per_shard)
+        return transcode_inputs(store.recipe, store.build, store.clips(rows))
     if record.stage == "motion":
         return motion_inputs(block.transcode[record.shard])
     assert record.view is not None

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -28,13 +28,14 @@ from data_specs.arrays import open_array
 from data_specs.chain import REVISION
 from data_specs.datasets import Dataset
 from data_specs.documents import parse_json
-from data_specs.fingerprints import LENGTH, fingerprint
+from data_specs.fingerprints import LENGTH
 from data_specs.jpeg import JpegCodec
 from data_specs.local_files import refuse_links
 from data_specs.recipes import FrameCodec, Recipe, density_grid, moves, view_params
 from data_specs.records import Record
 from data_specs.schema import ArraySpec
-from data_specs.stored import Attributes, Damaged, Store, StoreError, read_objects, reading, run, zarr_store
+from data_specs.stored import Attributes, Damaged, StoreError, read_objects, reading, run, zarr_store
+from pipelines.store.specification import dataset_tables, store_fingerprint, view_fingerprint
 
 ALONE_SECONDS = 10.0
 
@@ -218,16 +219,6 @@ def _documents(recipe: Recipe, rows: int) -> dict[str, bytes]:
     return documents
 
 
-def dataset_tables(dataset: Dataset) -> dict[str, npt.NDArray[Any]]:
-    """The tables of clip ids, labels and splits, by name."""
-    clips = dataset.clips
-    return {
-        "id": np.array([clip.id for clip in clips], dtype=object),
-        "label": np.array([clip.label for clip in clips], dtype=np.int16),
-        "split": np.array([clip.split for clip in clips], dtype=np.uint8).reshape(-1, 3),
-    }
-
-
 def repair_tables(store: ZarrStore, dataset: Dataset) -> None:
     """Rewrite the data set's tables that are wrong or cannot be read."""
     specs = {spec.path: spec for spec in schema.tables(len(dataset.clips))}
@@ -235,7 +226,7 @@ def repair_tables(store: ZarrStore, dataset: Dataset) -> None:
         array = open_array(store, specs[name])
         try:
             with reading(name):
-                same = np.array_equal(np.asarray(array[:]), values)
+                same = np.array_equal(np.asarray(array[:]), values, equal_nan=values.dtype.kind == "f")
         except Damaged:
             same = False
         if not same:
@@ -253,31 +244,6 @@ def root_attributes(dataset: Dataset, recipe: Recipe, software: Mapping[str, str
         "class_names": list(dataset.class_names),
         "software": dict(software),
     }
-
-
-def store_fingerprint(dataset: Dataset, recipe: Recipe, software: Mapping[str, str]) -> str:
-    """The fingerprint of a store's specification: clips, classes, splits, recipe, ffmpeg build and revision."""
-    rows = [[clip.id, clip.label, list(clip.split)] for clip in dataset.clips]
-    return _store_fingerprint(REVISION, rows, dataset.class_names, recipe, software["ffmpeg"])
-
-
-def stored_fingerprint(store: Store) -> str:
-    """`store_fingerprint` computed from the contents of a store."""
-    columns = (store.ids, store.table("label").tolist(), store.table("split").tolist())
-    rows = [list(row) for row in zip(*columns, strict=True)]
-    return _store_fingerprint(store.revision, rows, store.class_names, store.recipe, store.build)
-
-
-def _store_fingerprint(
-    revision: int, rows: list[list[Any]], class_names: Sequence[str], recipe: Recipe, build: str
-) -> str:
-    views = {view.name: view_params(view) for view in recipe.views}
-    return fingerprint("store", revision, rows, list(class_names), recipe.settings(), views, build)
-
-
-def view_fingerprint(recipe: Recipe, params: Attributes) -> str:
-    """The fingerprint of the settings of a view's boxes and crops."""
-    return fingerprint("view", recipe.settings(), params)
 
 
 def _array_document(spec: ArraySpec, serializer: Any, compressors: tuple[Any, ...]) -> bytes:

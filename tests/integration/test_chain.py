@@ -234,7 +234,7 @@ def test_what_was_not_changed_is_not_done_again(options: Options) -> None:
 
 OLD = (
     r"store '.*store\.zarr' was made by another version of mocrop \(0\.0\.9\): it has revision 1, this version reads "
-    r"and writes revision 2; use that version, or remove the store and create it again"
+    r"and writes revision 3; use that version, or remove the store and create it again"
 )
 
 

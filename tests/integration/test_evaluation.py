@@ -142,7 +142,7 @@ def test_groups_are_ucf101s_recordings_or_what_a_pattern_finds() -> None:
     ucf = ["A/v_A_g01_c01", "A/v_A_g01_c04", "B/v_B_g01_c01", "odd"]
     found = groups_of(ucf, None)
     assert (found.names, found.alone) == (["v_A_g01", "v_A_g01", "v_B_g01", "clip odd"], 1)
-    assert found.about == "by UCF-101's names, v_CLASS_gNN; clips that do not match are groups of their own: 1"
+    assert found.about == "by UCF-101's names, v_CLASS_gNN; clips without one are groups of their own: 1"
     people = ["bend/ido_bend", "run/ido_run", "run/eli_run"]
     assert groups_of(people, r"/([a-z]+)_").names == ["ido", "ido", "eli"]
     assert groups_of(people, "^[a-z]+").names == ["bend", "run", "run"]

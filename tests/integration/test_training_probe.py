@@ -225,6 +225,18 @@ def test_folds_of_clips_whose_groups_nothing_tells_are_refused(synth_store: Path
     assert len(np.unique(protocol_of_folds(strangers, 3, None, ".+", None, 0).groups)) == 12
 
 
+def test_folds_keep_the_groups_of_the_store_together(synth_store: Path) -> None:
+    clips = read_all_clips(str(synth_store), "full")
+    assert clips.groups == ("",) * 12
+    grouped = replace(clips, groups=("monday", "tuesday", "wednesday", "") * 3)
+    protocol = protocol_of_folds(grouped, 3, 1, None, None, 0)
+    assert protocol.grouped_by == "groups of the store; clips without one are groups of their own: 3"
+    assert protocol.groups[0] == protocol.groups[4] == protocol.groups[8]
+    assert len(np.unique(protocol.groups)) == 6
+    asked = protocol_of_folds(grouped, 3, 1, ".+", None, 0)
+    assert len(np.unique(asked.groups)) == 12  # an expression that is given is what counts
+
+
 def test_weights_that_have_seen_the_tested_clips_are_refused(
     synth_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

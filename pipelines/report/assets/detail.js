@@ -162,6 +162,7 @@ function factsOf(row) {
     ["State", STATES[rows.state[row]]],
     rows.reason[row] && ["Reason", rows.reason[row]],
     rows.width[row] && ["Frames", `${whole(rows.frames[row])} of ${rows.width[row]}×${rows.height[row]} px`],
+    rows.window[row] && ["Window", `${rows.window[row][1]} of ${rows.window[row][0]}, from its frame ${whole(rows.window[row][2])} on`],
     split.length && ["Split", split.join(", ")],
     ["Draw it", h("code", {}, `mocrop boxes ${head.store} --clip ${rows.id[row]} --png clip.png`)],
   ];

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,8 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_specs.clip_rows import Row
+from data_specs.clip_tables import table_lines
 from data_specs.datasets import TEST, TRAIN, VALIDATION, Dataset, DatasetError, read_dataset
 from data_specs.stored import open_store
+from data_specs.windows import Window
 from pipelines.runs.options import Options
 from pipelines.store.records import Summary
 from tests.conftest import Said
@@ -176,7 +180,8 @@ def test_a_fault_is_named_with_its_line(tmp_path: Path, rows: str, fault: str) -
         ('{"path": "walk/1.avi", "label": "\\udce9"}', r"line 1: label '\\\\xe9': it is not UTF-8"),
         ('{"path": "walk/1.avi", "label": "a", "group": "\\udce9"}', r"line 1: group '\\\\xe9': it is not UTF-8"),
         ('{"path": "walk/1.avi", "label": "a"', "line 1: not JSON: Expecting"),
-        ('{"path": "walk/1.avi", "label": "a", "start": 0.5}', "line 1: windows of videos .* are not supported yet"),
+        ('{"path": "walk/1.avi", "label": "a", "start": 0.5}', "line 1: no end: a window has a start and an end"),
+        ('{"path": "walk/1.avi", "label": "a", "start": true, "end": 1}', "line 1: start 'True': give seconds"),
         ('{"path": "walk/1.avi", "label": "a"}\n[1]', r"line 2: '\[1\]' is not a JSON object"),
         ('{"path": "walk/1.avi", "label": "a"}\n{"path": "walk/2.avi", "label": "a", "id": "walk/1"}',
          "line 1 and line 2 have the same id 'walk/1'"),
@@ -199,10 +204,54 @@ def test_all_faults_are_counted_and_the_first_are_listed(tmp_path: Path) -> None
         read(tmp_path, "path,label,start\n../x,a,\nwalk/1.avi,3,\n")
 
 
-def test_windows_are_refused_and_their_empty_columns_are_not(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"line 3: windows of videos \(columns start and end\) are not supported"):
-        read(tmp_path, "path,label,start,end\nwalk/1.avi,a,,\nwalk/2.avi,a,0,10\n")
-    assert len(read(tmp_path, "path,label,start,end\nwalk/1.avi,a,,\nwalk/2.avi,a,,\n").clips) == 2
+def test_windows_of_one_video_are_clips_of_their_own(tmp_path: Path) -> None:
+    rows = "path,label,start,end,id\nwalk/1.avi,a,0,10,\nwalk/1.avi,b,5.25,15,\nwalk/1.avi,a,,,\nwalk/1.avi,a,20,30,x\n"
+    clips = {clip.id: clip for clip in read(tmp_path, rows, *VIDEOS[:1]).clips}
+    assert list(clips) == ["walk/1", "walk/1_000000-000010", "walk/1_000005.25-000015", "x"]
+    assert [clip.window for clip in clips.values()] == [None, Window(0, 10), Window(5.25, 15), Window(20, 30)]
+    assert [clip.video for clip in clips.values()] == ["", "walk/1.avi", "walk/1.avi", "walk/1.avi"]
+    assert [clip.group for clip in clips.values()] == ["", "walk/1", "walk/1", "walk/1"]
+    lines = [
+        {"path": "walk/1.avi", "label": "a", "start": 0, "end": 10},
+        {"path": "walk/1.avi", "label": "b", "end": None},
+    ]
+    assert len(read(tmp_path, "\n".join(map(json.dumps, lines)), *VIDEOS[:1]).clips) == 2
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "fault"),
+    [
+        ("10", "5", "line 2: end '5': the window starts at 10 s; give a later end"),
+        ("10", "10.0000001", "line 2: end '10.0000001': the window starts at 10 s; give a later end"),
+        ("10", "", "line 2: end '': a window has a start and an end; give end, too"),
+        ("", "10", "line 2: end '10': a window has a start and an end; give start, too"),
+        ("-1", "10", "line 2: start '-1': give seconds from 0 to 10000000"),
+        ("0:10", "10", "line 2: start '0:10': give seconds, such as 12.5"),
+        ("0", "nan", "line 2: end 'nan': give seconds, such as 12.5"),
+        ("0", "1e3", "line 2: end '1e3': give seconds, such as 12.5"),
+    ],
+)
+def test_a_window_that_is_none_is_refused_with_its_line(tmp_path: Path, start: str, end: str, fault: str) -> None:
+    with pytest.raises(DatasetError) as caught:
+        read(tmp_path, f"path,label,start,end\nwalk/1.avi,a,{start},{end}\n", *VIDEOS[:1])
+    assert fault in str(caught.value)
+
+
+def test_the_same_window_twice_is_refused_and_so_are_windows_of_one_video_in_two_parts(tmp_path: Path) -> None:
+    rows = "path,label,start,end,id,part,group\nwalk/1.avi,a,0,10,x,train,{}\nwalk/1.avi,a,{},20,y,{},{}\n"
+    with pytest.raises(DatasetError, match=r"line 3: .* the same path 'walk/1.avi from 0 s to 20 s'"):
+        read(tmp_path, rows.replace("0,10", "0,20").format("", 0, "train", ""), *VIDEOS[:1])
+    with pytest.raises(DatasetError, match=r"line 3: group 'walk/1' is in test of split 1 here and in train in line 2"):
+        read(tmp_path, rows.format("", 10, "test", ""), *VIDEOS[:1])
+    assert len(read(tmp_path, rows.format("g", 10, "test", "h"), *VIDEOS[:1]).clips) == 2  # if the table says so
+
+
+def test_windows_are_written_as_they_are_read(tmp_path: Path) -> None:
+    rows = [Row(path="a.mp4", label="x", start=0.0, end=12.5), Row(path="b.mp4", label="y")]
+    assert list(table_lines(rows, json_lines=False)) == ["path,label,start,end", "a.mp4,x,0,12.5", "b.mp4,y,,"]
+    assert json.loads(next(iter(table_lines(rows, json_lines=True)))) == {
+        "path": "a.mp4", "label": "x", "start": 0.0, "end": 12.5
+    }  # fmt: skip
 
 
 def test_a_group_on_two_sides_of_a_split_is_refused_with_both_lines(tmp_path: Path) -> None:
@@ -257,7 +306,8 @@ def test_class_names_that_do_not_fit_are_refused(tmp_path: Path, names: str, lin
 def test_what_is_not_used_or_looks_like_a_slip_is_shown(tmp_path: Path) -> None:
     dataset = read(tmp_path, "path,label,prat,fps\nwalk/1.avi,Walk,train,25\nwalk/2.avi,walk,,\n", *VIDEOS[:2])
     unused, alike = dataset.warnings
-    assert "unused columns: 'fps', 'prat' (known: path, label, id, part, part2, part3, group)" in unused
+    columns = "path, label, id, part, part2, part3, group, start, end"
+    assert f"unused columns: 'fps', 'prat' (known: {columns})" in unused
     assert alike.endswith("'Walk' and 'walk' count as different classes")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,48 @@ def test_frames_that_a_window_lacks_at_the_end_of_the_video_are_counted(long_vid
     assert late.survey.notes(late.decoded) == {"missing": "25 of 50 frames decoded"}
     assert isinstance(fitting, WindowTranscoded)
     assert fitting.survey.missing(fitting.decoded) == 0  # within the error of intact files
+
+
+def test_only_what_happens_in_a_window_counts_for_it(long_video: Path, tmp_path: Path) -> None:
+    data = bytearray(long_video.read_bytes())
+    media, end = data.index(b"mdat"), data.index(b"moov")
+    damaged = range(media + 4 * (end - media) // 5, end - 50, 97)
+    assert len(damaged) > 20
+    for place in damaged:
+        data[place] ^= 0xFF
+    (tmp_path / "damaged.mp4").write_bytes(data)
+    early, late = encoded(tmp_path / "damaged.mp4", [Window(0, 1), Window(1, 4)], tmp_path)
+    assert isinstance(early, WindowTranscoded)
+    assert (early.frames, early.survey.notes(early.decoded)) == (25, {})
+    assert isinstance(late, WindowTranscoded)
+    assert late.decoded.bad_packets > 0
+    assert "could not be decoded" in late.survey.notes(late.decoded)["damage"]
+
+
+def test_frames_may_change_their_size_before_a_window_and_not_in_it(tmp_path: Path) -> None:
+    for name, size in (("a", "64x48"), ("b", "80x96")):
+        source = ["-f", "lavfi", "-i", f"testsrc2=size={size}:rate=25", "-frames:v", 25, "-pix_fmt", "yuv420p"]
+        ffmpeg(*source, "-c:v", "libx264", "-bf", 0, "-f", "h264", tmp_path / name)
+    (tmp_path / "turned.h264").write_bytes((tmp_path / "a").read_bytes() + (tmp_path / "b").read_bytes())
+    before, after = encoded(tmp_path / "turned.h264", [Window(0, 1), Window(1.2, 1.6)], tmp_path)
+    assert isinstance(before, WindowTranscoded)
+    assert isinstance(after, WindowTranscoded)
+    assert (before.frames, after.frames, after.first_frame) == (25, 10, 30)
+    assert decoder.extract(tmp_path / "1.mp4", lambda block: None).frame_size == (96, 80)
+    with pytest.raises(FfmpegError, match=r"frames change their size: frame 5 is 80x96 px after 64x48 px"):
+        encoded(tmp_path / "turned.h264", [Window(0.8, 1.2)], tmp_path)
+
+
+def test_a_killed_ffmpeg_is_run_again_and_its_frames_count_once(long_video: Path, tmp_path: Path) -> None:
+    tool, killed = find_ffmpeg(), tmp_path / "ffmpeg"
+    once = f"[ -e {tmp_path}/once ] || {{ touch {tmp_path}/once; kill -9 $$; }}"
+    killed.write_text(f'#!/bin/sh\n"{tool.path}" "$@"\nstatus=$?\n{once}\nexit $status\n')
+    killed.chmod(0o755)
+    cut = Cut(Window(1, 2), tmp_path / "0.mp4")
+    (found,) = transcode_windows(long_video, [cut], FAST, replace(tool, path=str(killed)), 60)
+    assert (tmp_path / "once").exists()
+    assert isinstance(found, WindowTranscoded)
+    assert (found.first_frame, found.frames) == (25, 25)
 
 
 def test_vectors_of_a_window_are_those_of_its_frames_in_the_video(long_video: Path) -> None:
