@@ -48,5 +48,5 @@ def test_a_cell_without_a_vector_is_not_a_number() -> None:
 
 
 def test_a_frame_that_the_clip_does_not_have_is_refused() -> None:
-    with pytest.raises(ValueError, match="vectors of the frames 0 to 2, but num_frames is 2"):
+    with pytest.raises(ValueError, match="vectors of frames 0 to 2, but num_frames is 2"):
         cell_flow(np.array([(2, 8, 8, 16, 16, 0, 0)], VECTOR), 2, (16, 16), 8)
