@@ -26,6 +26,7 @@ NAMES = (
     "whole_flow",
     "tls",
     "scaling",
+    "scale",
     "memory",
     "store_codecs",
     "loader",

@@ -25,6 +25,7 @@ SLOW = {
     "whole_flow",
     "tls",
     "scaling",
+    "scale",
     "memory",
     "loader",
     "motion_stream",
