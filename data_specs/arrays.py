@@ -24,21 +24,21 @@ from zarr.storage import StorePath
 from data_specs.decoding import CheckedBlosc, CheckedStrings, CheckedZstd, text_bound
 from data_specs.documents import parse_json
 from data_specs.jpeg import CODEC_NAME, JpegCodec
-from data_specs.schema import ArraySpec
+from data_specs.schema import SEPARATOR, ArraySpec
 
 _MOST_DOCUMENT = 1 << 20  # bytes of an array's zarr.json
 _SLACK = 1 << 20  # bytes by which a chunk may exceed its decoded size
 _INDEX_CODECS: list[Any] = [BytesCodec(), Crc32cCodec()]
 
 
-def open_array(store: ZarrStore, spec: ArraySpec) -> zarr.Array[Any]:
+def open_array(store: ZarrStore, spec: ArraySpec, document: dict[str, Any] | None = None) -> zarr.Array[Any]:
     """Open the array of a store that the schema describes with ``spec``; it is writable if the store is.
 
-    Raises ``FileNotFoundError`` if it is missing, ``ValueError`` if its ``zarr.json`` describes another array. Chunks
-    are decoded within the sizes of ``spec``; reading a damaged one raises ``ValueError`` or ``RuntimeError``.
+    ``document`` is its ``zarr.json`` if that has been read. Raises ``FileNotFoundError`` if it is missing,
+    ``ValueError`` if its ``zarr.json`` describes another array. Chunks are decoded within the sizes of ``spec``;
+    reading a damaged one raises ``ValueError`` or ``RuntimeError``.
     """
-    document = read_document(store, spec.path)
-    codecs = _codecs(document, spec)
+    codecs = _codecs(read_document(store, spec.path) if document is None else document, spec)
     metadata = ArrayV3Metadata.from_dict(
         {
             "zarr_format": 3,
@@ -53,7 +53,7 @@ def open_array(store: ZarrStore, spec: ArraySpec) -> zarr.Array[Any]:
             "dimension_names": spec.dims,
         }
     )
-    return zarr.Array(AsyncArray(metadata=metadata, store_path=StorePath(_bounded(store, spec), spec.path)))
+    return zarr.Array(AsyncArray(metadata=metadata, store_path=StorePath(bounded(store, spec), spec.path)))
 
 
 def read_document(store: ZarrStore, path: str) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def stored_length(store: ZarrStore, path: str, most: int) -> int:
     return length
 
 
-_KEYS: dict[str, Any] = {"name": "default", "configuration": {"separator": "/"}}
+_KEYS: dict[str, Any] = {"name": "default", "configuration": {"separator": SEPARATOR}}
 
 
 def _grid(chunks: tuple[int, ...]) -> dict[str, Any]:
@@ -161,7 +161,7 @@ def _codec(document: dict[str, Any], spec: ArraySpec) -> Codec:
     return JpegCodec.from_dict(document)
 
 
-def _bounded(store: ZarrStore, spec: ArraySpec) -> ZarrStore:
+def bounded(store: ZarrStore, spec: ArraySpec) -> ZarrStore:
     """The store, limited to reading at most the size of a chunk or shard of this array from one object."""
     if not hasattr(store, "with_most"):
         return store

@@ -43,11 +43,6 @@ def motion_inputs(transcode: Made) -> str:
     return fingerprint("motion", REVISION, "texture", transcode.output)
 
 
-def motion_inputs_without_texture(transcode: Made) -> str:
-    """What determined the motion vectors of a shard before texture was stored; such shards are processed again."""
-    return fingerprint("motion", REVISION, transcode.output)
-
-
 def boxes_inputs(motion: Made, recipe: Recipe, view: View, params: Mapping[str, Any] | None = None) -> str:
     """What determines the boxes of a shard in a view; ``params`` are its `view_params`, if already known."""
     return fingerprint("boxes", REVISION, motion.output, recipe.seed, params or view_params(view))

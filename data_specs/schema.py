@@ -1,10 +1,11 @@
-"""The store, format 1: its arrays with their dimensions, types, chunks and fill values.
+"""The store, format 2: its arrays with their dimensions, types, chunks and fill values.
 
 One Zarr v3 group. Row ``i`` of every array with the dimension ``clip`` is the same clip. Three kinds of array:
 
 - *tables* (one chunk for all rows), written by the run's coordinator alone;
 - *shard arrays* (one chunk or Zarr shard for ``shard_clips`` rows), each shard written by one task alone;
-- *motion*, one group per shard of clips, written by one task alone, because its length is not known in advance.
+- *motion* (`data_specs.motion_format`), one array per shard of clips, written by one task alone, because its length is
+  not known in advance.
 
 ``progress/<stage>[/<view>]/<shard>`` are groups without arrays: their attributes are the completion record of the
 shard, with its inputs and results. A shard without a record is not done, even if it has chunks.
@@ -17,9 +18,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from data_specs.windows import MOST_SECONDS
-from mocrop_core.vectors import PACKED
 
-FORMAT = 1
+FORMAT = 2
 STAGES = ("transcode", "motion", "boxes", "clips")
 VIEW_STAGES = ("boxes", "clips")  # stages with one record per view
 
@@ -46,8 +46,7 @@ MAX_SIDE = 1 << 16  # of a frame, px
 MAX_VECTORS = 1 << 36  # of one shard; 1024 clips of an hour each have 2**35
 MAX_ID, MAX_TEXT_BYTES, MAX_TEXTS_BYTES = 1024, 1 << 12, 1 << 28  # characters of an id; bytes of one string, and of all
 MAX_DOCUMENT = 1 << 26  # bytes of a zarr.json: a record of 1024 clips with 9000 key frames each takes 55 MB
-TEXTURE_CHUNK = 1 << 18  # cells in a chunk of the key frames' texture
-VECTOR_CHUNK = 1 << 17  # vectors in a chunk of a motion column: 256 kB of int16 before compression
+SEPARATOR = "."  # in the key of a chunk or shard, such as c.3.0: an array has no folders below its own
 
 
 RANGES: dict[str, tuple[int, int]] = {
@@ -173,48 +172,6 @@ def view_shards(
     return arrays
 
 
-MOTION_COLUMNS: dict[str, tuple[str, str]] = {
-    "frame": ("int32", "frame that the block belongs to, from 0"),
-    "x": ("int16", "centre of the block, px"),
-    "y": ("int16", "centre of the block, px"),
-    "w": ("uint8", "width of the block, px"),
-    "h": ("uint8", "height of the block, px"),
-    "dx": ("int16", "from the block to where it was in an earlier frame, right is positive, in 1/motion_scale px"),
-    "dy": ("int16", "from the block to where it was in an earlier frame, down is positive, in 1/motion_scale px"),
-}
-"""Columns of ``motion/<shard>``: type and meaning. Vectors stand in decode order, clip after clip."""
-MOTION_FIELDS = dict(zip(MOTION_COLUMNS, PACKED.names or (), strict=True))
-"""The field of `mocrop_core.PACKED` in each column."""
-MOTION_TABLES: dict[str, tuple[str, str, str]] = {
-    "offset": ("int64", "bound", "clip i of the shard has the vectors offset[i] to offset[i + 1]"),
-    "texture_offset": (
-        "int64",
-        "bound",
-        "clip i of the shard has the cells texture_offset[i] to [i + 1] of texture",
-    ),
-    "motion_scale": ("uint16", "shard_clip", "units of dx and dy in a pixel; 0 where there is no vector"),
-}
-"""The small arrays next to the columns: type, dimension and meaning."""
-
-
-def motion_column(shard: int, name: str, vectors: int) -> ArraySpec:
-    """A column of a shard's vectors."""
-    dtype, about = MOTION_COLUMNS[name]
-    return ArraySpec(f"{motion_path(shard)}/{name}", dtype, (vectors,), (VECTOR_CHUNK,), ("vector",), 0, about)
-
-
-def motion_table(shard: int, name: str, length: int) -> ArraySpec:
-    """A small array next to the columns, in one chunk."""
-    dtype, dim, about = MOTION_TABLES[name]
-    return ArraySpec(f"{motion_path(shard)}/{name}", dtype, (length,), (max(length, 1),), (dim,), 0, about)
-
-
-def motion_texture(shard: int, cells: int) -> ArraySpec:
-    """The texture of the key frames of a shard's clips, one after the other: `mocrop_core.key_frame_texture`."""
-    path, about = f"{motion_path(shard)}/texture", "texture of each cell of each key frame: 255 var / (var + 16²)"
-    return ArraySpec(path, "uint8", (cells,), (TEXTURE_CHUNK,), ("cell",), 0, about)
-
-
 def largest_object(slots: int, size: int, shard_clips: int) -> int:
     """The maximum bytes of any object in a store: an uncompressed shard of frames, or a chunk of strings."""
     return max(shard_clips * slots * (size * size * 3 * 2 + 1040), MAX_TEXTS_BYTES) + (1 << 20)
@@ -230,8 +187,13 @@ def shard_rows(shard: int, clips: int, shard_clips: int) -> range:
     return range(shard * shard_clips, min((shard + 1) * shard_clips, clips))
 
 
+def chunk_key(path: str, place: Sequence[int]) -> str:
+    """The key of a chunk or shard of an array, by its place in the array's grid."""
+    return f"{path}/c{SEPARATOR}{SEPARATOR.join(map(str, place))}"
+
+
 def motion_path(shard: int) -> str:
-    """The group of a shard's motion vectors."""
+    """The array of a shard's motion vectors."""
     return f"motion/{shard:05d}"
 
 

@@ -7,6 +7,7 @@ most one raw frame is in memory.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import reduce
 from typing import Any, cast
@@ -17,12 +18,18 @@ import numpy.typing as npt
 from numcodecs.blosc import BITSHUFFLE, NOSHUFFLE, SHUFFLE, Blosc
 from numcodecs.zstd import Zstd
 from zarr.abc.codec import Codec
+from zarr.codecs import BytesCodec, Crc32cCodec
 
+from data_specs.decoding import Bytes, decode_blosc, decode_raw, decode_zstd
 from data_specs.jpeg import JpegCodec
 
 Encoder = Callable[[npt.NDArray[Any]], bytes]
+Decoder = Callable[[Bytes, npt.NDArray[Any]], object]
 
 _SHUFFLES = {"noshuffle": NOSHUFFLE, "shuffle": SHUFFLE, "bitshuffle": BITSHUFFLE}
+_CHECKSUM = 4  # bytes of a crc32c
+_FIRST_AND_LAST = (BytesCodec, Crc32cCodec)
+_DECODERS: dict[str, Decoder] = {"": decode_raw, "zstd": decode_zstd, "blosc": decode_blosc}
 _NOTHING = 2**64 - 1  # offset and length of a missing chunk
 
 
@@ -73,3 +80,41 @@ def shard(chunks: Mapping[tuple[int, ...], bytes], counts: tuple[int, ...]) -> b
         index[place] = offset, len(chunks[place])
         offset += len(chunks[place])
     return b"".join([*(chunks[place] for place in places), _checksummed(index.tobytes())])
+
+
+class Shard:
+    """The bytes of a shard, from which chunks of numbers are decoded one by one.
+
+    ``counts`` are its places along each axis, ``codecs`` those of a chunk, as `data_specs.arrays.open_array` accepts
+    them for numbers. ``ValueError`` for a shard that is cut short, or whose index is damaged.
+    """
+
+    def __init__(self, data: Bytes, counts: tuple[int, ...], codecs: Iterable[Codec]) -> None:
+        self._data = data
+        length = 16 * math.prod(counts) + _CHECKSUM
+        if len(data) < length:
+            raise ValueError(f"a shard has {len(data)} bytes, its index alone {length}")
+        self._index = _content(self._data[-length:]).copy().view("<u8").reshape(*counts, 2)
+        name = "".join(str(codec.to_dict()["name"]) for codec in codecs if not isinstance(codec, _FIRST_AND_LAST))
+        self._decode = _DECODERS[name]
+
+    def read(self, place: tuple[int, ...], out: npt.NDArray[Any]) -> None:
+        """Decode the chunk at a place into ``out`` (contiguous); zeros where there is none.
+
+        ``ValueError`` or ``RuntimeError`` for a damaged chunk.
+        """
+        offset, length = self._index[place].tolist()
+        if offset == _NOTHING:
+            out[...] = 0
+            return
+        if offset + length > len(self._data):
+            raise ValueError("a chunk ends behind its shard")
+        self._decode(_content(self._data[offset : offset + length]), out)
+
+
+def _content(checksummed: Bytes) -> Bytes:
+    """The bytes before a checksum, which must match."""
+    content = checksummed[:-_CHECKSUM]
+    if google_crc32c.value(content) != int.from_bytes(checksummed[-_CHECKSUM:].tobytes(), "little"):
+        raise ValueError("a checksum does not match its bytes")
+    return content

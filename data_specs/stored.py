@@ -64,7 +64,7 @@ class View:
 
 
 class Store:
-    """A store of format 1, open for reading. Tables are read once, on first use.
+    """A store of format 2, open for reading. Tables are read once, on first use.
 
     The contents are not trusted: anything that does not match the schema raises `Damaged`.
     """
@@ -197,6 +197,12 @@ def open_store(location: str | Path) -> Store:
     return Store(str(location))
 
 
+_ANEW = (
+    "Make it anew with mocrop preprocess --source … --store NEW, and the --clips, --splits and --recipe that it was "
+    "made with; then the old one can be removed"
+)
+
+
 def _root_attributes(store: ZarrStore, where: str) -> Attributes:
     (found,) = attributes(store, [""])
     if found is None:
@@ -205,8 +211,10 @@ def _root_attributes(store: ZarrStore, where: str) -> Attributes:
         raise StoreError(
             f"store {where!r}: a Zarr group, but not a mocrop store (its creation may have been interrupted)"
         )
-    if found["mocrop_format"] != schema.FORMAT:
+    if (written := found["mocrop_format"]) != schema.FORMAT:
+        older = type(written) is int and 0 < written < schema.FORMAT
         raise StoreError(
-            f"store {where!r} has format {str(found['mocrop_format'])[:60]}; this version reads format {schema.FORMAT}"
+            f"store {where!r} has format {str(written)[:60]}; this version reads format {schema.FORMAT}"
+            + (f". {_ANEW}" if older else "")
         )
     return found

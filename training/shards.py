@@ -32,6 +32,7 @@ from awscrt.checksums import crc32c
 from data_specs.decoding import decode_blosc, decode_raw, decode_zstd
 from data_specs.jpeg import decode_jpeg
 from data_specs.locations import Replaced
+from data_specs.schema import chunk_key
 from data_specs.stored import StoreError, is_url, open_store, shown
 from training.clips import Clips
 from training.options import Failed
@@ -98,7 +99,7 @@ class Layout:
 
     def key(self, shard: int) -> str:
         """Return the key of a shard in the store."""
-        return f"{self.path}/c/{shard}/0/0/0/0"
+        return chunk_key(self.path, (shard, 0, 0, 0, 0))
 
 
 def read_layout(location: str, view: str) -> Layout:

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from data_specs import schema
-from data_specs.chain import motion_inputs_without_texture
 from data_specs.datasets import Clip, Dataset
 from data_specs.local_files import refuse_links
 from data_specs.recipes import Encode, Recipe
-from data_specs.records import MotionRow, Record, TranscodeRow, read_records
-from data_specs.stored import Store, StoreError, attributes, is_url, open_store, shown, zarr_store
+from data_specs.records import Record
+from data_specs.stored import StoreError, attributes, is_url, open_store, shown, zarr_store
 from pipelines.atomic_files import sweep
 from pipelines.disk_space import SPARE, free_bytes, least_bytes, mebibytes
 from pipelines.errors import RunError
@@ -163,7 +162,7 @@ class Run:
 
 
 def about_store(options: Options, recipe: Recipe) -> list[str]:
-    """Lines about changes that a run will make to an existing store: new views, missing texture, new versions."""
+    """Lines about changes that a run will make to an existing store: new views, new versions."""
     try:
         store = open_store(options.location())
     except StoreError:
@@ -173,16 +172,7 @@ def about_store(options: Options, recipe: Recipe) -> list[str]:
     new = ", ".join(view.name for view in recipe.views if view.name not in store.views)
     files = "" if recipe.transcode == "keep" else "; missing H.264 files are made again"
     views = f"adding to the store: {new}, from the stored vectors{files}" if new else ""
-    texture = "motion that was stored without key-frame texture is extracted again, with all results made from it"
-    lines = (views, texture if _lacks_texture(store) else "", news(store.attrs["software"]))
-    return [line for line in lines if line]
-
-
-def _lacks_texture(store: Store) -> bool:
-    """Return whether the first shard's motion was stored by a version that kept no texture."""
-    motion = read_records(store.zarr, MotionRow, None, [0]).get(0)
-    transcode = read_records(store.zarr, TranscodeRow, None, [0]).get(0)
-    return motion is not None and transcode is not None and motion.inputs == motion_inputs_without_texture(transcode)
+    return [line for line in (views, news(store.attrs["software"])) if line]
 
 
 @contextmanager

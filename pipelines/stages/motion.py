@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from data_specs.chain import motion_inputs
 from data_specs.datasets import Clip
 from data_specs.recipes import Recipe
@@ -69,5 +67,5 @@ def motion_records(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: E
         return row
 
     rows, reasons = each(before, work)
-    writer.close([0, *np.cumsum(counts).tolist()], [0, *np.cumsum(cells).tolist()], scales)
+    writer.close(counts, cells, scales)
     return [Record("motion", None, plan.shard, motion_inputs(before), rows, reasons, *store.taken())]

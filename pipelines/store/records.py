@@ -100,7 +100,7 @@ def publish(location: str, progress: Progress) -> None:
     if software != store.attrs["software"]:
         put_attributes(writable, "", {**store.attrs, "software": software})
     (stored,) = attributes(store.zarr, ["progress"])
-    keys = [f"{path}/c{'/0' * ndim}" for path, ndim in progress.table_dimensions().items()]
+    keys = [schema.chunk_key(path, (0,) * ndim) for path, ndim in progress.table_dimensions().items()]
     most = schema.largest_object(1, 1, 1)
     found = dict(zip(keys, hash_objects(store.zarr, keys, most), strict=True))
     if stored and stored.get("tables") == _written(progress, found):

@@ -15,13 +15,11 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 import zarr
-from zarr.abc.codec import Codec
 from zarr.abc.store import Store as ZarrStore
 from zarr.codecs import BloscCodec, BloscShuffle, BytesCodec, Crc32cCodec, ZstdCodec
-from zarr.core.array import AsyncArray
 from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.core.metadata import ArrayV3Metadata
-from zarr.storage import LocalStore, MemoryStore, StorePath, WrapperStore
+from zarr.storage import LocalStore, MemoryStore, WrapperStore
 
 from data_specs import schema
 from data_specs.arrays import open_array
@@ -33,7 +31,7 @@ from data_specs.jpeg import JpegCodec
 from data_specs.local_files import refuse_links
 from data_specs.recipes import FrameCodec, Recipe, density_grid, moves, view_params
 from data_specs.records import Record
-from data_specs.schema import ArraySpec
+from data_specs.schema import SEPARATOR, ArraySpec
 from data_specs.stored import Attributes, Damaged, StoreError, read_objects, reading, run, zarr_store
 from pipelines.store.specification import dataset_tables, store_fingerprint, view_fingerprint
 
@@ -215,7 +213,7 @@ def _documents(recipe: Recipe, rows: int) -> dict[str, bytes]:
     documents = {f"{path}/zarr.json": group_document(values) for path, values in groups.items()}
     for spec in specs:
         codecs = _frame_codecs(recipe.frames.codec) if spec.frames else ("auto", (ZstdCodec(level=3),))
-        documents[f"{spec.path}/zarr.json"] = _array_document(spec, *codecs)
+        documents[f"{spec.path}/zarr.json"] = array_document(spec, *codecs)
     return documents
 
 
@@ -246,8 +244,11 @@ def root_attributes(dataset: Dataset, recipe: Recipe, software: Mapping[str, str
     }
 
 
-def _array_document(spec: ArraySpec, serializer: Any, compressors: tuple[Any, ...]) -> bytes:
-    """The ``zarr.json`` of an array, made in memory: on a store, zarr would also read and try to write its parents."""
+def array_document(spec: ArraySpec, serializer: Any, compressors: tuple[Any, ...], **attributes: Any) -> bytes:
+    """The ``zarr.json`` of an array, with ``attributes`` beside its description; a checksum follows ``compressors``.
+
+    It is made in memory: on a store, zarr would also read and try to write the array's parents.
+    """
     made: dict[str, Buffer] = {}
     zarr.create_array(
         MemoryStore(made),
@@ -260,7 +261,8 @@ def _array_document(spec: ArraySpec, serializer: Any, compressors: tuple[Any, ..
         fill_value=spec.fill,
         serializer=serializer,
         compressors=(*compressors, Crc32cCodec()),
-        attributes={"about": spec.about},
+        chunk_key_encoding={"name": "default", "separator": SEPARATOR},
+        attributes={"about": spec.about, **attributes},
     )
     return made[f"{spec.path}/zarr.json"].to_bytes()
 
@@ -297,11 +299,3 @@ def array_of_shard(store: ZarrStore, path: str, rows: range) -> zarr.Array[Any]:
     if rows.start % step or (len(rows) != step and rows.stop != array.shape[0]):
         raise ValueError(f"{path}: rows {rows.start} to {rows.stop} are not a whole shard of {step}")
     return array
-
-
-def create_column(store: ZarrStore, spec: ArraySpec, codec: Codec) -> zarr.Array[Any]:
-    """Write the metadata of a one-dimensional array with one request; existing chunks stay."""
-    document = _array_document(spec, "auto", (codec,))
-    put_object(store, f"{spec.path}/zarr.json", document)
-    metadata = ArrayV3Metadata.from_dict(json.loads(document))
-    return zarr.Array(AsyncArray(metadata=metadata, store_path=StorePath(store, spec.path)))

@@ -26,7 +26,6 @@ from numcodecs.zstd import Zstd
 from PIL import Image
 
 from data_specs.recipes import Encode, Recipe, load_recipe
-from data_specs.schema import MOTION_COLUMNS
 from data_specs.stored import open_store
 from mocrop_core.frames import spread
 from pipelines.media import decoder
@@ -154,9 +153,8 @@ def compressed(crops: list[Any], frames: list[int], vectors: np.ndarray[Any, Any
     for crop in crops:
         zstd.encode(crop)
     columns = {"frame": np.array(frames), **{name: vectors[field] for name, field in _COLUMNS.items()}}
-    for name, (dtype, _) in MOTION_COLUMNS.items():
-        shuffle = Blosc.BITSHUFFLE if name in ("dx", "dy") else Blosc.SHUFFLE
-        Blosc("zstd", clevel=3, shuffle=shuffle).encode(columns[name].astype(dtype))
+    for values in columns.values():
+        Blosc("zstd", clevel=3, shuffle=Blosc.SHUFFLE).encode(values.astype(np.uint16))
 
 
 @dataclass(slots=True)

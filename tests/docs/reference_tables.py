@@ -19,6 +19,7 @@ import typer.main
 from pydantic import BaseModel
 
 from data_specs import recipes, schema
+from data_specs.motion_format import MOTION_COLUMNS
 from mocrop_core.actor import ACTOR, ActorMethod
 from mocrop_core.method import PRESETS, Method
 from pipelines.cli.app import app
@@ -182,8 +183,7 @@ def arrays() -> str:
 
 def motion_columns() -> str:
     """The columns of ``motion/<shard>``."""
-    rows = [[f"`{name}`", dtype, about] for name, (dtype, about) in schema.MOTION_COLUMNS.items()]
-    return table(("column", "type", "what"), rows)
+    return table(("column", "what"), ([f"`{name}`", about] for name, about in MOTION_COLUMNS.items()))
 
 
 def notes() -> str:

@@ -10,17 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_specs.chain import motion_inputs_without_texture
 from data_specs.clip_motion import MotionReader
 from data_specs.recipes import Recipe, RecipeError, parse_recipe
-from data_specs.records import BoxRow, MotionRow, TranscodeRow, read_records
-from data_specs.stored import VectorReader, open_store, zarr_store
+from data_specs.records import BoxRow, read_records
+from data_specs.stored import VectorReader, open_store
 from mocrop_core import ACTOR, KeyFrames, bars, cell_grid, choose_actor_box, in_pixels, key_frame_texture, picture_area
 from pipelines.media import decoder
 from pipelines.runs.options import Options
-from pipelines.runs.run import about_store, open_run
+from pipelines.runs.run import open_run
 from pipelines.store.verify import verify
-from pipelines.store.writer import write_record
 from tests.conftest import made_once, run_stages
 from tests.places import GOLDEN
 from tests.unit.pipelines.test_media_cropping import ffmpeg
@@ -90,19 +88,6 @@ def test_a_box_that_moves_has_one_size_and_a_place_in_each_cached_frame(actor_ru
     ((_, picture),) = decoder.rgb_frames(DISC, [frame])
     kept = store.array("views/moving/frames")[0, 3].astype(float).mean(axis=(0, 1))
     np.testing.assert_allclose(kept, picture[y0:y1, x0:x1].mean(axis=(0, 1)), atol=3)
-
-
-def test_motion_without_texture_is_extracted_again_and_the_run_says_so(actor_run: Options, tmp_path: Path) -> None:
-    options = replace(actor_run, store=str(tmp_path / "s.zarr"))
-    shutil.copytree(actor_run.store, options.store)
-    store = zarr_store(options.store, read_only=False)
-    before, made = read_records(store, TranscodeRow, None, [0])[0], read_records(store, MotionRow, None, [0])[0]
-    write_record(store, replace(made, inputs=motion_inputs_without_texture(before)))
-    shutil.rmtree(Path(options.store, "motion", "00000", "texture"))
-    assert "without key-frame texture is extracted again" in " ".join(about_store(options, recipe()))
-    assert run_stages(options)[1] == ["motion"], "the boxes follow from the same motion as before"
-    assert about_store(options, recipe()) == []
-    assert verify(options.store) == []
 
 
 def test_vectors_of_b_frames_point_back_in_time(tmp_path: Path) -> None:

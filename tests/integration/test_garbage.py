@@ -87,7 +87,7 @@ def test_h264_files_of_a_source_that_changed_are_waste_and_the_others_are_kept(
 def test_parts_are_waste_and_files_of_others_are_not(options: Options) -> None:
     run_stages(options)
     folder = Path(options.store).parent
-    parts = ["work/h264/MovingDisc/.1234.part", "a.zarr/label/c/0.1234.partial", "a.zarr/motion/00000/dx/c/0#1"]
+    parts = ["work/h264/MovingDisc/.1234.part", "a.zarr/label/c.0.1234.partial", "a.zarr/motion/00000/c.0.0.0#1"]
     others = ["work/mine.part", "work/film.mp4", "work/h264/MovingDisc/holiday.mp4", "other.part", "a.zarr.part"]
     for name in parts + others:
         (folder / name).write_bytes(b"x")
@@ -138,7 +138,7 @@ def test_the_command_lists_and_removes_only_when_told(
     options: Options, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_stages(options)
-    part = Path(options.store, "label/c/0.12.partial")
+    part = Path(options.store, "label/c.0.12.partial")
     part.write_bytes(b"abc")
     before = contents(Path(options.store))
 

@@ -87,7 +87,7 @@ def kill_in_the_middle(options: Options, done: Path, seconds: float, *, made: bo
 
 def leave_half_a_shard(store: Path, expected: dict[str, bytes], rng: random.Random) -> str:
     """Leave what a loss of power leaves: half of a file of a shard, done or not, and unfinished files; its record."""
-    shards = re.compile(rf"motion/\d+/\w+/c/|views/[\w-]+/({'|'.join(STAGE_OF)})/c/")
+    shards = re.compile(rf"motion/\d+/c\.|views/[\w-]+/({'|'.join(STAGE_OF)})/c\.")
     name = rng.choice(sorted(filter(shards.match, expected)))
     (store / name).parent.mkdir(parents=True, exist_ok=True)
     rewrite(store / name, expected[name][: len(expected[name]) // 2])
@@ -95,8 +95,8 @@ def leave_half_a_shard(store: Path, expected: dict[str, bytes], rng: random.Rand
     work = Path(f"{store}.work/h264")
     work.mkdir(parents=True, exist_ok=True)
     (work / ".0123456789abcdef.part").write_bytes(b"half")
-    kind, place, *rest = name.split("/")  # motion/00002/dx/c/0 or views/full/frames/c/2/0/0/0/0
-    return f"motion/{place}" if kind == "motion" else f"{STAGE_OF[rest[0]]}/{place}/{int(rest[2]):05}"
+    kind, place, *rest = name.split("/")  # motion/00002/c.0.0.0 or views/full/frames/c.2.0.0.0.0
+    return f"motion/{place}" if kind == "motion" else f"{STAGE_OF[rest[0]]}/{place}/{int(rest[1].split('.')[1]):05}"
 
 
 @pytest.mark.parametrize(

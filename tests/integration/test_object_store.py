@@ -48,7 +48,7 @@ from training.shards import FrameReader
 MOCROP = [sys.executable, "-c", "from pipelines.cli.app import main; main()"]
 TINY = {"name": "tiny", "shard_clips": 2, "transcode": {"preset": "ultrafast"}, "frames": {"slots": 2, "size": 16}}
 REQUESTS = 70  # of a shard of one view
-LARGE, FRAMES = 160 << 20, "views/mocrop/frames/c/0/0/0/0/0"  # more than a document may have, less than any object
+LARGE, FRAMES = 160 << 20, "views/mocrop/frames/c.0.0.0.0.0"  # more than a document may have, less than any object
 RAW = {**TINY, "name": "raw", "frames": {"slots": 2, "size": 16, "codec": {"name": "raw"}}}
 
 
@@ -116,7 +116,7 @@ def test_the_store_on_s3_has_the_same_bytes_as_one_on_a_disk(server: str, comman
     there, here = contents(server, command.store), test_store.contents(command.twin)
     assert there.keys() == here.keys()
     assert [key for key in here if there[key] != here[key]] == []
-    assert len(here) > 100
+    assert len(here) > 60
 
 
 @pytest.mark.usefixtures("s3")
@@ -191,7 +191,7 @@ def test_a_shard_that_is_replaced_gives_its_own_frames(options: Options, synth_d
     client = boto3.client("s3")
     name = {
         "Bucket": "bucket",
-        "Key": f"{options.store.removeprefix('s3://bucket/')}/views/full/frames/c/{clips.rows[0] // 2}/0/0/0/0",
+        "Key": f"{options.store.removeprefix('s3://bucket/')}/views/full/frames/c.{clips.rows[0] // 2}.0.0.0.0",
     }
     old = client.get_object(**name)["Body"].read()
     frame, index = 16 * 16 * 3 + 4, np.frombuffer(old[-(16 * 4 + 4) : -4], "<u8").reshape(-1, 2).copy()
@@ -524,15 +524,15 @@ def test_verify_finds_damage_on_s3_and_the_next_run_repairs_it(
     run_stages(options)
     client = boto3.client("s3")
     key = options.store.removeprefix("s3://bucket/")
-    flipped = bytearray(local["motion/00001/dx/c/0"])
+    flipped = bytearray(local["motion/00001/c.0.0.0"])
     flipped[5] ^= 1
-    client.put_object(Bucket="bucket", Key=f"{key}/motion/00001/dx/c/0", Body=bytes(flipped))
-    client.delete_object(Bucket="bucket", Key=f"{key}/views/mocrop/frames/c/0/0/0/0/0")
+    client.put_object(Bucket="bucket", Key=f"{key}/motion/00001/c.0.0.0", Body=bytes(flipped))
+    client.delete_object(Bucket="bucket", Key=f"{key}/views/mocrop/frames/c.0.0.0.0.0")
     client.put_object(Bucket="bucket", Key=f"{key}/progress/boxes/mocrop/00000/zarr.json", Body=b"")
     assert sorted(fault.where for fault in verify(options.store) if fault.record) == [
-        "motion/00001/dx/c/0",
+        "motion/00001/c.0.0.0",
         "progress/boxes/mocrop/00000",
-        "views/mocrop/frames/c/0/0/0/0/0",
+        "views/mocrop/frames/c.0.0.0.0.0",
     ]
     summary, done = run_stages(options)
     assert summary.done == 4
@@ -579,7 +579,7 @@ def test_objects_of_any_size_are_refused_or_hashed_without_being_read_into_memor
     enlarge(f"{LOCK}/zarr.json")
     assert megabytes_more(take_lock) < LARGE / 2e6
     for key, reason in (
-        ("id/c/0", f"'id/c/0' has {LARGE} bytes: at most"),
+        ("id/c.0", f"'id/c.0' has {LARGE} bytes: at most"),
         ("zarr.json", "zarr.json in the store is damaged"),
     ):
         enlarge(key)

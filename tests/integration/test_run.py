@@ -100,7 +100,7 @@ def test_each_record_is_read_once_and_none_by_a_run_with_nothing_to_do(
 
 def test_tables_are_written_when_they_are_out_of_date_or_damaged_only(options: Options) -> None:
     run_stages(options)
-    table = Path(options.store, "views/mocrop/box/c/0/0")
+    table = Path(options.store, "views/mocrop/box/c.0.0")
     written, content = table.stat().st_mtime_ns, table.read_bytes()
     run_stages(options)
     assert table.stat().st_mtime_ns == written
@@ -112,7 +112,7 @@ def test_tables_are_written_when_they_are_out_of_date_or_damaged_only(options: O
 
 def test_temporary_files_are_removed_after_a_run_that_was_killed(options: Options) -> None:
     run_stages(options)
-    parts = [Path(options.store, "label/c/0.12.partial"), Path(f"{options.store}.work/h264/.12.part")]
+    parts = [Path(options.store, "label/c.0.12.partial"), Path(f"{options.store}.work/h264/.12.part")]
     for part in parts:
         part.write_bytes(b"half")
     run_stages(options)
@@ -207,8 +207,8 @@ def test_a_source_file_that_changed_is_done_again(options: Options, ucf_clips: P
     _, done = run_stages(options)
     assert sorted(done) == sorted(STAGES)
     after = contents(Path(options.store))
-    assert after["motion/00000/dx/c/0"] != before["motion/00000/dx/c/0"]
-    assert after["motion/00001/dx/c/0"] == before["motion/00001/dx/c/0"]
+    assert after["motion/00000/c.0.0.0"] != before["motion/00000/c.0.0.0"]
+    assert after["motion/00001/c.0.0.0"] == before["motion/00001/c.0.0.0"]
 
 
 def empty(path: Path, clip: Path) -> None:

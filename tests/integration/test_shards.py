@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ from zarr.core.metadata import ArrayV3Metadata
 from zarr.storage import LocalStore, MemoryStore
 
 from data_specs.datasets import Clip, Dataset
+from data_specs.motion_format import COLUMNS, MOTION_COLUMNS, VECTOR_CHUNK, vector_pages, vectors_of
 from data_specs.recipes import FrameCodec, Frames, FullView, Recipe
-from data_specs.schema import MOTION_FIELDS, TEXTURE_CHUNK
 from data_specs.shard_format import encoder, shard
-from data_specs.stored import VectorReader, run
+from data_specs.stored import Damaged, VectorReader, run
 from mocrop_core import PACKED, VECTOR
-from pipelines.store.shard_writer import VECTOR_CHUNK, FrameWriter, VectorWriter
+from pipelines.store.shard_writer import FrameWriter, VectorWriter
 from pipelines.store.writer import HashingStore, create
+from tests.support.rewriting import rewrite
 
 CLIPS, SLOTS, SIDE, SHARD = 7, 3, 24, 4
 CODECS = [FrameCodec(name="raw"), FrameCodec(name="lz4"), FrameCodec(name="zstd"), FrameCodec(name="jpeg", quality=80)]
@@ -58,10 +60,10 @@ def test_frames_read_back_as_those_that_zarr_writes_itself(tmp_path: Path, codec
     ours = zarr.open_array(store, path="views/full/frames", mode="r")
     assert np.asarray(ours[:]).any()
     assert np.array_equal(ours[:], zarrs[:])
-    sizes = [[f.stat().st_size for f in sorted((tmp_path / name / "views/full/frames/c").rglob("0")) if f.is_file()]
+    sizes = [[file.stat().st_size for file in sorted((tmp_path / name / "views/full/frames").glob("c.*"))]
              for name in ("ours", "zarrs")]  # fmt: skip
     assert sizes[0] == sizes[1] != [], "the same chunks, in another order"
-    assert list(store.taken()[0]) == [f"views/full/frames/c/{rows.start // SHARD}/0/0/0/0"]
+    assert list(store.taken()[0]) == [f"views/full/frames/c.{rows.start // SHARD}.0.0.0.0"]
 
 
 def test_a_clip_that_is_dropped_leaves_nothing(tmp_path: Path) -> None:
@@ -76,7 +78,7 @@ def test_a_clip_that_is_dropped_leaves_nothing(tmp_path: Path) -> None:
         array = np.asarray(zarr.open_array(store, path="views/full/frames", mode="r")[:])
         assert array[0].any() == (dropped == (1,))
         assert not array[1:].any()
-    assert not [path for path in (tmp_path / "views/full/frames/c").rglob("*") if path.is_file()]
+    assert not list((tmp_path / "views/full/frames").glob("c.*"))
 
 
 def test_a_shard_of_black_frames_is_there(tmp_path: Path) -> None:
@@ -84,7 +86,7 @@ def test_a_shard_of_black_frames_is_there(tmp_path: Path) -> None:
     writer = FrameWriter(store, "views/full/frames", range(4))
     writer.put(2, 0, np.zeros((SIDE, SIDE, 3), np.uint8))
     writer.write()
-    assert (tmp_path / "views/full/frames/c/0/0/0/0/0").stat().st_size == 16 * SHARD * SLOTS + 4
+    assert (tmp_path / "views/full/frames/c.0.0.0.0.0").stat().st_size == 16 * SHARD * SLOTS + 4
     assert not np.asarray(zarr.open_array(store, path="views/full/frames", mode="r")[:]).any()
 
 
@@ -103,57 +105,123 @@ def some_vectors(count: int, frame: int) -> np.ndarray:
     return block
 
 
-def test_vectors_read_back_and_each_chunk_is_the_one_that_zarr_writes(tmp_path: Path) -> None:
-    store = HashingStore(LocalStore(tmp_path / "ours"))
+def test_vectors_and_texture_read_back_and_plain_zarr_reads_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("data_specs.motion_format.MOTION_BLOCKS", 2)
+    monkeypatch.setattr("pipelines.store.shard_writer.MOTION_BLOCKS", 2)
+    store = HashingStore(LocalStore(tmp_path))
     writer = VectorWriter(store, 3)
-    blocks = [some_vectors(VECTOR_CHUNK // 2, 0), some_vectors(VECTOR_CHUNK, 1), some_vectors(100, 2)]
-    bounds = [0]
-    for block in blocks:
-        writer.append(block)
-        bounds.append(writer.count)
-    writer.close(bounds, [0] * len(bounds), [4, 4, 4])
+    clips = [some_vectors(VECTOR_CHUNK // 2, 0), some_vectors(2 * VECTOR_CHUNK, 70_000), some_vectors(0, 2),
+             some_vectors(100, 2)]  # fmt: skip
+    texture = np.random.default_rng(0).integers(0, 256, (4, VECTOR_CHUNK * COLUMNS // 2), np.uint8)
+    for vectors, cells in zip(clips, texture, strict=True):
+        for block in np.array_split(vectors, 3):
+            writer.append(block)
+        writer.append_texture(cells)
+    counts = [len(vectors) for vectors in clips]
+    writer.close(counts, [texture.shape[1]] * 4, [4, 4, 0, 4])
+    assert sorted(file.name for file in (tmp_path / "motion/00003").iterdir()) == [
+        "c.0.0.0", "c.1.0.0", "c.2.0.0", "zarr.json"]  # fmt: skip
+    assert store.taken()[0].keys() == {
+        f"motion/00003/{name}" for name in ("c.0.0.0", "c.1.0.0", "c.2.0.0", "zarr.json")
+    }
+
     reader = VectorReader(store, 3)
-    for clip, block in enumerate(blocks):
-        found = reader.read(clip)
+    assert reader.counts() == counts
+    for clip, (vectors, found) in enumerate(zip(clips, reader.read_many([0, 1, 2, 3]), strict=True)):
         assert found.dtype == VECTOR
-        assert np.array_equal(found["dx"] * 4, block["motion_x"])
-        assert np.array_equal(found["frame"], block["frame"])
-    everything = np.concatenate(blocks)
-    for name, field in MOTION_FIELDS.items():
-        ours = zarr.open_array(store, path=f"motion/00003/{name}", mode="r")
-        metadata: Any = ours.metadata
-        theirs = zarr.create_array(
-            LocalStore(tmp_path / "zarrs"), name=name, shape=ours.shape, dtype=ours.dtype, chunks=ours.chunks,
-            compressors=metadata.codecs[1:], fill_value=0,
-        )  # fmt: skip
-        theirs[:] = everything[field]
-        files = sorted((tmp_path / "zarrs" / name / "c").glob("*"))
-        kept = sorted((tmp_path / "ours/motion/00003" / name / "c").glob("*"))
-        assert [file.name for file in kept] == [file.name for file in files]
-        assert [file.read_bytes() for file in kept] == [file.read_bytes() for file in files]
-        assert files or name in ("h", "y", "dy"), "columns of zeros alone have no chunk"
+        assert np.array_equal(found["dx"] * 4, vectors["motion_x"])
+        assert np.array_equal(found["dy"] * 4, vectors["motion_y"])
+        for field in ("frame", "x", "y", "w", "h"):
+            assert np.array_equal(found[field], vectors[field])
+        assert np.array_equal(reader.read(clip), found)
+        assert np.array_equal(reader.textures(clip, (1, 2, texture.shape[1] // 2)).reshape(-1), texture[clip])
+    backwards = reader.read_many([3, 0, 3])
+    assert [len(found) for found in backwards] == [100, VECTOR_CHUNK // 2, 100]
+
+    everything, plain = np.concatenate(clips), zarr.open_array(tmp_path / "motion/00003", mode="r")
+    assert plain.shards == (2, 8, VECTOR_CHUNK)
+    pages = np.asarray(plain[:])
+    column = list(MOTION_COLUMNS).index("x")
+    assert np.array_equal(pages[:, column].reshape(-1)[: len(everything)].view(np.int16), everything["x"])
+    assert np.array_equal(vectors_of(pages[0]), everything[:VECTOR_CHUNK])
+    assert np.array_equal(pages[3:].reshape(-1)[: texture.size], texture.reshape(-1))
 
 
-def test_what_is_rolled_back_leaves_no_chunk(tmp_path: Path) -> None:
+def test_numbers_at_the_ends_of_their_ranges_are_kept() -> None:
+    packed = np.zeros(6, PACKED)
+    packed["frame"] = 0, 1, 65_535, 65_536, 9_999_999, 2**17
+    packed["w"], packed["h"] = 255, 255
+    for field in ("x", "y", "motion_x", "motion_y"):
+        packed[field] = -32_768, -1, 0, 1, 255, 32_767
+    assert np.array_equal(vectors_of(vector_pages(packed)[:, :6]), packed)
+    assert vector_pages(packed)[6, 1:6].tolist() == [1, 0, 2, 510, 65_534], "zigzag"
+
+
+@pytest.mark.parametrize(("column", "value"), [("w", 0), ("w", 256), ("h", 999), ("frame_high", 40_000)])
+def test_numbers_that_no_vector_has_are_refused(column: str, value: int) -> None:
+    pages = vector_pages(some_vectors(9, 0))[:, :9]
+    pages[list(MOTION_COLUMNS).index(column), 3] = value
+    with pytest.raises(ValueError, match="vectors have"):
+        vectors_of(pages)
+
+
+def test_what_is_rolled_back_leaves_no_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data_specs.motion_format.MOTION_BLOCKS", 2)
+    monkeypatch.setattr("pipelines.store.shard_writer.MOTION_BLOCKS", 2)
+
     def written(folder: Path, with_failure: bool) -> dict[str, bytes]:
-        writer = VectorWriter(HashingStore(LocalStore(folder)), 0)
+        store = HashingStore(LocalStore(folder))
+        writer = VectorWriter(store, 0)
         texture = np.arange(1200, dtype=np.uint8).reshape(30, 40)
-        writer.append(some_vectors(1000, 0))
+        writer.append(some_vectors(VECTOR_CHUNK + 1000, 0))
         writer.append_texture(texture)
         if with_failure:
             mark = writer.mark()
-            writer.append(some_vectors(3 * VECTOR_CHUNK, 1))
-            writer.append_texture(np.full(3 * TEXTURE_CHUNK, 9, np.uint8))
+            writer.append(some_vectors(4 * VECTOR_CHUNK, 1))
+            writer.append_texture(np.full(2 * VECTOR_CHUNK * COLUMNS, 9, np.uint8))
+            assert len(list(folder.rglob("c.*"))) == 2
             writer.rollback(mark)
         writer.append(some_vectors(500, 2))
         writer.append_texture(texture[::-1])
-        writer.close([0, 1000, 1500], [0, 1200, 2400], [4, 4])
-        textures = VectorReader(LocalStore(folder), 0)
-        assert np.array_equal(textures.textures(0, (1, 30, 40))[0], texture)
-        assert np.array_equal(textures.textures(1, (1, 30, 40))[0], texture[::-1])
-        return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+        writer.close([VECTOR_CHUNK + 1000, 500], [1200, 1200], [4, 4])
+        reader = VectorReader(LocalStore(folder), 0)
+        assert np.array_equal(reader.textures(0, (1, 30, 40))[0], texture)
+        assert np.array_equal(reader.textures(1, (1, 30, 40))[0], texture[::-1])
+        assert (reader.read(1)["frame"] == 2).all()
+        files = {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+        assert store.taken()[0].keys() == files.keys()
+        return files
 
     assert written(tmp_path / "failed", True) == written(tmp_path / "whole", False)
+
+
+def test_a_shard_without_vectors_is_one_document(tmp_path: Path) -> None:
+    store = HashingStore(LocalStore(tmp_path))
+    VectorWriter(store, 0).close([0, 0], [0, 0], [0, 0])
+    assert [path.name for path in (tmp_path / "motion/00000").iterdir()] == ["zarr.json"]
+    reader = VectorReader(store, 0)
+    assert reader.counts() == [0, 0]
+    assert len(reader.read(1)) == 0
+    assert zarr.open_array(tmp_path / "motion/00000", mode="r").shape == (0, 8, VECTOR_CHUNK)
+    with pytest.raises(Damaged, match="it has 2 clips, and no clip 2"):
+        reader.read(2)
+
+
+@pytest.mark.parametrize("name", ["vectors", "texture_cells", "motion_scale"])
+def test_a_flipped_digit_in_the_counts_of_vectors_raises(tmp_path: Path, name: str) -> None:
+    store = HashingStore(LocalStore(tmp_path))
+    writer = VectorWriter(store, 0)
+    writer.append(some_vectors(16, 0))
+    writer.append_texture(np.ones((4, 4), np.uint8))
+    writer.close([16], [16], [16])
+    file = tmp_path / "motion/00000/zarr.json"
+    document = json.loads(file.read_text())
+    document["attributes"][name] = [17]
+    rewrite(file, json.dumps(document).encode())
+    with pytest.raises(Damaged, match="its attributes do not match their fingerprint"):
+        VectorReader(store, 0)
 
 
 def test_a_shard_is_what_zarr_reads_with_its_index_at_the_end() -> None:

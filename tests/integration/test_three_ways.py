@@ -57,7 +57,7 @@ def test_the_command_the_deployment_and_a_cluster_started_by_hand_make_the_same_
 def is_as_the_contract_says(store: Path) -> None:
     """Read every array by zarr and by xarray, and compare names, dimensions, types and shapes."""
     group = zarr.open_group(store, mode="r")
-    assert group.attrs["mocrop_format"] == 1
+    assert group.attrs["mocrop_format"] == 2
     assert {"dataset", "recipe", "fingerprint", "class_names", "software"} <= set(group.attrs)
     arrays = {
         "id": (("clip",), None, (CLIPS,)),

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ZstdCodec
 
 from data_specs.jpeg import JpegCodec
+from data_specs.schema import SEPARATOR
 from data_specs.stored import StoreError, open_store
 from mocrop_core.frames import sample_segments_test as centre_frames
 from tests.support.rewriting import rewrite
@@ -55,6 +56,7 @@ def recode(store: Path, codec: dict[str, Any], view: str = "full") -> None:
         dtype="uint8",
         chunks=(1, 1, size, size, 3),
         shards=(4, frames.shape[1], size, size, 3),
+        chunk_key_encoding={"name": "default", "separator": SEPARATOR},
         overwrite=True,
         **codec,
     )
@@ -62,7 +64,7 @@ def recode(store: Path, codec: dict[str, Any], view: str = "full") -> None:
 
 
 def shard_file(store: Path, shard: int, view: str = "full") -> Path:
-    return store / "views" / view / "frames" / "c" / str(shard) / "0" / "0" / "0" / "0"
+    return store / "views" / view / "frames" / f"c.{shard}.0.0.0.0"
 
 
 def stream_of(clips: Clips, batch_size: int = 4, segments: int = 5) -> ClipStream:
@@ -167,9 +169,8 @@ def test_shards_that_are_replaced_all_the_time_end_the_reading_in_one_line(
 
     def read_and_replace(*given: int) -> bytes:
         found = inner(*given)
-        for file in (own_ucf_store / "views/full/frames/c").rglob("0"):
-            if file.is_file():
-                rewrite(file, file.read_bytes())
+        for file in (own_ucf_store / "views/full/frames").glob("c.*"):
+            rewrite(file, file.read_bytes())
         return found
 
     monkeypatch.setattr(os, "pread", read_and_replace)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -14,18 +13,22 @@ import numpy as np
 from numcodecs import blosc
 from PIL import Image
 
-from tests.support.hostile_stores import Spoil, bomb, document, edit, rows, spoils, table
+from data_specs.fingerprints import fingerprint
+from data_specs.motion_format import COLUMNS, MOTION_BLOCKS, VECTOR_CHUNK, motion_array
+from tests.support.hostile_stores import Spoil, bomb, document, edit, rows, spoils
 from tests.support.mutated_chunks import checksummed
 
+MOTION = "motion/00000"
 
-def _shard(store: Path, change: Callable[[np.ndarray, bytearray], object]) -> None:
-    """Change the index of the first shard of whole frames, and its bytes before it."""
-    file = store / "views/full/frames/c/0/0/0/0/0"
+
+def _shard(store: Path, change: Callable[[np.ndarray, bytearray], object], path: str = "views/full/frames") -> None:
+    """Change the index of an array's first shard, by default of whole frames, and its bytes before it."""
+    (file,) = (store / path).glob("c.0.*")
     data = file.read_bytes()
-    about = json.loads(document(store, "views/full/frames").read_text())
-    clips, slots = about["chunk_grid"]["configuration"]["chunk_shape"][:2]
-    length = 16 * clips * slots
-    index = np.frombuffer(data[-length - 4 : -4], "<u8").reshape(clips, slots, 2).copy()
+    about = json.loads(document(store, path).read_text())
+    counts = about["chunk_grid"]["configuration"]["chunk_shape"][:2]
+    length = 16 * counts[0] * counts[1]
+    index = np.frombuffer(data[-length - 4 : -4], "<u8").reshape(*counts, 2).copy()
     content = bytearray(data[: -length - 4])
     change(index, content)
     file.write_bytes(bytes(content) + checksummed(index.tobytes()))
@@ -53,6 +56,7 @@ for name, change in {
     "a frame of a few bytes": _frame(b"\x28\xb5\x2f\xfd\x60\x00\x01"), "a frame of nothing": _frame(b""),
 }.items():  # fmt: skip
     spoils(f"a shard's {name}")(lambda store, change=change: _shard(store, change))
+    spoils(f"vectors' {name}")(lambda store, change=change: _shard(store, change, MOTION))
 
 
 def _jpeg(side: int, **options: Any) -> bytes:
@@ -124,24 +128,54 @@ for name, spoil in {
 
 @spoils("a Blosc chunk of vectors, 98 bytes")
 def blosc_vectors(store: Path) -> None:
-    for file in (store / "motion/00000/dx/c").iterdir():
-        file.write_bytes(checksummed(struct.pack("<BBBBIII", 2, 1, 0x81, 2, 1 << 18, 1 << 17, 98) + b"\xff" * 82))
+    payload = struct.pack("<BBBBIII", 2, 1, 0x81, 2, 1 << 17, 1 << 16, 98) + b"\xff" * 82
+    _shard(store, _frame(payload), MOTION)
 
 
-def motion(store: Path, change: Callable[[np.ndarray], object]) -> None:
-    table(store, "motion/00000/offset", change)
+def motion(store: Path, **values: object) -> None:
+    """Put values into the attributes of a shard's vectors, with the fingerprint that they must have then."""
+
+    def change(it: dict[str, Any]) -> None:
+        about = it["attributes"]
+        about.update(values)
+        parts = (about[name] for name in ("vectors", "texture_cells", "motion_scale"))
+        about["fingerprint"] = fingerprint("motion", *parts)
+
+    edit(store, MOTION, change)
 
 
-spoils("offsets that fall")(lambda store: motion(store, lambda old: np.copyto(old, old[::-1].copy())))
-spoils("offsets of 2**62")(lambda store: motion(store, lambda old: np.copyto(old[1:], 2**62)))
-spoils("offsets below zero")(lambda store: motion(store, lambda old: old.fill(-1)))
-spoils("vectors without a unit")(lambda store: table(store, "motion/00000/motion_scale", lambda old: old.fill(0)))
+for name, values in {
+    "vectors of 2**62": {"vectors": [2**62] * 4},
+    "vectors below zero": {"vectors": [-1] * 4},
+    "vectors in words": {"vectors": "all"},
+    "vectors without a unit": {"motion_scale": [0] * 4},
+    "texture of 2**30 cells": {"texture_cells": [2**30] * 4},
+    "vectors of more clips": {"vectors": [1] * 5},
+    "vectors of no clips": {"vectors": [], "texture_cells": [], "motion_scale": []},
+}.items():
+    spoils(name)(lambda store, values=values: motion(store, **values))
+spoils("vectors of another fingerprint")(
+    lambda store: edit(store, MOTION, lambda it: it["attributes"].update(vectors=it["attributes"]["vectors"][::-1]))
+)
 
 
 @spoils("1e10 vectors without chunks")
 def many_vectors(store: Path) -> None:
-    motion(store, lambda old: np.copyto(old[1:], 10**10))
-    for name in ("frame", "x", "y", "w", "h", "dx", "dy"):
-        edit(store, f"motion/00000/{name}", lambda it: it.update(shape=[10**10]))
-        shutil.rmtree(store / "motion/00000" / name / "c", ignore_errors=True)
+    motion(store, vectors=[10**10, 0, 0, 0], texture_cells=[0] * 4)
+    spec = motion_array(0, -(-(10**10) // VECTOR_CHUNK))
+
+    def change(it: dict[str, Any]) -> None:
+        it.update(shape=list(spec.shape))
+        it["chunk_grid"]["configuration"]["chunk_shape"] = list(spec.shards or ())
+
+    edit(store, MOTION, change)
+    for file in (store / MOTION).glob("c.*"):
+        file.unlink()
     rows(store, "progress/motion/00000", vectors=10**10)
+
+
+@spoils("1e10 vectors in shards of nothing")
+def vectors_of_nothing(store: Path) -> None:
+    many_vectors(store)
+    empty = np.full((MOTION_BLOCKS, COLUMNS, 2), 2**64 - 1, "<u8").tobytes()
+    (store / MOTION / "c.0.0.0").write_bytes(checksummed(empty))

@@ -161,7 +161,7 @@ def array_of(codec: str) -> tuple[MemoryStore, zarr.Array[Any]]:
     document = {
         "zarr_format": 3, "node_type": "array", "shape": spec.shape, "data_type": spec.dtype, "fill_value": spec.fill,
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": spec.chunks}},
-        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
         "codecs": [*COMPRESSORS[codec], {"name": "crc32c"}],
     }  # fmt: skip
     store = MemoryStore()
@@ -184,7 +184,7 @@ def outcomes(codec: str, count: int, seed: int, fill: int) -> Iterator[tuple[str
     originals = [encoded(codec, numbers) for _ in range(8)]
     source, target = Guarded(1 << 16), Guarded(PIXELS)
     store, array = array_of(codec)
-    key = "a/c/" + "/".join("0" * array.ndim)
+    key = "a/c." + ".".join("0" * array.ndim)
     for number in range(count):
         data = mutated(originals[number % len(originals)], rng)
         yield _through_zarr(store, array, key, data, sealed=codec != "crc32c")

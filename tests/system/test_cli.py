@@ -231,11 +231,11 @@ def test_boxes_come_as_table_json_and_csv(mocrop_here: Callable[..., Said], ucf_
 
 def test_verify_ends_with_status_1_and_a_list(own_ucf_store: Path, mocrop_here: Callable[..., Said]) -> None:
     assert mocrop_here("verify", own_ucf_store).status == 0
-    chunk = own_ucf_store / "views/full/frames/c/1/0/0/0/0"
+    chunk = own_ucf_store / "views/full/frames/c.1.0.0.0.0"
     rewrite(chunk, chunk.read_bytes()[:-5])
     result = mocrop_here("verify", own_ucf_store, "--json")
     assert result.status == 1
-    assert json.loads(result.out)[0]["where"] == "views/full/frames/c/1/0/0/0/0"
+    assert json.loads(result.out)[0]["where"] == "views/full/frames/c.1.0.0.0.0"
 
 
 def test_density_maps_are_exported_where_the_reference_looks_for_them(

@@ -292,7 +292,7 @@ def test_a_stage_that_fails_for_good_leaves_the_table_and_the_boxes_of_what_is_t
     store = tmp_path / "stuck.zarr"
     with open_run(Options(str(synth_data / "UCF-101"), str(store), recipe="smoke", limit=2)):
         pass
-    (store / "views" / "mocrop" / "frames" / "c").write_text("in the way of the crops")
+    (store / "views" / "mocrop" / "frames" / "c.0.0.0.0.0" / "in the way of the crops").mkdir(parents=True)
     before = [record["id"] for record in served.read("artifacts")]
     words = run_arguments(synth_data / "UCF-101", store)
     found = served.prefect("deployment", "run", DEPLOYMENT, "--watch", *words, folder=tmp_path)

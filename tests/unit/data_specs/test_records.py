@@ -79,7 +79,7 @@ def test_a_row_with_an_unknown_key_or_a_value_out_of_range_is_refused(row_type: 
 
 def test_a_record_keeps_done_and_quarantined_clips_apart_and_has_the_fingerprint_of_its_stored_values() -> None:
     clips = {"a/1": MOTION, "a/2": {"reason": "motion: no key frame"}}
-    objects = {"motion/00000/dx/c/0": "0" * 32}
+    objects = {"motion/00000/c.0.0.0": "0" * 32}
     output = fingerprint("motion", None, "x", clips, objects)
     values = {
         "inputs": "x",

@@ -109,7 +109,7 @@ def test_a_clip_without_a_box_is_refused_with_the_reason(synth_data: Path, tmp_p
 
 @pytest.mark.parametrize("array", ["views/full/frames", "views/mocrop/density"])
 def test_a_clip_with_damaged_pictures_is_refused_in_one_line(own_ucf_store: Path, tmp_path: Path, array: str) -> None:
-    chunks = [path for path in (own_ucf_store / array / "c").rglob("*") if path.is_file()]
+    chunks = list((own_ucf_store / array).glob("c.*"))
     assert chunks
     for chunk in chunks:
         rewrite(chunk, chunk.read_bytes()[:-3])

@@ -78,7 +78,7 @@ def test_a_store_that_is_not_there_or_of_another_format_is_refused(own_ucf_store
     with pytest.raises(StoreError, match="no such store; create it with mocrop preprocess"):
         read_clips(str(tmp_path / "nothing.zarr"), "full", 1, "train")
     zarr.open_group(own_ucf_store, mode="r+").attrs["mocrop_format"] = 7
-    with pytest.raises(StoreError, match="format 7; this version reads format 1"):
+    with pytest.raises(StoreError, match="format 7; this version reads format 2"):
         read_clips(str(own_ucf_store), "full", 1, "train")
 
 
