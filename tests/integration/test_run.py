@@ -294,7 +294,7 @@ def test_keep_reads_vectors_from_the_source_itself(options: Options, three_clips
     assert summary.quarantined["Biking/still"].startswith("motion: ")
     assert "mjpeg" in summary.quarantined["Biking/still"]
     assert summary.done == 4
-    assert not Path(f"{options.store}.work").exists()
+    assert not Path(f"{options.store}.work", "h264").exists()
 
 
 def test_an_h264_file_of_fewer_frames_than_its_source_is_quarantined(options: Options) -> None:

@@ -421,7 +421,7 @@ def test_thirteen_thousand_clips_stay_usable(chromium: Browser, page: Path, tmp_
     document = document_of(page)
     times = 888
     for name, column in document["rows"].items():
-        if name != "reason":
+        if isinstance(column, list):  # others hold what few clips have
             document["rows"][name] = column * times
     document["rows"]["id"] = [f"{id}_{i}" for i, id in enumerate(document["rows"]["id"])]
     for view in document["boxes"].values():
