@@ -92,14 +92,18 @@ class Run:
         return plans
 
     def _update(self) -> None:
-        """Read the records that tasks may have written since the last time."""
+        """Read the records that tasks may have written since the last time; a task without a new one is still open."""
         given, self._given = self._given, {}
         for stage, shards in given.items():
-            if shards:
-                self.progress.read(sorted(shards), stage)
+            before = {shard: self.progress.stage_links(stage, shard) for shard in sorted(shards)}
+            self.progress.read(list(before), stage)
+            written = {shard for shard, links in before.items() if self.progress.stage_links(stage, shard) != links}
+            if shards - written:
+                self._given[stage] = shards - written
+            if written:
                 self._published, self._index_is_old = False, True
-        if "transcode" in given:
-            self._remember_sources(given["transcode"])
+            if stage == "transcode":
+                self._remember_sources(written)
 
     def _changed(self) -> list[int]:
         """The shards whose H.264 files were not made from the current source files."""

@@ -134,6 +134,10 @@ class Progress:
                     self._take(record)
                 self._fill_paths(block, shard)
 
+    def stage_links(self, stage: str, shard: int) -> list[Link | None]:
+        """What is kept of a shard's records of a stage, one for each view in stages of views."""
+        return [links.get(shard) for (name, _), links in self._links.items() if name == stage]
+
     def rows(self, shard: int) -> range:
         """The rows of a shard."""
         return schema.shard_rows(shard, len(self.ids), self.recipe.clips_per_shard)
