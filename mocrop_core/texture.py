@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ Bars = tuple[int, int, int, int]
 CONTRAST = 16.0  # levels: the standard deviation of a cell with weight 1/2
 BLACKEST_BAR = 26  # luma: black is 16, or 0 in full range
 FLATTEST_BAR = 12  # levels: range of a bar's line without its darkest and brightest fiftieth
+_cell_grid = lru_cache(cell_grid)
 AT_ONCE = 2**15  # values processed at once, few enough for the CPU cache
 LEAST_PICTURE = 0.25  # of the frame's side: bars that leave less are a dark scene
 
@@ -30,7 +32,7 @@ def key_frame_texture(luma: Luma) -> npt.NDArray[np.uint8]:
     ValueError for another dtype or shape. Source: ours.
     """
     _check_luma(luma)
-    grid = cell_grid((luma.shape[0], luma.shape[1]))
+    grid = _cell_grid((luma.shape[0], luma.shape[1]))
     (rows, columns), side = grid.shape, grid.side
     beyond = ((0, rows * side - luma.shape[0]), (0, columns * side - luma.shape[1]))
     whole = np.pad(luma, beyond, mode="edge") if beyond != ((0, 0), (0, 0)) else luma

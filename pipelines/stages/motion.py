@@ -17,6 +17,8 @@ from pipelines.stages.upstream import check_unchanged, upstream
 from pipelines.store.shard_writer import VectorWriter
 from pipelines.store.writer import HashingStore
 
+NO_BARS: Bars = (0, 0, 0, 0)
+
 
 def motion_records(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: EachClip) -> list[Record[MotionRow]]:
     """Write the motion vectors and the key-frame texture of the shard's clips; return the record of the stage."""
@@ -34,7 +36,8 @@ def motion_records(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: E
 
         def keep(luma: Luma) -> None:
             writer.append_texture(key_frame_texture(luma))
-            borders.append(bars(luma))
+            if NO_BARS not in borders:  # the bars of further frames would make no difference
+                borders.append(bars(luma))
 
         try:
             survey, window = decoder.survey(path), clip.window if recipe.transcode == "keep" else None

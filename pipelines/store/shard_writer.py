@@ -94,7 +94,7 @@ class VectorWriter:
         self._objects = 0  # full ones
         self._written = 0  # objects, including those that were rolled back
         self.num_cells = 0
-        self._cells = b""  # texture of the block that is not full
+        self._cells: tuple[bytes, ...] = ()  # texture of the block that is not full
         self._texture: tuple[list[bytes], ...] = ()
 
     def mark(self) -> tuple[Any, ...]:
@@ -108,9 +108,9 @@ class VectorWriter:
 
     def append_texture(self, texture: npt.NDArray[np.uint8]) -> None:
         """Append the texture of a key frame: uint8 (rows, columns)."""
-        self._cells += texture.tobytes()
+        self._cells += (texture.tobytes(),)
         self.num_cells += texture.size
-        while len(self._cells) >= _CELLS:
+        if sum(map(len, self._cells)) >= _CELLS:
             self._flush_texture()
 
     def append(self, block: npt.NDArray[Any]) -> None:
@@ -125,7 +125,7 @@ class VectorWriter:
         if self._waiting:
             self._flush_vectors(whole=False)
         if self._cells:
-            self._flush_texture()
+            self._flush_texture(whole=False)
         for block in self._texture:
             self._add(block)
         index = MotionIndex(tuple(vectors), tuple(cells), tuple(scales))
@@ -146,12 +146,16 @@ class VectorWriter:
             self._add(_encoded(vector_pages(vectors[start : min(start + VECTOR_CHUNK, stop)])))
         self._waiting = (vectors[stop:].copy(),) if stop < len(vectors) else ()
 
-    def _flush_texture(self) -> None:
-        block = np.zeros(_CELLS, "<u2")
-        some = self._cells[:_CELLS]
-        block[: len(some)] = np.frombuffer(some, np.uint8)
-        self._texture += (_encoded(block.reshape(COLUMNS, VECTOR_CHUNK)),)
-        self._cells = self._cells[_CELLS:]
+    def _flush_texture(self, whole: bool = True) -> None:
+        """Encode the blocks that are full, or also the last one."""
+        cells = np.frombuffer(b"".join(self._cells), np.uint8)
+        stop = len(cells) // _CELLS * _CELLS if whole else len(cells)
+        for start in range(0, stop, _CELLS):
+            some = cells[start : min(start + _CELLS, stop)]
+            block = np.zeros(_CELLS, "<u2")
+            block[: len(some)] = some
+            self._texture += (_encoded(block.reshape(COLUMNS, VECTOR_CHUNK)),)
+        self._cells = (cells[stop:].tobytes(),) if stop < len(cells) else ()
 
     def _add(self, block: list[bytes]) -> None:
         self._blocks += (block,)

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from mvextractor.videocap import VideoCap
 
+from data_specs.recipes import load_recipe
 from mocrop_core.density import density_map
 from mocrop_core.frames import sample_segments_test, spread
 from mocrop_core.vectors import filter_by_magnitude, in_pixels
@@ -33,6 +34,7 @@ from tests.benchmarks.footage import encoded, many, real_clips
 from tests.benchmarks.measuring import REPETITIONS, Result, interleaved, least, ratios, spent_here
 
 FRAMES, GRID, THRESHOLD = 8, (6, 8), 1.0
+UCF_SHARD = 64  # clips a shard of the whole data set
 # motion-vector-extractor's columns: source, w, h, src_x, src_y, dst_x, dst_y, motion_x, motion_y, motion_scale
 PEERS_COLUMNS = {"w": 1, "h": 2, "x": 5, "y": 6, "motion_x": 7, "motion_y": 8}
 SCALE = 9
@@ -210,7 +212,8 @@ def _vectors(videos: list[Path], repetitions: int, vectors: int) -> list[Result]
 def _texture(folder: Path, clips: int | None, repetitions: int) -> list[Result]:
     """The motion stage, which also stores the key frames' texture, against the same stage without any key frames."""
     sources = real_clips()[:clips]
-    options = Options(str(many(sources, len(sources), folder / "source")), str(folder / "clips.zarr"), recipe="ucf101")
+    recipe = load_recipe("ucf101").model_copy(update={"shard_clips": UCF_SHARD})
+    options = Options(str(many(sources, len(sources), folder / "source")), str(folder / "clips.zarr"), recipe=recipe)
     extract = decoder.extract
 
     def without(*args: Any, on_key_frame: object, **named: Any) -> Motion:
