@@ -47,7 +47,7 @@ from training.shards import FrameReader
 
 MOCROP = [sys.executable, "-c", "from pipelines.cli.app import main; main()"]
 TINY = {"name": "tiny", "shard_clips": 2, "transcode": {"preset": "ultrafast"}, "frames": {"slots": 2, "size": 16}}
-REQUESTS = 70  # of a shard of one view
+REQUESTS = 30  # of a shard of one view
 LARGE, FRAMES = 160 << 20, "views/mocrop/frames/c.0.0.0.0.0"  # more than a document may have, less than any object
 RAW = {**TINY, "name": "raw", "frames": {"slots": 2, "size": 16, "codec": {"name": "raw"}}}
 
