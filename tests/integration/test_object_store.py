@@ -215,11 +215,7 @@ def train(store: str, out: Path) -> int:
 def test_a_training_on_s3_sends_failed_requests_again_and_ends_in_one_line_when_all_fail(
     s3: str, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    requests = 0
-
     def now_and_then(number: int, method: str) -> Fault:
-        nonlocal requests
-        requests = number
         return (("error", "reset", "cut")[number // 3 % 3]) if number % 3 == 0 else ""  # type: ignore[return-value]
 
     with faulty(s3, now_and_then) as (address, proxy):
@@ -235,7 +231,12 @@ def test_a_training_on_s3_sends_failed_requests_again_and_ends_in_one_line_when_
 
     monkeypatch.setenv("MOCROP_RETRY_SECONDS", "0.5")
     monkeypatch.setattr("data_specs.remote.PAUSES", (0.01,))
-    with faulty(s3, lambda number, _: "error" if number > requests // 2 else "") as (address, proxy):
+
+    def once_frames_were_read(number: int, method: str) -> Fault:
+        read = any("/frames/c." in path for _, path, _ in proxy.answers)
+        return "error" if read else ""
+
+    with faulty(s3, once_frames_were_read) as (address, proxy):
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
         assert train(command.store, tmp_path / "failing") == 1
         assert proxy.failed
