@@ -197,9 +197,9 @@ def open_store(location: str | Path) -> Store:
     return Store(str(location))
 
 
-_ANEW = (
-    "Make it anew with mocrop preprocess --source … --store NEW, and the --clips, --splits and --recipe that it was "
-    "made with; then the old one can be removed"
+_AGAIN = (
+    "Create it again with mocrop preprocess --source … --store NEW and the --clips, --splits and --recipe of this one; "
+    "then this one can be removed"
 )
 
 
@@ -215,6 +215,6 @@ def _root_attributes(store: ZarrStore, where: str) -> Attributes:
         older = type(written) is int and 0 < written < schema.FORMAT
         raise StoreError(
             f"store {where!r} has format {str(written)[:60]}; this version reads format {schema.FORMAT}"
-            + (f". {_ANEW}" if older else "")
+            + (f". {_AGAIN}" if older else "")
         )
     return found

@@ -1,4 +1,4 @@
-"""Making text from file names, stores and annotations safe for terminals, spreadsheets and JSON readers."""
+"""Text for people: file names and stored text made safe for terminals, spreadsheets and JSON; numbers with nouns."""
 
 from __future__ import annotations
 
@@ -33,6 +33,11 @@ def csv_cell(value: Any) -> Any:
         return value
     text = printable(value)
     return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """The number with its noun, in the singular for 1."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
 def json_text(value: Any) -> str:

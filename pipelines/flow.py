@@ -56,7 +56,7 @@ from pipelines.runs.addresses import check_addresses
 from pipelines.runs.options import Options
 from pipelines.runs.run import Run, open_run
 from pipelines.stages.tasks import DOES, STAGES, ShardReport
-from pipelines.store.records import Summary
+from pipelines.store.summary import Summary
 
 Location = Annotated[str, Field(pattern=SAFE)]
 """A path or address without secrets: the Prefect server stores and shows parameters."""

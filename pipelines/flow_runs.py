@@ -41,7 +41,7 @@ from pipelines.flow import (
 from pipelines.runs import outcome
 from pipelines.runs.addresses import ALLOWED
 from pipelines.runs.options import Options
-from pipelines.store.records import Summary
+from pipelines.store.summary import Summary
 
 
 def run_here(options: Options, on_progress: OnProgress = no_progress, *, verbose: bool = False) -> Summary:

@@ -26,7 +26,7 @@ from pipelines.runs.options import Options
 from pipelines.runs.run import open_run
 from pipelines.stages.shard_task import process_shard
 from pipelines.stages.tasks import STAGES
-from pipelines.store.records import Summary
+from pipelines.store.summary import Summary
 from tests.places import DATA
 
 # a shell's background jobs ignore it, and so would every command that a test interrupts

@@ -128,7 +128,7 @@ def for_motion(backbone: Backbone, motion: MotionInput, *, mean_filters: bool) -
     """Give the first convolution of an RGB network the channels of the motion stream, in place.
 
     ``mean_filters``: each channel gets the mean of the three filters of R, G and B, times 3 / channels, so that equal
-    channels give what they gave before; else the convolution is drawn anew. Maps are normalised to 0 at rest and
+    channels give what they gave before; else its weights are random. Maps are normalised to 0 at rest and
     `FLOW_DEVIATION` to 1. `Refused` for a network that does not begin with a convolution of three channels. Source:
     temporal segment networks (arXiv 1608.00859), which do not scale the mean filters.
     """

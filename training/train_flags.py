@@ -78,6 +78,12 @@ def parser() -> argparse.ArgumentParser:
     optim.add_argument(
         "--label-smoothing", type=share(0, 1), default=0.0, help="share of the target spread evenly over all classes"
     )
+    _add_run_flags(p)
+    add_machine_flags(p)
+    return p
+
+
+def _add_run_flags(p: argparse.ArgumentParser) -> None:
     run = p.add_argument_group("run")
     run.add_argument("--seed", type=whole(0), default=0, help="random seed")
     run.add_argument("--select", choices=("last", "val", "test"), default="last", help="epoch saved as model.pt: the "
@@ -100,5 +106,3 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="resume from FILE, or from OUTPUT_DIR/last.pt",
     )
-    add_machine_flags(p)
-    return p

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_specs.clip_rows import Row
-from data_specs.names import printable
+from data_specs.text import counted, printable
 from data_specs.windows import MOST_SECONDS, TOLERANCE, seconds_text, sliding_windows
 from pipelines.errors import RunError
 from pipelines.media.containers import VideoError
@@ -36,17 +36,15 @@ class Cutting:
     def lines(self) -> Iterator[str]:
         """The counts as lines for a person."""
         every = f"{seconds_text(self.length)} s every {seconds_text(self.stride)} s"
-        yield f"windows   {self.windows} of {every}, from {self.videos - len(self.short) - len(self.unreadable)} videos"
+        whole = len(self.short) + len(self.unreadable)
+        yield f"windows   {self.windows} of {every}, from {counted(self.videos - whole, 'video')}"
         if self.tails:
-            seconds = f"{self.tail_seconds:.1f} s together"
-            yield f"warning   the ends of {self.tails} videos are in no window ({seconds})"
-        for what, names in (
-            ("shorter than a window: left whole", self.short),
-            ("of unknown length: left whole", self.unreadable),
-        ):
+            yield f"warning   {counted(self.tails, 'video')} with an end in no window, {self.tail_seconds:.1f} s in all"
+        for what, names in (("shorter than a window", self.short), ("of unknown length", self.unreadable)):
             if names:
                 more = ", …" if len(names) > EXAMPLES else ""
-                yield f"warning   {len(names)} videos are {what} ({', '.join(map(repr, names[:EXAMPLES]))}{more})"
+                examples = ", ".join(map(repr, names[:EXAMPLES]))
+                yield f"warning   {counted(len(names), 'video')} {what}, left whole: {examples}{more}"
 
 
 def check_lengths(length: float | None, stride: float | None) -> tuple[float, float] | None:

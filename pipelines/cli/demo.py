@@ -12,7 +12,7 @@ from pipelines.acquire.synthetic import write_dataset
 from pipelines.errors import RunError
 from pipelines.execution.process_setup import own_python
 from pipelines.runs.options import Options
-from pipelines.store.records import Summary
+from pipelines.store.summary import Summary
 
 RECIPE = "demo"
 VIEW = "actor"  # of the training

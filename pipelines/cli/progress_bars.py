@@ -109,7 +109,8 @@ def count_progress(what: str, unit: str) -> Iterator[CountProgress]:
                 _line(f"{what}: {done} of {total} {unit}")
 
         yield plain
-        _line(f"{what}: {last[0]} of {last[1]} {unit}")
+        if last[1]:
+            _line(f"{what}: {last[0]} of {last[1]} {unit}")
         return
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), _Rate(unit), TimeRemainingColumn())
     with Progress(*columns, console=console) as bar:

@@ -22,7 +22,7 @@ app = typer.Typer()
 @app.command(epilog="Example: mocrop status ucf101.zarr --json")
 def status(store: StoreArgument, as_json: JsonFlag = False) -> None:
     """Show the progress of a store. Counts clips and shards; lists quarantined clips with reasons, and notes."""
-    from pipelines.store.records import summarise
+    from pipelines.store.summary import summarise
 
     print_summary(summarise(store), as_json)
 
@@ -31,7 +31,7 @@ def status(store: StoreArgument, as_json: JsonFlag = False) -> None:
 def verify(store: StoreArgument, as_json: JsonFlag = False) -> None:
     """Check every byte of a store. Lists wrong chunks, fingerprints and counts, with exit status 1."""
     from pipelines.cli.progress_bars import count_progress
-    from pipelines.store.records import summarise
+    from pipelines.store.summary import summarise
     from pipelines.store.verify import verify as find_faults
 
     with count_progress("verify", "records") as show:

@@ -237,7 +237,7 @@ class _Job:
 def _filters(cuts: Sequence[Cut], stream: int, deinterlace: set[int]) -> str:
     """The filters: every frame of the source is counted, goes to each window, and is counted there if it is in it.
 
-    ``n`` and what else a filter knows of earlier frames starts anew where ffmpeg sets the filters up again, so windows
+    ``n`` and what else a filter knows of earlier frames starts again where ffmpeg sets the filters up again, so windows
     are cut by time alone. Decoding ends a second after the last window; trim itself is not exact, as it rounds.
     """
     last = max(cut.window.end for cut in cuts)

@@ -15,7 +15,7 @@ from data_specs.stored import Store, attributes, shown
 from mocrop_core import SOURCE_FALLBACK
 from pipelines.report.clip_cards import strip_grid
 from pipelines.report.clip_reader import ClipReader
-from pipelines.store.records import Summary, stage_seconds
+from pipelines.store.summary import Summary, stage_seconds
 
 Json = dict[str, Any]
 

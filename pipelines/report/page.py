@@ -27,7 +27,7 @@ from pipelines.atomic_files import atomic_write
 from pipelines.evaluation.coverage import coverage, mismatches, stored_boxes
 from pipelines.report import actor_coverage, clip_cards, overview
 from pipelines.report.clip_reader import ClipReader
-from pipelines.store.records import summary_of, window_videos
+from pipelines.store.summary import summary_of, window_videos
 
 SAMPLE = 300
 MAX_QUARANTINED = 10_000  # quarantined clips in a page that lists a sample

@@ -17,6 +17,7 @@ from data_specs.recipes import Recipe
 from data_specs.resources import usable_cores
 from data_specs.split_lists import NUM_SPLITS
 from data_specs.stored import is_url, open_store, shown
+from data_specs.text import counted
 from pipelines.disk_space import SPARE, disk_of, free_bytes, mebibytes
 from pipelines.errors import ClipError
 from pipelines.media.decoder import VideoError, probe
@@ -158,11 +159,6 @@ def plan(options: Options) -> Plan:
             *_space_problems(options, free, store_bytes, work_bytes, folders.work_dir),
         ),
     )
-
-
-def counted(number: int, noun: str, plural: str = "") -> str:
-    """The number with its noun, in the singular for 1."""
-    return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
 def split_counts(dataset: Dataset) -> dict[int, tuple[int, int, int]]:

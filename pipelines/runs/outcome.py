@@ -8,8 +8,8 @@ from typing import Any
 from data_specs.discovery import PassedOver
 from data_specs.schema import NOTES
 from pipelines.errors import RunError
-from pipelines.store.records import Summary
 from pipelines.store.software import mixed
+from pipelines.store.summary import Summary
 
 LISTED = 1000  # quarantined clips in the table, at most
 EXAMPLES = 3  # clips shown for each kind of note

@@ -31,8 +31,8 @@ from pipelines.store.lock import StoreLock, locked
 from pipelines.store.progress import Progress, other_revision
 from pipelines.store.record_blocks import RecordBlock
 from pipelines.store.record_index import RECORDS, RecordIndex, record_stamps
-from pipelines.store.records import Summary, publish, stage_seconds, summary_of
 from pipelines.store.software import news
+from pipelines.store.summary import Summary, publish, stage_seconds, summary_of
 from pipelines.store.verify import DAMAGED, damaged_records
 
 

@@ -12,7 +12,7 @@ from data_specs.stored import open_store
 from pipelines.execution.dask_cluster import dask_client
 from pipelines.runs.options import Options
 from pipelines.stages.tasks import STAGES
-from pipelines.store.records import summarise
+from pipelines.store.summary import summarise
 from tests.places import SABOTAGE
 from tests.support.saboteurs import CLIPS, SMALL, contents, copy_clips, do_on_dask
 from tests.support.soak import record

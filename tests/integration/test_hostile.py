@@ -25,7 +25,7 @@ from data_specs.stored import open_store
 from pipelines.execution.dask_cluster import dask_client
 from pipelines.media.encoder import write_video
 from pipelines.runs.options import Options
-from pipelines.store.records import Summary, summarise
+from pipelines.store.summary import Summary, summarise
 from tests.integration.test_run import ffmpeg, noise_frames
 from tests.support.mutations import KINDS, NAMES, claims, mutants, references
 from tests.support.saboteurs import SMALL, contents, do_on_dask

@@ -26,7 +26,7 @@ from pipelines.runs.options import Options
 from pipelines.runs.run import open_run
 from pipelines.stages import boxes
 from pipelines.stages.shard_task import process_shard
-from pipelines.store.records import summarise
+from pipelines.store.summary import summarise
 from tests.conftest import run_stages
 from tests.places import SABOTAGE
 from tests.support.saboteurs import SMALL, copy_clips, do_on_dask
@@ -165,7 +165,7 @@ def test_a_command_that_fails_by_our_fault_prints_one_line_that_names_a_log(
     def wrong(store: str) -> Any:
         raise IndexError("list index out of range")
 
-    monkeypatch.setattr("pipelines.store.records.summarise", wrong)
+    monkeypatch.setattr("pipelines.store.summary.summarise", wrong)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(sys, "argv", ["mocrop", "status", "x.zarr"])
     with pytest.raises(SystemExit) as ended:

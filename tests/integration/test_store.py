@@ -211,7 +211,9 @@ def test_places_that_hold_no_store_are_named(tmp_path: Path, own_ucf_store: Path
     with pytest.raises(StoreError, match="not a mocrop store"):
         open_store(tmp_path / "other.zarr")
     zarr.open_group(own_ucf_store, mode="r+").attrs["mocrop_format"] = 1
-    with pytest.raises(StoreError, match=r"has format 1; .* 2\. Make it anew with mocrop preprocess --source .* NEW"):
+    with pytest.raises(
+        StoreError, match=r"has format 1; .* 2\. Create it again with mocrop preprocess --source .* NEW"
+    ):
         open_store(own_ucf_store)
     zarr.open_group(own_ucf_store, mode="r+").attrs["mocrop_format"] = 7
     with pytest.raises(StoreError, match="has format 7; this version reads format 2"):

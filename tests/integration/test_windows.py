@@ -219,7 +219,7 @@ def test_the_library_and_the_commands_say_it(
     assert store.windows[1].tolist() == [0.8, 2.4]
     assert store.first_frames.tolist() == [0, 20, 40, 63, 0, 0]
     said = mocrop_here("status", windows.store)
-    assert "6 clips (5 windows of 1 videos), 5 done" in said.out
+    assert "6 clips (5 windows of 1 video), 5 done" in said.out
     said = mocrop_here(
         "boxes", windows.store, "--clip", "Sport/long_000000.8-000002.4", "--view", "full", "--frames", "--json"
     )
@@ -236,7 +236,7 @@ def test_index_cuts_videos_into_windows(windows: Options, mocrop_here: Callable[
     said = mocrop_here("index", source, "--windows", 2.5, "--stride", 1, "--out", table)
     assert said.status == 0, said.err
     assert "windows   5 of 2.5 s every 1 s, from 2 videos" in said.out
-    assert "the ends of 2 videos are in no window (1.2 s together)" in said.out
+    assert "2 videos with an end in no window, 1.2 s in all" in said.out
     with table.open() as file:
         rows = [(row["path"], row["start"], row["end"]) for row in csv.DictReader(file)]
     assert rows == [

@@ -20,7 +20,7 @@ from pipelines.execution import prefect_server, server_address
 from pipelines.execution.deployment_alias import DEPLOYMENT
 from pipelines.execution.server_address import held_port
 from pipelines.runs import outcome
-from pipelines.store.records import Summary
+from pipelines.store.summary import Summary
 from tests.support.environments import proxied, recording_proxy
 from tests.support.saboteurs import contents, descendants, records, wait_until
 

@@ -36,7 +36,7 @@ from pipelines.report.drawing import write_clip_video
 from pipelines.runs.cleanup import clear
 from pipelines.runs.options import Options
 from pipelines.runs.source_index import SourceIndex
-from pipelines.store.records import summarise
+from pipelines.store.summary import summarise
 from pipelines.store.verify import Fault, verify
 from tests.conftest import run_stages
 from tests.places import ROOT

@@ -29,7 +29,7 @@ import pytest
 from pipelines.execution.deployment_alias import DEPLOYMENT
 from pipelines.execution.server_address import LOOPBACK, held_port
 from pipelines.runs.options import Options
-from pipelines.store.records import Summary
+from pipelines.store.summary import Summary
 from tests.support.compose import DOCKER, environment_of, read_compose, without_containers
 from tests.support.system_packages import needed
 

@@ -17,7 +17,7 @@ from data_specs.datasets import TEST, TRAIN, VALIDATION, Dataset, DatasetError, 
 from data_specs.stored import open_store
 from data_specs.windows import Window
 from pipelines.runs.options import Options
-from pipelines.store.records import Summary
+from pipelines.store.summary import Summary
 from tests.conftest import Said
 from tests.unit.data_specs.test_datasets import make
 

@@ -13,7 +13,7 @@ from data_specs.datasets import DatasetError, read_dataset
 from data_specs.discovery import VIDEO_SUFFIXES
 from data_specs.recipes import parse_recipe
 from pipelines.runs.options import Options
-from pipelines.store.records import Summary
+from pipelines.store.summary import Summary
 from tests.integration.test_run import ffmpeg
 from tests.support.saboteurs import SMALL
 from tests.unit.data_specs.test_datasets import make

@@ -22,7 +22,7 @@ from pipelines.media.encoder import write_video
 from pipelines.runs import outcome
 from pipelines.runs.options import Options
 from pipelines.stages.h264_cache import check_missing
-from pipelines.store.records import summarise
+from pipelines.store.summary import summarise
 from tests.conftest import run_stages
 from tests.integration.test_report_file import report_of
 

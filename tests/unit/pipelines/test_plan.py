@@ -13,7 +13,7 @@ from pipelines.errors import RunError
 from pipelines.runs import estimate, outcome
 from pipelines.runs.options import Options
 from pipelines.runs.run import open_run
-from pipelines.store.records import summarise
+from pipelines.store.summary import summarise
 from tests.support.saboteurs import contents
 
 SECONDS = 8.0  # of a clip

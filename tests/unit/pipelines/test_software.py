@@ -17,7 +17,7 @@ from pipelines.cli.app import app
 from pipelines.runs import outcome
 from pipelines.runs.options import Options
 from pipelines.runs.run import about_store
-from pipelines.store.records import summarise
+from pipelines.store.summary import summarise
 from pipelines.store.verify import verify
 from pipelines.store.writer import write_record
 from tests.conftest import run_stages

@@ -15,7 +15,7 @@ from pipelines.runs.options import Options
 from pipelines.runs.run import open_run
 from pipelines.stages.shard_task import process_shard
 from pipelines.stages.tasks import STAGES
-from pipelines.store.records import summarise
+from pipelines.store.summary import summarise
 from tests.conftest import run_stages
 from tests.support.saboteurs import SMALL, contents, copy_clips
 from tests.system.test_cli import mocrop

@@ -9,6 +9,7 @@ from typing import Any
 from data_specs import schema
 from data_specs.schema import State
 from data_specs.stored import Attributes, Store, attributes, hash_objects, open_store, shown, zarr_store
+from data_specs.text import counted
 from pipelines.store.progress import Progress
 from pipelines.store.software import Versions, as_attribute
 from pipelines.store.writer import HashingStore, put_attributes, write_table
@@ -37,8 +38,10 @@ class Summary:
     @property
     def what(self) -> str:
         """What the clips are, for people: their number, and how many are windows of how many videos."""
-        windows = f" ({self.windows} windows of {self.videos} videos)" if self.windows else ""
-        return f"{self.clips} clips{windows}"
+        whole = counted(self.clips, "clip")
+        if not self.windows:
+            return whole
+        return f"{whole} ({counted(self.windows, 'window')} of {counted(self.videos, 'video')})"
 
     def as_json(self) -> dict[str, Any]:
         """The summary as JSON-like values."""
