@@ -238,7 +238,8 @@ def _check_space(location: str, recipe: Recipe, clips: int) -> None:
 
 def _sweep(location: str, folders: Folders) -> None:
     """Remove the temporary files that a killed process left in the work folder and in a local store."""
-    sweep(Path(folders.work_dir, H264))  # only subfolders of our own, as other programs may use the work folder
+    for name in (H264, STORES, SOURCES, RECORDS):  # not the whole work folder, which other programs may use
+        sweep(Path(folders.work_dir, name))
     if not is_url(location):
         for path in unfinished(Path(location)):
             path.unlink(missing_ok=True)

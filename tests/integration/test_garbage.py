@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,7 @@ from pipelines.runs.cleanup import find_waste, remove, work_folder
 from pipelines.runs.options import Options
 from pipelines.runs.run import open_run
 from pipelines.stages.shard_task import process_shard
-from pipelines.store.lock import StoreLocked, locked, read_holder
+from pipelines.store.lock import LOCK, StoreLocked, exchange, locked, read_holder
 from tests.conftest import run_stages
 from tests.integration.test_run import with_views
 from tests.integration.test_store import contents
@@ -87,14 +87,32 @@ def test_h264_files_of_a_source_that_changed_are_waste_and_the_others_are_kept(
 def test_parts_are_waste_and_files_of_others_are_not(options: Options) -> None:
     run_stages(options)
     folder = Path(options.store).parent
-    parts = ["work/h264/MovingDisc/.1234.part", "a.zarr/label/c.0.1234.partial", "a.zarr/motion/00000/c.0.0.0#1"]
+    parts = [f"work/{name}/.1234.part" for name in ("h264/MovingDisc", "records", "sources", "stores")]
+    parts += ["a.zarr/label/c.0.1234.partial", "a.zarr/motion/00000/c.0.0.0#1"]
     others = ["work/mine.part", "work/film.mp4", "work/h264/MovingDisc/holiday.mp4", "other.part", "a.zarr.part"]
     for name in parts + others:
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(b"x")
     assert found(options) == set(parts)
     remove(find_waste(options.store, options.work_dir), folder / "work")
     assert [name for name in others if not (folder / name).exists()] == []
     assert [name for name in parts if (folder / name).exists()] == []
+
+
+def test_a_run_after_a_killed_one_removes_its_unfinished_files_in_all_its_folders(options: Options) -> None:
+    run_stages(options)
+    store = zarr_store(options.store, read_only=False)
+    with locked(options.store) as held:  # not settled: what it found abandoned stays
+        killed = {**asdict(held.holder), "token": "killed", "pid": 2**22 + 1}
+    assert exchange(store, LOCK, None, killed)
+    folder = Path(options.store).parent
+    parts = [f"work/{name}/.1234.part" for name in ("h264/MovingDisc", "records", "sources", "stores")]
+    for name in [*parts, "work/mine.part"]:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    run_stages(options)
+    assert [name for name in parts if (folder / name).exists()] == []
+    assert (folder / "work/mine.part").exists(), "other programs may use the work folder"
 
 
 def test_what_another_store_in_the_work_folder_needs_is_kept_as_long_as_that_store_is_there(options: Options) -> None:

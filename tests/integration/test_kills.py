@@ -92,9 +92,10 @@ def leave_half_a_shard(store: Path, expected: dict[str, bytes], rng: random.Rand
     (store / name).parent.mkdir(parents=True, exist_ok=True)
     rewrite(store / name, expected[name][: len(expected[name]) // 2])
     (store / f"{name}.0123456789abcdef.partial").write_bytes(b"half")
-    work = Path(f"{store}.work/h264")
-    work.mkdir(parents=True, exist_ok=True)
-    (work / ".0123456789abcdef.part").write_bytes(b"half")
+    for folder in ("h264", "records", "sources", "stores"):
+        work = Path(f"{store}.work", folder)
+        work.mkdir(parents=True, exist_ok=True)
+        (work / ".0123456789abcdef.part").write_bytes(b"half")
     kind, place, *rest = name.split("/")  # motion/00002/c.0.0.0 or views/full/frames/c.2.0.0.0.0
     return f"motion/{place}" if kind == "motion" else f"{STAGE_OF[rest[0]]}/{place}/{int(rest[1].split('.')[1]):05}"
 
