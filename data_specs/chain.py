@@ -10,7 +10,7 @@ records. A record is current if its inputs equal what these functions return.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from data_specs.clip_rows import Clip
@@ -37,6 +37,9 @@ class Made(Protocol):
     @property
     def output(self) -> str: ...
 
+    @property
+    def inputs(self) -> str: ...
+
 
 def motion_inputs(transcode: Made) -> str:
     """What determines the motion vectors of a shard and the texture of its key frames."""
@@ -52,3 +55,33 @@ def clips_inputs(transcode: Made, motion: Made, boxes: Made, recipe: Recipe) -> 
     """What determines the crops of a shard in a view."""
     outputs = [transcode.output, motion.output, boxes.output]
     return fingerprint("clips", REVISION, outputs, recipe.frames.model_dump(mode="json"))
+
+
+def is_current(
+    stage: str,
+    view: View | None,
+    recipe: Recipe,
+    made: Callable[[str, str | None], Made | None],
+    params: Mapping[str, Any] | None = None,
+) -> bool:
+    """Return whether the record of a stage after ``transcode`` was made from the current records of the stages before.
+
+    ``made`` returns a shard's record of a stage (and view), None if it is missing.
+    """
+    name = view.name if view else None
+    record = made(stage, name)
+    if record is None:
+        return False
+    if stage == "motion":
+        before = made("transcode", None)
+        return before is not None and record.inputs == motion_inputs(before)
+    assert view is not None, "a stage of views"
+    motion = made("motion", None)
+    if motion is None:
+        return False
+    if stage == "boxes":
+        return record.inputs == boxes_inputs(motion, recipe, view, params)
+    transcode, boxes = made("transcode", None), made("boxes", name)
+    if transcode is None or boxes is None:
+        return False
+    return record.inputs == clips_inputs(transcode, motion, boxes, recipe)

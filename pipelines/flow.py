@@ -4,9 +4,10 @@ Only this module and `flow_runs` import Prefect.
 
     stage ── one Prefect task ──▶ its pending shards ── Dask, one single-threaded process per core ──▶ reports
 
-There is one Prefect task per stage, not per shard or clip: a Prefect task costs a hundred times as much as a Dask
-task, and the Prefect server drops records beyond about 2,000. Pending shards are determined from the store alone, so
-that a killed run resumes where it stopped; Prefect's own caching and result files are off.
+There is one Prefect task per stage (one for all stages with ``discard_h264``), not per shard or clip: a Prefect task
+costs a hundred times as much as a Dask task, and the Prefect server drops records beyond about 2,000. Pending shards
+are determined from the store alone, so that a killed run resumes where it stopped; Prefect's own caching and result
+files are off.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ from pipelines.runs import outcome
 from pipelines.runs.addresses import check_addresses
 from pipelines.runs.options import Options
 from pipelines.runs.run import Run, open_run
-from pipelines.stages.tasks import DOES, STAGES, ShardReport
+from pipelines.stages.tasks import DOES, ShardReport
 from pipelines.store.summary import Summary
 
 Location = Annotated[str, Field(pattern=SAFE)]
@@ -148,7 +149,7 @@ def _await_server() -> None:
 
 
 def build(run: Run, client: Client, on_progress: OnProgress) -> Summary:
-    """Run all stages, then write the store's tables and the artifacts, also for a partial result if a stage fails."""
+    """Run all stages, or one pass, then write the store's tables and the artifacts, also if a stage fails."""
     logger = get_run_logger()
     for warning in run.warnings:
         logger.warning(warning)
@@ -156,7 +157,7 @@ def build(run: Run, client: Client, on_progress: OnProgress) -> Summary:
         logger.info(notice)
     logger.info("%d clips of %s into %s", len(run.dataset.clips), run.folders.source, shown(run.location))
     try:
-        for stage in STAGES:
+        for stage in run.passes:
             _await_server()
             run_stage(run, stage, client, on_progress)
     except (RunError, StoreError):
@@ -237,6 +238,8 @@ def preprocess_ucf101(
     max_missing: Annotated[float, Field(ge=0, le=1)] | None = None,
     clips: Location | None = None,
     class_names: Location | None = None,
+    discard_h264: bool = False,
+    scratch: Location | None = None,
 ) -> State[Any]:
     """Preprocess a folder of videos into a store of motion-guided boxes and cached crops; completed work is kept.
 
@@ -258,6 +261,9 @@ def preprocess_ucf101(
         max_missing: fraction of its frames, 0 to 1, that a clip may lack; overrides the recipe's.
         clips: clip table (CSV or JSON Lines) with the path, label and parts of each clip; replaces splits.
         class_names: text file with the clip table's class names, one per line; labels may then be indices into it.
+        discard_h264: do all stages of a shard in one task on the worker's own disk, and keep no H.264 files; workers
+            then share only the source folder and the store.
+        scratch: existing folder on the workers' machines for those H.264 files; that for temporary files by default.
     """
     given = dict(locals())
     here = OPENED.get()

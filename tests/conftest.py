@@ -24,8 +24,8 @@ from pipelines.execution.process_setup import environment_restored
 from pipelines.media.ffmpeg_binary import find_ffmpeg
 from pipelines.runs.options import Options
 from pipelines.runs.run import open_run
+from pipelines.stages.scratch import on_scratch
 from pipelines.stages.shard_task import process_shard
-from pipelines.stages.tasks import STAGES
 from pipelines.store.summary import Summary
 from tests.places import DATA
 
@@ -51,9 +51,10 @@ def run_stages(options: Options) -> tuple[Summary, list[str]]:
     """Do a run in this process, without Prefect and Dask; where the store stands, and the stages of the tasks done."""
     done = []
     with open_run(options) as run:
-        for stage in STAGES:
+        for stage in run.passes:
             for plan in run.pending(stage):
-                done.append(process_shard(plan, run.recipe).stage)
+                with on_scratch(plan) as placed:
+                    done.append(process_shard(placed, run.recipe).stage)
         return run.publish(), done
 
 

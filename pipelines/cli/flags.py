@@ -52,6 +52,17 @@ MaxMissing = Annotated[
         help="Share of missing frames above which a clip is quarantined [default: the recipe's, 0.25].",
     ),
 ]
+DiscardH264 = Annotated[
+    bool,
+    typer.Option(
+        "--discard-h264",
+        help="Do a shard's stages in one task and keep no H.264 files; new views transcode again.",
+    ),
+]
+Scratch = Annotated[
+    str | None,
+    path_option("With --discard-h264: folder on each worker for H.264 files in use [default: TMPDIR]."),
+]
 Strict = Annotated[bool, typer.Option("--strict", help="Fail if listed clips are missing.")]
 MaxQuarantined = Annotated[
     float, typer.Option(min=0.0, max=1.0, help="Share of quarantined clips above which the run fails.")

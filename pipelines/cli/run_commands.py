@@ -14,11 +14,13 @@ from data_specs.datasets import Dataset
 from pipelines.cli.flags import (
     ClassNames,
     Clips,
+    DiscardH264,
     JsonFlag,
     Limit,
     MaxMissing,
     MaxQuarantined,
     RecipeOption,
+    Scratch,
     Source,
     Splits,
     StoreOption,
@@ -47,6 +49,8 @@ def plan(
     work_dir: WorkDir = None,
     workers: Workers = None,
     limit: Limit = None,
+    discard_h264: DiscardH264 = False,
+    scratch: Scratch = None,
     strict: Strict = False,
     max_quarantined: MaxQuarantined = 0.05,
     max_missing: MaxMissing = None,
@@ -57,7 +61,8 @@ def plan(
 
     found = make_plan(Options(source, store, splits, recipe, work_dir, workers, None, limit, strict,
                               max_quarantined=max_quarantined, max_missing=max_missing,
-                              clips=clips, class_names=class_names))  # fmt: skip
+                              clips=clips, class_names=class_names,
+                              discard_h264=discard_h264, scratch=scratch))  # fmt: skip
     if as_json:
         print_json(found.as_json())
     else:
@@ -84,6 +89,8 @@ def preprocess(
         str | None, typer.Option(help="Dask scheduler that runs the work, such as tcp://host:8786.")
     ] = None,
     limit: Limit = None,
+    discard_h264: DiscardH264 = False,
+    scratch: Scratch = None,
     strict: Strict = False,
     retry_quarantined: Annotated[
         bool, typer.Option("--retry-quarantined", help="Process quarantined clips again.")
@@ -95,7 +102,8 @@ def preprocess(
 ) -> None:
     """Make or continue a store. Transcodes to H.264, extracts motion vectors, chooses boxes and caches crops."""
     options = Options(source, store, splits, recipe, work_dir, workers, dask_address, limit, strict,
-                      retry_quarantined, max_quarantined, max_missing, clips, class_names)  # fmt: skip
+                      retry_quarantined, max_quarantined, max_missing, clips, class_names,
+                      discard_h264, scratch)  # fmt: skip
     dataset = _announced(options)
     notices = {"warnings": dataset.warnings, "passed_over": [dataclasses.asdict(one) for one in dataset.passed_over]}
     try:

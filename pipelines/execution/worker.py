@@ -30,6 +30,7 @@ from pipelines.execution.process_setup import own_python
 from pipelines.internal_errors import InternalError, Tail, internal_error
 from pipelines.media.limits import MEMORY, alarm_seconds, bound_memory, deadline
 from pipelines.stages.h264_cache import Folders
+from pipelines.stages.scratch import on_scratch
 from pipelines.stages.shard_task import process_shard
 from pipelines.stages.tasks import Around, ShardPlan, ShardReport
 
@@ -65,11 +66,12 @@ def attempt(plan: ShardPlan, recipe: Recipe, work: Callable[[ShardPlan, Recipe],
     alarm = alarm_seconds(recipe.time_limit)
 
     def do() -> Attempt:
-        if work is None and plan.apart:
-            return attempt_apart(plan, recipe)
-        if _own_process:
-            bound_memory(memory_bytes(recipe, len(plan.clips)))
-        return Attempt((work or partial(process_shard, around=lambda clip: deadline(alarm)))(plan, recipe))
+        with on_scratch(plan) as placed:
+            if work is None and plan.apart:
+                return attempt_apart(placed, recipe)
+            if _own_process:
+                bound_memory(memory_bytes(recipe, len(plan.clips)))
+            return Attempt((work or partial(process_shard, around=lambda *_: deadline(alarm)))(placed, recipe))
 
     return _caught(do)
 
@@ -98,7 +100,7 @@ def attempt_apart(plan: ShardPlan, recipe: Recipe) -> Attempt:
 
     A clip is excluded after ``DEATHS`` processes died on it, or after one was killed by the clip's time limit.
     """
-    deaths: Counter[str] = Counter()
+    deaths: Counter[tuple[str, str]] = Counter()  # by stage and clip
     dead: dict[str, str] = {}
     stderr, tail = "", Tail()
     while max(deaths.values(), default=0) <= DEATHS:
@@ -107,13 +109,14 @@ def attempt_apart(plan: ShardPlan, recipe: Recipe) -> Attempt:
         if result is not None:
             return replace(result, stderr=stderr)
         deaths[current] += 1
-        at = f"while processing clip {current}" if current else "between clips"
+        stage, clip = current
+        at = f"while processing clip {clip}" if clip else "between clips"
         stderr += f"The separate process of the shard ended {at}, {_how(status)}. The end of its standard error:\n"
         stderr += f"{tail.text or '(nothing)'}\n\n"
-        if current and status == -signal.SIGALRM:
-            dead[current] = f"took longer than {recipe.time_limit:g} s and was stopped"
-        elif current and deaths[current] == DEATHS:
-            dead[current] = DIED
+        if clip and status == -signal.SIGALRM:
+            dead[clip] = f"{stage}: took longer than {recipe.time_limit:g} s and was stopped"
+        elif clip and deaths[current] == DEATHS:
+            dead[clip] = f"{stage}: {DIED}"
     last = f": {tail.last_line}" if tail.last_line else ""
     return Attempt(error=f"the shard's separate process died between clips{last}", died=True, stderr=stderr)
 
@@ -125,11 +128,11 @@ def _how(status: int) -> str:
     return f"by {signal.Signals(-status).name if -status in set(signal.Signals) else f'signal {-status}'}"
 
 
-def _run_process(plan: ShardPlan, recipe: Recipe, stderr: Tail) -> tuple[Attempt | None, str, int]:
-    """Process a shard in a separate process; return its result (None if it died), its current clip and its status.
+def _run_process(plan: ShardPlan, recipe: Recipe, stderr: Tail) -> tuple[Attempt | None, tuple[str, str], int]:
+    """Process a shard in a separate process; return its result (None if it died), where it is, and its status.
 
-    The current clip is "" between clips. The process ends with this one, when its standard input closes. If a fatal
-    signal kills it, the Python stack is in ``stderr``.
+    It is at a stage and a clip, both "" between clips. The process ends with this one, when its standard input closes.
+    If a fatal signal kills it, the Python stack is in ``stderr``.
     """
     process = subprocess.Popen(
         own_python("-X", "faulthandler", "-m", "pipelines.execution.worker"),
@@ -140,7 +143,7 @@ def _run_process(plan: ShardPlan, recipe: Recipe, stderr: Tail) -> tuple[Attempt
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stderr is not None
-    result, current = None, ""
+    result, current = None, ("", "")
     reader = threading.Thread(target=stderr.read, args=(process.stderr,), daemon=True)
     reader.start()
     request = json.dumps({"plan": asdict(plan), "recipe": recipe.model_dump(mode="json")}) + "\n"
@@ -149,7 +152,7 @@ def _run_process(plan: ShardPlan, recipe: Recipe, stderr: Tail) -> tuple[Attempt
         process.stdin.flush()
         for line in process.stdout:
             message = json.loads(line) if line.endswith(b"\n") else {}
-            current = message.get("current", current)
+            current = tuple(message.get("current", current))
             if "attempt" in message:
                 result = _attempt_of(message["attempt"])
     except BrokenPipeError:
@@ -169,9 +172,9 @@ def _attempt_of(values: dict[str, Any]) -> Attempt:
 def _plan_of(values: dict[str, Any]) -> ShardPlan:
     folders = Folders(**values.pop("folders"))
     clips = tuple(Clip(**{**clip, "split": tuple(clip["split"])}) for clip in values.pop("clips"))
-    views = tuple(values.pop("views"))
+    views, stages = tuple(values.pop("views")), tuple(values.pop("stages"))
     dead = tuple((id, why) for id, why in values.pop("dead"))
-    return ShardPlan(**values, folders=folders, clips=clips, views=views, dead=dead)
+    return ShardPlan(**values, folders=folders, clips=clips, views=views, stages=stages, dead=dead)
 
 
 def main() -> None:
@@ -194,11 +197,11 @@ def _end_with_parent() -> None:
 
 
 @contextmanager
-def _reported(output: TextIO, alarm: float, clip: Clip) -> Iterator[None]:
-    _send(output, {"current": clip.id})
+def _reported(output: TextIO, alarm: float, stage: str, clip: Clip) -> Iterator[None]:
+    _send(output, {"current": (stage, clip.id)})
     with deadline(alarm):
         yield
-    _send(output, {"current": ""})
+    _send(output, {"current": ("", "")})
 
 
 def _send(output: TextIO, message: dict[str, Any]) -> None:

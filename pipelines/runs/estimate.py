@@ -25,6 +25,7 @@ from pipelines.runs.options import Options, read_request
 from pipelines.runs.run import open_run
 from pipelines.runs.source_index import SourceIndex
 from pipelines.stages.h264_cache import Folders, source_path
+from pipelines.stages.scratch import scratch_base
 from pipelines.stages.shard_task import process_shard
 from pipelines.stages.tasks import STAGES
 from pipelines.store.creation import is_made, refusal
@@ -63,7 +64,8 @@ class Plan:
     each split. ``sample`` has the trial clips on which the estimate is based. ``seconds`` is wall time with ``workers``
     processes, of which at most one per remaining shard is busy; it, ``store_bytes`` and ``work_bytes`` are None if no
     trial clip could be processed. ``free`` has the free bytes at the store and the work folder (None for an object
-    store).
+    store). With ``discard_h264``, ``scratch`` is the folder for H.264 files in use, ``work_bytes`` what they take there
+    at a time, and ``free`` has its free bytes instead of the work folder's.
     """
 
     dataset: str
@@ -85,6 +87,7 @@ class Plan:
     warnings: tuple[str, ...]
     passed_over: tuple[PassedOver, ...]
     problems: tuple[str, ...]
+    scratch: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The plan as JSON-like values."""
@@ -106,7 +109,8 @@ class Plan:
         else:
             time = f"{self.seconds / 60:.1f} min" if self.seconds >= 60 else f"{self.seconds:.0f} s"
             yield f"time         about {time} with {counted(self.workers, 'worker')}"
-            work = f"{mebibytes(self.work_bytes)} in {self.work_dir}"
+            at_a_time = f"at a time in {self.scratch}" if self.scratch else f"in {self.work_dir}"
+            work = f"{mebibytes(self.work_bytes)} {at_a_time}"
             yield f"space        about {mebibytes(self.store_bytes)} in the store, {work}"
         yield f"             (from {counted(len(self.sample), 'trial clip')} processed here: {', '.join(self.sample)})"
         for warning in (*self.warnings, *self.passed_over):
@@ -132,8 +136,13 @@ def plan(options: Options) -> Plan:
     at_once = max(1, min(workers, len(shards_left)))
     cost = sample.cost or Cost(0, 0, 0)
     seconds = round(cost.seconds * left / at_once, 1)
-    store_bytes, work_bytes = round(cost.store_bytes * left), round(cost.work_bytes * left)
-    free = {"store": free_bytes(options.location()), "work_dir": free_bytes(folders.work_dir)}
+    scratch = str(scratch_base(options.scratch_folder())) if options.discard_h264 else None
+    with_files = sum(sorted(shards_left)[-at_once:]) if scratch else left  # clips that have H.264 files at a time
+    store_bytes, work_bytes = round(cost.store_bytes * left), round(cost.work_bytes * with_files)
+    work = ("scratch", scratch) if scratch else ("work_dir", folders.work_dir)
+    free = {"store": free_bytes(options.location()), work[0]: free_bytes(work[1])}
+    if scratch and not os.path.isdir(scratch):
+        few.append(f"scratch: this machine has no folder {scratch!r}; the workers' machines must have it")
     return Plan(
         dataset=dataset.name,
         source=str(dataset.source),
@@ -156,8 +165,9 @@ def plan(options: Options) -> Plan:
         problems=(
             *([refused] if refused else []),
             *many,
-            *_space_problems(options, free, store_bytes, work_bytes, folders.work_dir),
+            *_space_problems(options, free, store_bytes, work_bytes, work),
         ),
+        scratch=scratch,
     )
 
 
@@ -190,7 +200,10 @@ def measured(options: Options, dataset: Dataset) -> Sample:
         store = str(Path(folder, "sample.zarr"))
         seconds = 0.0
         failed: dict[str, str] = {}
-        with open_run(replace(options, store=store, work_dir=None, limit=limit, strict=False)) as run:
+        trial = replace(
+            options, store=store, work_dir=None, limit=limit, strict=False, discard_h264=False, scratch=None
+        )
+        with open_run(trial) as run:
             for stage in STAGES:
                 for shard in run.pending(stage):
                     report = process_shard(shard, run.recipe)
@@ -235,10 +248,11 @@ def _shards_left(location: str | None, dataset: Dataset, recipe: Recipe, folders
 
 
 def _space_problems(
-    options: Options, free: dict[str, int | None], store_bytes: int, work_bytes: int, work_dir: str
+    options: Options, free: dict[str, int | None], store_bytes: int, work_bytes: int, work: tuple[str, str]
 ) -> Iterator[str]:
-    same_disk = not is_url(options.store) and disk_of(options.location()) == disk_of(work_dir)
-    needs = {"store": store_bytes + (work_bytes if same_disk else 0), "work_dir": work_bytes}
+    name, folder = work
+    same_disk = not is_url(options.store) and disk_of(options.location()) == disk_of(folder)
+    needs = {"store": store_bytes + (work_bytes if same_disk else 0), name: work_bytes}
     for name, need in needs.items():
         available = free[name]
         if available is not None and available < need + SPARE:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,9 +34,11 @@ class Options:
     max_missing: float | None = None
     clips: str | None = None
     class_names: str | None = None
+    discard_h264: bool = False
+    scratch: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("source", "store", "splits", "recipe", "work_dir", "clips", "class_names"):
+        for name in ("source", "store", "splits", "recipe", "work_dir", "clips", "class_names", "scratch"):
             path = getattr(self, name)
             if isinstance(path, str):
                 try:
@@ -45,12 +48,18 @@ class Options:
 
     def folders(self, dataset: Dataset) -> Folders:
         """The source and work folders as absolute paths, as other processes may have another current folder."""
-        work_dir = self.work_dir
-        if work_dir is None:
-            if is_url(self.store):
-                raise RunError("work_dir: give a local folder for the H.264 files when the store is on an object store")
-            work_dir = default_work_dir(self.store)
-        return Folders(str(dataset.source.resolve()), str(Path(work_dir).resolve()))
+        return Folders(str(dataset.source.resolve()), self.work_folder())
+
+    def work_folder(self) -> str:
+        """The work folder as an absolute path; ``RunError`` if it is not given for a store on an object store."""
+        if self.work_dir is None and is_url(self.store):
+            files = "indexes and logs" if self.discard_h264 else "H.264 files"
+            raise RunError(f"work_dir: give a local folder for the {files} when the store is on an object store")
+        return str(Path(self.work_dir or default_work_dir(self.store)).resolve())
+
+    def scratch_folder(self) -> str | None:
+        """The scratch folder as an absolute path on the machines of the workers; None for that of temporary files."""
+        return None if self.scratch is None else os.path.abspath(self.scratch)
 
     def log_folder(self) -> Path | None:
         """The folder for log files, below the work folder; None if that is unknown."""
@@ -74,6 +83,10 @@ def read_request(options: Options) -> tuple[Dataset, Recipe]:
         raise RunError(f"max_quarantined {options.max_quarantined}: give a fraction from 0 to 1")
     if options.max_missing is not None and not 0 <= options.max_missing <= 1:
         raise RunError(f"max_missing {options.max_missing}: give a fraction from 0 to 1")
+    if options.scratch is not None and not options.discard_h264:
+        raise RunError(
+            f"scratch {options.scratch!r}: only a run with --discard-h264 uses it; add that, or leave it out"
+        )
     try:
         check_location(options.store)
         _check_places(options)
@@ -90,12 +103,12 @@ def read_request(options: Options) -> tuple[Dataset, Recipe]:
 
 def _check_places(options: Options) -> None:
     """Raise ``RunError`` for a URL instead of a local path, and for secrets in a URL, which Prefect would store."""
-    for name in ("source", "splits", "work_dir", "clips", "class_names"):
+    for name in ("source", "splits", "work_dir", "clips", "class_names", "scratch"):
         place = getattr(options, name)
         if place is not None and is_url(place):
             kind = "file" if name in ("clips", "class_names") else "folder"
             raise RunError(f"{name} {shown(place)!r}: give a local {kind}; only the store may be on an object store")
-    for name in ("source", "store", "splits", "work_dir", "recipe", "dask_address", "clips", "class_names"):
+    for name in ("source", "store", "splits", "work_dir", "recipe", "dask_address", "clips", "class_names", "scratch"):
         place = getattr(options, name)
         if isinstance(place, str) and not re.fullmatch(SAFE, place):
             raise RunError(

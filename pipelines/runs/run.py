@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ from pipelines.runs.cleanup import STORES, register, unfinished
 from pipelines.runs.options import Options, read_request
 from pipelines.runs.source_index import SOURCES, SourceIndex, Stamp
 from pipelines.stages.h264_cache import H264, Folders
-from pipelines.stages.tasks import ShardPlan, ShardReport
+from pipelines.stages.scratch import scratch_base, sweep_scratch
+from pipelines.stages.tasks import ONE_PASS, STAGES, ShardPlan, ShardReport
 from pipelines.store import writer as writing
 from pipelines.store.creation import is_made, make_or_reopen
 from pipelines.store.lock import StoreLock, locked
@@ -79,17 +81,43 @@ class Run:
         rows = schema.shard_rows(shard, len(self.dataset.clips), self.recipe.clips_per_shard)
         return self.dataset.clips[rows.start : rows.stop]
 
+    @property
+    def passes(self) -> tuple[str, ...]:
+        """What the tasks of this run do, in order: each stage, or all of them in one pass."""
+        return (ONE_PASS,) if self.options.discard_h264 else STAGES
+
     def pending(self, stage: str) -> list[ShardPlan]:
-        """The pending tasks of a stage: those without a record, or with one made from other inputs."""
+        """The pending tasks of a stage: those without a record, or with one made from other inputs.
+
+        Those of `ONE_PASS` are of the shards in which any stage is pending.
+        """
         self.lock.check()
         self._update()
-        if stage == "transcode":
-            plans = [self._plan(stage, shard, ()) for shard in self._changed()]
-        else:
-            missing = {shard: self.progress.missing(stage, shard) for shard in range(self.num_shards)}
-            plans = [self._plan(stage, shard, views) for shard, views in missing.items() if views is not None]
+        if stage == ONE_PASS:
+            return self._pending_passes()
+        plans = [self._plan(stage, shard, views) for shard, views in self._missing(stage).items()]
         self._given.setdefault(stage, set()).update(plan.shard for plan in plans)
         return plans
+
+    def _pending_passes(self) -> list[ShardPlan]:
+        first: dict[int, str] = {}
+        for stage in STAGES:
+            for shard in self._missing(stage):
+                first.setdefault(shard, stage)
+        for stage in STAGES:
+            self._given.setdefault(stage, set()).update(first)
+        scratch = self.options.scratch_folder()
+        return [
+            replace(self._plan(ONE_PASS, shard, ()), stages=STAGES[STAGES.index(first[shard]) :], scratch=scratch)
+            for shard in sorted(first)
+        ]
+
+    def _missing(self, stage: str) -> dict[int, Sequence[str]]:
+        """The shards in which a stage is pending, and for which views, empty in stages without views."""
+        if stage == "transcode":
+            return dict.fromkeys(self._changed(), ())
+        missing = {shard: self.progress.missing(stage, shard) for shard in range(self.num_shards)}
+        return {shard: views for shard, views in missing.items() if views is not None}
 
     def _update(self) -> None:
         """Read the records that tasks may have written since the last time; a task without a new one is still open."""
@@ -160,7 +188,8 @@ class Run:
         (progress,) = attributes(self.zarr, ["progress"])
         seconds: dict[str, float] = defaultdict(float, stage_seconds(progress))
         for report in reports:
-            seconds[report.stage] += report.seconds
+            for stage, spent in (report.by_stage or {report.stage: report.seconds}).items():
+                seconds[stage] += spent
         rounded = {key: round(seconds[key], 3) for key in seconds}
         writing.put_attributes(self.zarr, "progress", {**(progress or {}), "seconds": rounded})
 
@@ -174,9 +203,19 @@ def about_store(options: Options, recipe: Recipe) -> list[str]:
     if other_revision(store):  # the store will be refused
         return []
     new = ", ".join(view.name for view in recipe.views if view.name not in store.views)
-    files = "" if recipe.transcode == "keep" else "; missing H.264 files are made again"
-    views = f"adding to the store: {new}, from the stored vectors{files}" if new else ""
+    views = f"adding to the store: {new}, from the stored vectors{_made_again(options, recipe)}" if new else ""
     return [line for line in (views, news(store.attrs["software"])) if line]
+
+
+def _made_again(options: Options, recipe: Recipe) -> str:
+    """Which clips must be transcoded again for the crops of a new view."""
+    if recipe.transcode == "keep":
+        return ""
+    if options.discard_h264:
+        return "; all clips are transcoded again, because --discard-h264 keeps no H.264 files"
+    if not any(Path(options.work_folder(), H264).rglob("*.mp4")):
+        return f"; all clips are transcoded again, because {options.work_folder()} has no H.264 files"
+    return "; missing H.264 files are made again"
 
 
 @contextmanager
@@ -196,7 +235,7 @@ def open_run(options: Options) -> Iterator[Run]:
             notices = about_store(options, recipe)
             make_or_reopen(location, dataset, recipe)
             if lock.abandoned is not None:
-                _sweep(location, folders)
+                _sweep(location, folders, options)
             run = Run(options, dataset, recipe, lock, notices)
             lock.settled = True
             if isinstance(recipe.transcode, Encode):
@@ -210,7 +249,7 @@ def open_run(options: Options) -> Iterator[Run]:
                 raise
             finally:
                 if run.unclean:
-                    _sweep(location, folders)
+                    _sweep(location, folders, options)
             run.publish()
     except (StoreError, FfmpegError) as error:
         raise RunError(str(error)) from error
@@ -236,13 +275,15 @@ def _check_space(location: str, recipe: Recipe, clips: int) -> None:
         )
 
 
-def _sweep(location: str, folders: Folders) -> None:
-    """Remove the temporary files that a killed process left in the work folder and in a local store."""
+def _sweep(location: str, folders: Folders, options: Options) -> None:
+    """Remove what a killed process left in the work folder, in a local store, and on the scratch of this machine."""
     for name in (H264, STORES, SOURCES, RECORDS):  # not the whole work folder, which other programs may use
         sweep(Path(folders.work_dir, name))
     if not is_url(location):
         for path in unfinished(Path(location)):
             path.unlink(missing_ok=True)
+    with suppress(OSError):  # the workers' scratch folder need not exist on this machine
+        sweep_scratch(scratch_base(options.scratch_folder()))
 
 
 def _read_progress(run: Run, index: RecordIndex) -> Progress:

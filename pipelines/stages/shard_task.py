@@ -1,4 +1,4 @@
-"""One task: running a stage for a shard of clips, with or without Prefect and Dask.
+"""One task: running a stage for a shard of clips, or all of its pending stages, with or without Prefect and Dask.
 
     transcode   source file                     → H.264 file in the work folder
     motion      H.264 file                      → motion/<shard>: its motion vectors
@@ -8,6 +8,9 @@
 A stage reads the record of the previous stage, skips the clips that were quarantined there, writes whole Zarr shards,
 and writes its own record last. A clip that fails is quarantined. Problems that no clip caused stop the run: a full
 disk, a damaged store, a bug in our own code.
+
+A task that does all stages of a shard (`ONE_PASS`) runs the same functions and writes the same records. It reads the
+records that exist to see what is pending, and transcodes again where a stage needs H.264 files that were discarded.
 """
 
 from __future__ import annotations
@@ -16,15 +19,17 @@ import errno
 import os
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from data_specs.chain import is_current
 from data_specs.datasets import Clip
 from data_specs.recipes import Recipe
-from data_specs.records import Record
+from data_specs.records import BoxRow, CropRow, MotionRow, Record, TranscodeRow, read_records
+from data_specs.schema import VIEW_STAGES
 from data_specs.stored import zarr_store
 from data_specs.text import printable
 from pipelines.errors import ClipError, RunStopped
@@ -35,8 +40,9 @@ from pipelines.stages.boxes import box_records
 from pipelines.stages.crops import crop_records
 from pipelines.stages.h264_cache import check_source
 from pipelines.stages.motion import motion_records
-from pipelines.stages.tasks import Around, EachClip, Result, ShardPlan, ShardReport
+from pipelines.stages.tasks import ONE_PASS, Around, EachClip, Result, ShardPlan, ShardReport
 from pipelines.stages.transcode import transcode_records
+from pipelines.stages.upstream import upstream
 from pipelines.store.software import versions_here
 from pipelines.store.writer import HashingStore, write_record
 
@@ -51,12 +57,67 @@ _NOT_THE_CLIPS_FAULT = {
 }
 
 
-def process_shard(plan: ShardPlan, recipe: Recipe, around: Around = nullcontext) -> ShardReport:
-    """Run one stage for one shard and record it.
+def _nothing(stage: str, clip: Clip) -> AbstractContextManager[object]:
+    return nullcontext()
+
+
+def process_shard(plan: ShardPlan, recipe: Recipe, around: Around = _nothing) -> ShardReport:
+    """Run one stage for one shard, or all of its pending stages, and record each.
 
     ``around`` wraps the work on each clip. Raises ``RunStopped`` if the disk is full, a permission is missing, or there
     is no source folder or usable ffmpeg, and ``StoreError`` if the store is damaged or does not answer.
     """
+    return (_process_stages if plan.stage == ONE_PASS else _process_stage)(plan, recipe, around)
+
+
+def _process_stages(plan: ShardPlan, recipe: Recipe, around: Around) -> ShardReport:
+    start = time.perf_counter()
+    report = ShardReport(plan.stage, plan.shard, len(plan.clips), len(plan.clips), 0.0)
+    seconds: dict[str, float] = {}
+    has_files = recipe.transcode == "keep" or "transcode" in plan.stages
+    for stage in plan.stages:
+        views = () if stage == "transcode" else pending_views(replace(plan, stage=stage), recipe)
+        if views is None:
+            continue
+        part = replace(plan, stage=stage, views=views)
+        if not has_files and stage != "boxes":
+            seconds["transcode"] = _transcode_again(part, recipe, around)
+            has_files = True
+        done = _process_stage(part, recipe, around)
+        seconds[stage] = done.seconds
+        report = replace(report, done=done.done, quarantined=report.quarantined | done.quarantined)
+    return replace(report, seconds=time.perf_counter() - start, by_stage=seconds)
+
+
+def pending_views(plan: ShardPlan, recipe: Recipe) -> tuple[str, ...] | None:
+    """The views for which a stage after ``transcode`` is pending in a shard, according to its records; None if none is.
+
+    Empty for the stage ``motion``, which has no views.
+    """
+    store = zarr_store(plan.store, read_only=True)
+
+    def record(stage: str, view: str | None) -> Record[Any] | None:
+        return read_records(store, _ROWS[stage], view, [plan.shard]).get(plan.shard)
+
+    if plan.stage not in VIEW_STAGES:
+        return None if is_current(plan.stage, None, recipe, record) else ()
+    return tuple(view.name for view in recipe.views if not is_current(plan.stage, view, recipe, record)) or None
+
+
+def _transcode_again(plan: ShardPlan, recipe: Recipe, around: Around) -> float:
+    """Make the H.264 files that a transcoded shard no longer has; return the seconds that it took.
+
+    A clip that fails is tried again by the stage of the plan, which records why.
+    """
+    start = time.perf_counter()
+    store = HashingStore(zarr_store(plan.store, read_only=False))
+    last: Any = MotionRow if plan.stage == "clips" else TranscodeRow
+    before = upstream(store, last, plan.shard)
+    transcode_records(plan, recipe, store, lambda _, work: _each_clip(plan, around, before, work))
+    return time.perf_counter() - start
+
+
+def _process_stage(plan: ShardPlan, recipe: Recipe, around: Around) -> ShardReport:
     start = time.perf_counter()
     store = HashingStore(zarr_store(plan.store, read_only=False))
     try:
@@ -83,7 +144,8 @@ def _each_clip(
     plan: ShardPlan, around: Around, before: Record[Any] | None, work: Callable[[int, Clip], Result]
 ) -> tuple[dict[str, Result], dict[str, str]]:
     """Call ``work`` for each clip of the shard; return its results, and why clips failed here or earlier."""
-    earlier = {id: f"{plan.stage}: {why}" for id, why in plan.dead} | dict(before.reasons if before else {})
+    dead = {id: reason for id, reason in plan.dead if reason.startswith(f"{plan.stage}: ")}
+    earlier = dead | dict(before.reasons if before else {})
     rows: dict[str, Result] = {}
     reasons: dict[str, str] = {}
     for index, clip in enumerate(plan.clips):
@@ -91,7 +153,7 @@ def _each_clip(
             reasons[clip.id] = earlier[clip.id]
             continue
         try:
-            with around(clip):
+            with around(plan.stage, clip):
                 rows[clip.id] = work(index, clip)
         except MemoryError:  # a worker's memory is limited, and a clip's need depends on its frame size
             reasons[clip.id] = f"{plan.stage}: it needs more memory than a worker may have"
@@ -130,3 +192,4 @@ _STAGE: dict[str, Callable[[ShardPlan, Recipe, HashingStore, EachClip], list[Rec
     "boxes": box_records,
     "clips": crop_records,
 }
+_ROWS: dict[str, Any] = {row.stage: row for row in (TranscodeRow, MotionRow, BoxRow, CropRow)}

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from zarr.abc.store import Store as ZarrStore
 
 from data_specs import schema
-from data_specs.chain import REVISION, boxes_inputs, clips_inputs, motion_inputs, transcode_inputs
+from data_specs.chain import REVISION, is_current, transcode_inputs
 from data_specs.datasets import Clip
 from data_specs.fingerprints import fingerprint
 from data_specs.recipes import Recipe, View, moves, view_params
@@ -219,23 +219,19 @@ class Progress:
 
     def vectors(self, shard: int) -> bool:
         """Return whether a shard's motion vectors were made from its current H.264 files."""
-        link, before = self.links("motion").get(shard), self.links("transcode").get(shard)
-        return link is not None and before is not None and link.inputs == motion_inputs(before)
+        return self._is_current("motion", shard, None)
 
     def chosen(self, shard: int, view: View) -> bool:
         """Return whether a shard's boxes in a view were made from its current vectors."""
-        link, before = self.links("boxes", view.name).get(shard), self.links("motion").get(shard)
-        if link is None or before is None:
-            return False
-        return link.inputs == boxes_inputs(before, self.recipe, view, self._params[view.name])
+        return self._is_current("boxes", shard, view)
 
     def cached(self, shard: int, view: View) -> bool:
         """Return whether a shard's crops in a view were made from its current boxes."""
-        link, transcode = self.links("clips", view.name).get(shard), self.links("transcode").get(shard)
-        motion, boxes = self.links("motion").get(shard), self.links("boxes", view.name).get(shard)
-        if link is None or transcode is None or motion is None or boxes is None:
-            return False
-        return link.inputs == clips_inputs(transcode, motion, boxes, self.recipe)
+        return self._is_current("clips", shard, view)
+
+    def _is_current(self, stage: str, shard: int, view: View | None) -> bool:
+        params = self._params[view.name] if view else None
+        return is_current(stage, view, self.recipe, lambda *key: self._links[key].get(shard), params)
 
     def complete(self, shard: int, view: View) -> bool:
         """Return whether all stages of a shard are done in a view, according to the records."""

@@ -22,8 +22,9 @@ from data_specs.recipes import parse_recipe
 from pipelines.execution.worker import attempt
 from pipelines.runs.options import Options
 from pipelines.runs.run import open_run
+from pipelines.stages.scratch import on_scratch
 from pipelines.stages.shard_task import process_shard
-from pipelines.stages.tasks import STAGES, ShardReport
+from pipelines.stages.tasks import ShardReport
 
 SMALL = parse_recipe(
     {"name": "small", "shard_clips": 2, "transcode": {"preset": "ultrafast"}, "frames": {"slots": 4, "size": 32}},
@@ -52,9 +53,10 @@ def copy_clips(ucf_clips: Path, source: Path, names: tuple[str, ...] = CLIPS) ->
 def do_stages(options: Options, done: str) -> None:
     """Do a run without Prefect and Dask; a line of the file ``done`` for each record written."""
     with open_run(options) as run, open(done, "a", buffering=1) as log:
-        for stage in STAGES:
+        for stage in run.passes:
             for plan in run.pending(stage):
-                report = process_shard(plan, run.recipe)
+                with on_scratch(plan) as placed:
+                    report = process_shard(placed, run.recipe)
                 log.writelines(f"{report.stage}/{view}/{report.shard:05}\n" for view in plan.views)
                 if not plan.views:
                     log.write(f"{report.stage}/{report.shard:05}\n")
@@ -80,7 +82,7 @@ def do_on_dask(
         seen(report)
 
     with open_run(options) as run:
-        for stage in STAGES:
+        for stage in run.passes:
             work = partial(attempt, recipe=run.recipe)
             assert map_shards(client, run.pending(stage), work, take) == {}
         run.publish()

@@ -1,0 +1,211 @@
+"""All stages of a shard in one task that keeps no H.264 files: the same store as from the four stages."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from data_specs.recipes import Recipe, parse_recipe
+from pipelines.errors import RunError, RunStopped
+from pipelines.runs.cleanup import find_waste
+from pipelines.runs.estimate import plan as make_plan
+from pipelines.runs.options import Options
+from pipelines.runs.run import open_run
+from pipelines.stages import h264_cache
+from pipelines.stages.scratch import _make_locked, _prefix, sweep_scratch
+from pipelines.stages.tasks import ONE_PASS, STAGES
+from pipelines.store.summary import summarise
+from pipelines.store.verify import verify
+from tests.conftest import run_stages
+from tests.support.saboteurs import contents, records
+
+VIEWS: list[dict[str, object]] = [{"kind": "full", "name": "full"}, {"kind": "motion", "name": "mocrop"}]
+NEW: dict[str, object] = {"kind": "centre", "name": "middle", "crop_ratio": 0.5}
+
+
+def recipe(*views: dict[str, object]) -> Recipe:
+    """A recipe with two clips a shard and tiny crops."""
+    values = {"name": "tiny", "shard_clips": 2, "transcode": {"preset": "ultrafast"}, "views": list(views)}
+    return parse_recipe({**values, "frames": {"slots": 2, "size": 32}}, "tiny")
+
+
+@pytest.fixture(scope="module")
+def four_stages(synth_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Options, dict[str, bytes]]:
+    """A run of four stages over three clips, of which one is broken, and what its store has in it."""
+    folder = tmp_path_factory.mktemp("four-stages")
+    clips = sorted((synth_data / "UCF-101").rglob("*.avi"))[:5:2]
+    for clip in clips:
+        target = folder / "source" / clip.relative_to(synth_data / "UCF-101")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(clip, target)
+    broken = folder / "source/Broken/v_Broken_g01_c01.avi"
+    broken.parent.mkdir()
+    broken.write_bytes(clips[0].read_bytes()[:3000])
+    options = Options(str(folder / "source"), str(folder / "store.zarr"), recipe=recipe(*VIEWS))
+    summary, _ = run_stages(options)
+    assert (summary.done, list(summary.quarantined)) == (3, ["Broken/v_Broken_g01_c01"])
+    return options, contents(Path(options.store))
+
+
+@pytest.fixture
+def one_pass(four_stages: tuple[Options, dict[str, bytes]], tmp_path: Path) -> tuple[Options, dict[str, bytes]]:
+    """The same in one pass, into a store of its own, and what it has to hold."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    store = str(tmp_path / "store.zarr")
+    return replace(four_stages[0], store=store, discard_h264=True, scratch=str(scratch)), four_stages[1]
+
+
+@contextmanager
+def counted_transcoding(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The names of the source files that are transcoded meanwhile."""
+    done: list[str] = []
+    real = h264_cache.encoder.transcode
+
+    def noting(source: str, *arguments: object) -> object:
+        done.append(Path(source).name)
+        return real(source, *arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(h264_cache.encoder, "transcode", noting)
+        yield done
+
+
+def files_below(*folders: object) -> list[Path]:
+    return [path for folder in folders for path in Path(str(folder)).rglob("*")]
+
+
+def test_one_pass_gives_the_bytes_of_the_four_stages_and_keeps_no_h264_file(
+    one_pass: tuple[Options, dict[str, bytes]],
+) -> None:
+    options, expected = one_pass
+    summary, done = run_stages(options)
+    assert done == [ONE_PASS] * 2
+    assert contents(Path(options.store)) == expected
+    assert files_below(options.scratch) == []
+    assert [path for path in files_below(f"{options.store}.work") if path.suffix == ".mp4"] == []
+    assert (summary.done, len(summary.quarantined)) == (3, 1)
+    assert summarise(options.store).stages == dict.fromkeys(STAGES, (2, 2))
+    assert verify(options.store) == []
+    assert find_waste(options.store) == []
+    assert run_stages(options)[1] == []
+    assert run_stages(replace(options, discard_h264=False, scratch=None))[1] == []
+
+
+@pytest.mark.parametrize("later_in_one_pass", [True, False])
+def test_a_new_view_later_says_that_it_transcodes_again_and_does_so_shard_by_shard(
+    one_pass: tuple[Options, dict[str, bytes]],
+    four_stages: tuple[Options, dict[str, bytes]],
+    later_in_one_pass: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options, _ = one_pass
+    run_stages(options)
+    wider = replace(options, recipe=recipe(*VIEWS, NEW))
+    if not later_in_one_pass:
+        wider = replace(wider, discard_h264=False, scratch=None)
+    with open_run(wider) as run:
+        (notice,) = run.notices
+        assert [plan.stages for plan in run.pending(ONE_PASS)] == [("boxes", "clips")] * 2
+    why = "--discard-h264 keeps" if later_in_one_pass else f"{options.store}.work has"
+    added = "adding to the store: middle, from the stored vectors; all clips are transcoded again, because"
+    assert notice == f"{added} {why} no H.264 files"
+    with counted_transcoding(monkeypatch) as transcoded:
+        done = run_stages(wider)[1]
+    assert len(transcoded) == 3
+    assert done == ([ONE_PASS] * 2 if later_in_one_pass else ["boxes"] * 2 + ["clips"] * 2)
+    assert bool([path for path in files_below(f"{options.store}.work") if path.suffix == ".mp4"]) != later_in_one_pass
+    assert files_below(options.scratch) == []
+
+    other = tmp_path / "other.zarr"
+    shutil.copytree(four_stages[0].store, other)
+    run_stages(replace(wider, store=str(other), discard_h264=False, scratch=None))
+    assert contents(Path(options.store)) == contents(other)
+
+
+def test_a_shard_that_was_done_in_part_goes_on_from_its_records(
+    one_pass: tuple[Options, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """H.264 files are made again where a stage reads them, for clips that need them."""
+    options, expected = one_pass
+    run_stages(options)
+    store = Path(options.store)
+    lost = {"transcode/00001": 2, "motion/00001": 2, "boxes/full/00001": 0, "clips/mocrop/00001": 2}
+    for path, transcoded_again in lost.items():
+        shutil.rmtree(store / "progress" / path)
+        before = records(store)
+        with open_run(options) as run:
+            (plan,) = run.pending(ONE_PASS)
+        assert (plan.shard, plan.stages[0]) == (1, path.partition("/")[0])
+        with counted_transcoding(monkeypatch) as transcoded:
+            assert run_stages(options)[1] == [ONE_PASS]
+        assert len(transcoded) == transcoded_again, path
+        assert before.items() <= records(store).items(), "a finished stage was done again, though its inputs are equal"
+        assert contents(store) == expected
+    assert files_below(options.scratch) == []
+
+
+def test_quarantined_clips_are_tried_again_in_one_pass(one_pass: tuple[Options, dict[str, bytes]]) -> None:
+    options, expected = one_pass
+    own = Path(options.store).parent / "source"
+    shutil.copytree(options.source, own)
+    options = replace(options, source=str(own), retry_quarantined=True)
+    run_stages(options)
+    summary, done = run_stages(options)
+    assert (done, len(summary.quarantined)) == ([ONE_PASS], 1)
+    assert contents(Path(options.store)) == expected
+    whole = next(path for path in sorted(own.rglob("*.avi")) if "Broken" not in path.name)
+    shutil.copy(whole, own / "Broken/v_Broken_g01_c01.avi")
+    summary, done = run_stages(options)
+    assert (done, summary.done, summary.quarantined) == ([ONE_PASS], 4, {})
+    assert verify(options.store) == []
+
+
+def test_scratch_that_killed_tasks_left_is_removed_and_that_of_live_ones_kept(tmp_path: Path) -> None:
+    dead, lock = _make_locked(tmp_path)
+    (dead / "h264").mkdir()
+    (dead / "h264/clip.mp4").write_bytes(b"half")
+    os.close(lock)  # as the kernel does when a process dies
+    live, lock = _make_locked(tmp_path)
+    elsewhere = tmp_path / "mocrop-shard-another_host-abc"
+    elsewhere.mkdir()
+    (tmp_path / "target").mkdir()
+    (tmp_path / f"{_prefix()}link").symlink_to(tmp_path / "target")
+    assert sweep_scratch(tmp_path) == [dead]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        [live.name, elsewhere.name, "target", f"{_prefix()}link"]
+    )
+    fcntl.flock(lock, fcntl.LOCK_UN)
+    os.close(lock)
+    assert sweep_scratch(tmp_path) == [live]
+
+
+def test_scratch_without_discarding_is_refused(one_pass: tuple[Options, dict[str, bytes]]) -> None:
+    options, _ = one_pass
+    with pytest.raises(RunError, match=r"^scratch '.*': only a run with --discard-h264 uses it"):
+        run_stages(replace(options, discard_h264=False))
+    with pytest.raises(RunStopped, match=r"scratch '.*nowhere': No such file or directory; fix this"):
+        run_stages(replace(options, scratch=f"{options.scratch}/nowhere"))
+
+
+def test_a_plan_counts_the_h264_files_of_the_shards_at_work_on_the_scratch_folder(
+    one_pass: tuple[Options, dict[str, bytes]],
+) -> None:
+    options, _ = one_pass
+    whole = make_plan(replace(options, discard_h264=False, scratch=None, workers=1))
+    passed = make_plan(replace(options, workers=1))
+    assert whole.work_bytes
+    assert passed.work_bytes == pytest.approx(whole.work_bytes / 2, rel=0.02)  # one shard of two at a time
+    assert passed.scratch == options.scratch
+    assert set(passed.free) == {"store", "scratch"}
+    assert any(f"MiB at a time in {options.scratch}" in line for line in passed.lines())
+    (warning,) = make_plan(replace(options, scratch="/nowhere", workers=1)).warnings[-1:]
+    assert warning == "scratch: this machine has no folder '/nowhere'; the workers' machines must have it"
