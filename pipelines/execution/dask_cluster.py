@@ -6,10 +6,11 @@ import contextlib
 import logging
 import math
 import os
+import socket
 import tempfile
 import time
 import uuid
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,22 +21,26 @@ import distributed
 from distributed import Client
 
 from data_specs.locations import shown, without_passwords
+from data_specs.recipes import Encode
 from data_specs.resources import usable_cores
-from data_specs.stored import is_url
 from pipelines.errors import RunError
 from pipelines.execution import server_address
 from pipelines.execution.process_setup import SAFE_PATH, bare_main, environment_restored, uninterrupted
-from pipelines.execution.worker import Attempt, missing_folders, one_line
+from pipelines.execution.worker import Attempt, Needs, lacking, one_line
 from pipelines.internal_errors import LOGS, record, write_log
 from pipelines.runs.run import Run
 from pipelines.stages.tasks import ShardPlan, ShardReport
+from pipelines.store.software import versions_here
 
 _logger = logging.getLogger(__name__)
 
 ATTEMPTS = 3  # per shard, including the first
+IN_FLIGHT = 4  # shards per thread that are with the scheduler, so that no worker waits for the next one
+LISTED = 3  # workers in a message
+ASK_SECONDS = 1.0  # between two questions how many workers there are
 CONNECT_SECONDS = 15.0
 JOIN_SECONDS = 60.0
-CHECK_SECONDS = 5.0  # between two checks that workers are left, while no shard finishes
+CHECK_SECONDS = 5.0  # between two checks for failed workers of a local cluster, and for others while no shard finishes
 STOP_SECONDS = 600.0  # how long a stopped run waits for the shards in progress on a remote cluster
 
 _DASK = {
@@ -99,13 +104,31 @@ def _local_cluster(workers: int, folder: str) -> distributed.LocalCluster:
 
 
 def check_workers(client: Client, run: Run) -> None:
-    """Raise ``RunError`` if a worker lacks this package or does not see the source folder and the store."""
-    paths = [run.folders.source] + ([] if is_url(run.location) else [run.location])
-    for worker, missing in client.run(missing_folders, *paths, on_error="return").items():
-        if isinstance(missing, BaseException):
-            raise RunError(f"the Dask worker {worker} cannot run mocrop: {one_line(missing)}")
-        if missing:
-            raise RunError(f"the Dask worker {worker} does not see {', '.join(missing)}")
+    """Raise ``RunError``, with all workers that lack something the run needs, in one line."""
+    discard, encode = run.options.discard_h264, isinstance(run.recipe.transcode, Encode)
+    needs = Needs(
+        version=versions_here()["mocrop"],
+        source=run.folders.source,
+        store=run.location,
+        token=run.lock.holder.token,
+        work_dir=None if discard or not encode else run.folders.work_dir,
+        scratch=run.options.scratch_folder(),
+        build=run.build if encode else None,
+    )
+    workers_without: dict[str, list[str]] = defaultdict(list)
+    for worker, lacks in sorted(client.run(lacking, needs, on_error="return").items()):
+        problems = [f"cannot run mocrop ({one_line(lacks)})"] if isinstance(lacks, BaseException) else lacks
+        for problem in problems:
+            workers_without[problem].append(worker)
+    if workers_without:
+        problems = [f"{problem} on {_listed(workers)}" for problem, workers in workers_without.items()]
+        raise RunError(f"Dask workers lack what the run needs: {'; '.join(problems)}")
+
+
+def _listed(workers: Sequence[str]) -> str:
+    """The addresses of workers; of many the first few, and how many more there are."""
+    more = f" and {len(workers) - LISTED} more" if len(workers) > LISTED else ""
+    return ", ".join(workers[:LISTED]) + more
 
 
 def map_shards(
@@ -117,27 +140,23 @@ def map_shards(
 ) -> dict[int, str]:
     """Process every shard on the cluster, with up to ``ATTEMPTS`` attempts each; return the failed shards' reasons.
 
-    After a worker died, the shards that were in flight on it are processed in separate processes, which find the clip
-    to blame. Until they are done, at most one shard per thread is sent; then as many as before.
+    The scheduler holds at most ``IN_FLIGHT`` shards per thread of the workers of the moment. After a worker died, the
+    shards that were in flight on it are processed in separate processes, which find the clip to blame. Until they are
+    done, at most one shard per thread is sent; then as many as before.
     Raises ``RunError`` at the first shard whose failure would repeat for others, such as a full disk, or is a bug in
     our own code (the message then names the log file with the traceback). No shard is still being written when this
     returns or raises.
     """
-    window = 64 + 4 * sum(client.nthreads().values())
+    workers = _Workers(client)
     waiting = deque((plan, 1) for plan in plans)
     running: dict[distributed.Future, tuple[ShardPlan, int]] = {}
     failed: dict[int, str] = {}
     ended: SimpleQueue[distributed.Future] = SimpleQueue()
     alone: set[int] = set()  # shards that are sent to a separate process and not done yet
-    check = math.inf  # when to look for failed workers, once one died
 
     def submit() -> None:
-        nonlocal check
         # shards sent alone do not wait behind others: if one of those killed the worker, Dask would blame both
-        room = max(1, sum(client.nthreads().values())) if alone else window
-        if time.monotonic() > check:
-            _replace_failed_workers(client)
-            check = time.monotonic() + CHECK_SECONDS
+        room = max(1, workers.threads()) * (1 if alone else IN_FLIGHT)
         while waiting and len(running) < room:
             plan, number = waiting.popleft()
             future = client.submit(work, plan, key=f"{plan.stage}-{uuid.uuid4().hex}", pure=False)
@@ -147,13 +166,15 @@ def map_shards(
     try:
         submit()
         while running:
-            future = _next(client, ended)
+            try:
+                future = ended.get(timeout=CHECK_SECONDS)
+            except Empty:  # workers that joined meanwhile get shards
+                submit()
+                continue
             plan, number = running.pop(future)
             result = _attempt_of(future)
             if result.died or result.stderr:
                 on_death()
-            if result.died:
-                check = min(check, time.monotonic())
             if result.stderr:
                 _report_deaths(plan, result.stderr)
             if result.report is not None:
@@ -161,7 +182,8 @@ def map_shards(
             elif result.internal is not None:
                 raise RunError(record(result.internal, _logs(plan), f"stage {plan.stage}, shard {plan.shard}"))
             elif result.stop:
-                raise RunError(f"{plan.stage}: {result.error}")
+                on = f" (on {result.host})" if result.host not in ("", socket.gethostname()) else ""
+                raise RunError(f"{plan.stage}: {result.error}{on}")
             elif result.died and not plan.apart:
                 waiting.appendleft((replace(plan, apart=True), number))
                 alone.add(plan.shard)
@@ -189,17 +211,27 @@ def _report_deaths(plan: ShardPlan, stderr: str) -> None:
     _logger.warning("%s: a process died on shard %d; the end of its standard error: %s", plan.stage, plan.shard, where)
 
 
-def _next(client: Client, ended: SimpleQueue[distributed.Future]) -> distributed.Future:
-    """Wait for the next finished future; ``RunError`` if there has been no worker for ``JOIN_SECONDS``."""
-    seen = time.monotonic()
-    while True:
-        with contextlib.suppress(Empty):
-            return ended.get(timeout=CHECK_SECONDS)
-        if client.nthreads():
-            seen = time.monotonic()
-        elif time.monotonic() - seen > JOIN_SECONDS:
-            raise RunError("no Dask worker is left; completed work is kept, run the same command again")
-        _replace_failed_workers(client)
+class _Workers:
+    """The workers of a cluster, which may join and leave at any time; asked for at most once per ``ASK_SECONDS``."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._threads, self._asked = 0, -math.inf
+        self._seen = self._replaced = time.monotonic()
+
+    def threads(self) -> int:
+        """The number of their threads; ``RunError`` if there has been none for ``JOIN_SECONDS``."""
+        now = time.monotonic()
+        if now - self._asked > ASK_SECONDS:
+            self._asked, self._threads = now, sum(self._client.nthreads().values())
+            if self._threads:
+                self._seen = now
+            elif now - self._seen > JOIN_SECONDS:
+                raise RunError("no Dask worker is left; completed work is kept, run the same command again")
+        if now - self._replaced > CHECK_SECONDS:
+            self._replaced = now
+            _replace_failed_workers(self._client)
+        return self._threads
 
 
 def _replace_failed_workers(client: Client) -> None:
@@ -223,6 +255,8 @@ def _attempt_of(future: distributed.Future) -> Attempt:
         result: Attempt = future.result()
     except distributed.KilledWorker:
         return Attempt(error="its worker died each time (killed from outside, or out of memory)", died=True)
+    except ImportError as error:  # on a worker that joined after the others were checked
+        return Attempt(error=f"a Dask worker cannot run mocrop ({one_line(error)})", stop=True)
     except Exception as error:  # from Dask: shown to the user if the last attempt fails
         return Attempt(error=one_line(error))
     return result

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -18,21 +19,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, TextIO
 
 from data_specs.datasets import Clip
 from data_specs.recipes import Recipe
 from data_specs.resources import lack_of_memory
-from data_specs.stored import StoreError
+from data_specs.stored import StoreError, shown, zarr_store
 from pipelines.errors import RunStopped
 from pipelines.execution.process_setup import own_python
 from pipelines.internal_errors import InternalError, Tail, internal_error
+from pipelines.media.ffmpeg_binary import FfmpegError, find_ffmpeg
 from pipelines.media.limits import MEMORY, alarm_seconds, bound_memory, deadline
 from pipelines.stages.h264_cache import Folders
-from pipelines.stages.scratch import on_scratch
+from pipelines.stages.scratch import on_scratch, scratch_base
 from pipelines.stages.shard_task import process_shard
 from pipelines.stages.tasks import Around, ShardPlan, ShardReport
+from pipelines.store.lock import read_holder
+from pipelines.store.software import versions_here
 
 DIED = "worker died"
 DEATHS = 2  # processes that die on a clip before it is quarantined
@@ -44,9 +47,9 @@ _own_process = False  # True in a worker of a local cluster, whose memory may be
 class Attempt:
     """Result of an attempt: the shard's report, or an error in one line.
 
-    ``stop`` is set if the error would repeat in another attempt or for other shards, as with a full disk;
-    ``internal`` is set for a bug in our own code, which also stops the run; ``died`` is set if the process ended
-    without a result. ``stderr`` is the end of the standard error of such processes.
+    ``stop`` is set if the error would repeat in another attempt or for other shards, as with a full disk, and ``host``
+    is then the machine; ``internal`` is set for a bug in our own code, which also stops the run; ``died`` is set if the
+    process ended without a result. ``stderr`` is the end of the standard error of such processes.
     """
 
     report: ShardReport | None = None
@@ -55,6 +58,7 @@ class Attempt:
     died: bool = False
     internal: InternalError | None = None
     stderr: str = ""
+    host: str = ""
 
 
 def attempt(plan: ShardPlan, recipe: Recipe, work: Callable[[ShardPlan, Recipe], ShardReport] | None = None) -> Attempt:
@@ -80,7 +84,7 @@ def _caught(do: Callable[[], Attempt]) -> Attempt:
     try:
         return do()
     except (RunStopped, StoreError) as error:
-        return Attempt(error=str(error), stop=True)
+        return Attempt(error=str(error), stop=True, host=socket.gethostname())
     except (OSError, MemoryError) as error:  # possibly transient: shown to the user if the last attempt fails
         return Attempt(error=one_line(error))
     except Exception as error:  # a bug in our own code: another attempt would fail, too; keep the traceback
@@ -213,9 +217,47 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
-def missing_folders(*paths: str) -> list[str]:
-    """The folders that this process does not see."""
-    return [path for path in paths if not Path(path).is_dir()]
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a run needs of the machine of each worker.
+
+    ``version`` is of this package, ``token`` of the lock that the run holds on its ``store``. ``work_dir`` is None if
+    tasks have work folders of their own below ``scratch``, ``build`` (of ffmpeg) None if nothing is transcoded.
+    """
+
+    version: str
+    source: str
+    store: str
+    token: str
+    work_dir: str | None
+    scratch: str | None
+    build: str | None
+
+
+def lacking(needs: Needs) -> list[str]:
+    """What this process's machine lacks of what a run needs, in words."""
+    lacks = []
+    if (version := versions_here()["mocrop"]) != needs.version:
+        lacks.append(f"mocrop {version} instead of {needs.version}")
+    if not os.path.isdir(needs.source):
+        lacks.append(f"no source folder {needs.source!r}")
+    try:
+        holder = read_holder(zarr_store(needs.store, read_only=True))
+        if holder is None or holder.token != needs.token:
+            lacks.append(f"not the run's store at {shown(needs.store)!r}")
+    except (StoreError, OSError) as error:
+        lacks.append(f"no access to the store {shown(needs.store)!r}: {' '.join(str(error).split())[:300]}")
+    if needs.work_dir is not None and not os.access(needs.work_dir, os.W_OK):
+        lacks.append(f"no work folder {needs.work_dir!r} to write to (share it, or use --discard-h264)")
+    scratch = scratch_base(needs.scratch)
+    if needs.work_dir is None and not os.access(scratch, os.W_OK):
+        lacks.append(f"no scratch folder {str(scratch)!r} to write to")
+    try:
+        if needs.build is not None and (build := find_ffmpeg().build) != needs.build:
+            lacks.append(f"ffmpeg build {build!r} instead of {needs.build!r}")
+    except FfmpegError as error:
+        lacks.append(str(error))
+    return lacks
 
 
 def dask_setup(worker: object) -> None:

@@ -4,14 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import re
-import signal
-import subprocess
-import sys
-import tempfile
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +18,7 @@ from pipelines.stages.shard_task import process_shard
 from pipelines.stages.tasks import STAGES, ShardPlan
 from tests.conftest import run_stages
 from tests.places import SABOTAGE
+from tests.support.dask_by_hand import cluster
 from tests.support.saboteurs import SMALL, contents, copy_clips, do_on_dask
 from tests.support.soak import record
 
@@ -102,44 +95,6 @@ def by_shard(run: Run) -> dict[int, list[ShardPlan]]:
         for plan in run.pending(stage):
             left[plan.shard].append(plan)
     return left
-
-
-@contextmanager
-def cluster(folder: Path, workers: int, *options: str) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
-    """A Dask scheduler and workers as a person starts them, on loopback: its address, and the workers' processes."""
-    dask = [sys.executable, "-m", "dask"]
-    log = folder / "scheduler.log"
-    with log.open("wb") as output, tempfile.TemporaryDirectory() as scratch:
-        started = [
-            subprocess.Popen(
-                [*dask, "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"],
-                cwd=folder, stdout=output, stderr=output,
-            )
-        ]  # fmt: skip
-        try:
-            address = wait_for(r"tcp://127\.0\.0\.1:\d+", log)
-            for _ in range(workers):
-                command = [*dask, "worker", address, "--nthreads", "1", "--host", "127.0.0.1", "--no-dashboard",
-                           "--local-directory", scratch, *options]  # fmt: skip
-                started.append(
-                    subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-                )
-            yield address, started[1:]
-        finally:
-            for process in reversed(started):
-                process.send_signal(signal.SIGTERM)
-            for process in started:
-                process.wait(600)
-
-
-def wait_for(pattern: str, log: Path) -> str:
-    """What a process writes that looks like this."""
-    clock = threading.Event()
-    for _ in range(600):
-        if found := re.search(pattern, log.read_text()):
-            return found[0]
-        clock.wait(0.1)
-    raise AssertionError(log.read_text())
 
 
 @pytest.mark.soak

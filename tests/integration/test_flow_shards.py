@@ -16,10 +16,11 @@ import pytest
 
 from data_specs.recipes import Recipe
 from pipelines.errors import RunError, RunStopped
-from pipelines.execution.dask_cluster import ATTEMPTS, dask_client, map_shards
-from pipelines.execution.worker import Attempt, attempt, missing_folders, one_line
+from pipelines.execution.dask_cluster import ATTEMPTS, IN_FLIGHT, dask_client, map_shards
+from pipelines.execution.worker import Attempt, attempt, one_line
 from pipelines.stages.h264_cache import Folders
 from pipelines.stages.tasks import ShardPlan, ShardReport
+from tests.support.saboteurs import wait_until
 
 PLAN = ShardPlan("motion", 0, "store", Folders("source", "work"), "build", 0, ())
 
@@ -116,8 +117,52 @@ def test_after_a_worker_died_only_the_shards_that_were_in_flight_are_sent_alone(
     assert map_shards(client, plans(300), work, lambda report: in_flight.append(len(client.futures))) == {}
     assert len(in_flight) == 300
     assert 1 <= len(list(tmp_path.glob("* apart"))) <= 4
-    assert max(in_flight[150:]) > 50, "as many shards are sent as before"
+    assert max(in_flight[150:]) >= 2 * IN_FLIGHT - 1, "as many shards are sent as before"
     client.wait_for_workers(2, timeout=600)
+
+
+def test_the_scheduler_holds_a_few_shards_a_thread_however_many_are_left(
+    client: distributed.Client, tmp_path: Path
+) -> None:
+    held: list[int] = []
+
+    def look(done: ShardReport) -> None:
+        tasks = list(client.cluster.scheduler.tasks.values())
+        held.append(sum(task.state in ("processing", "waiting", "queued", "no-worker") for task in tasks))
+
+    work = partial(attempt, recipe=Recipe(), work=partial(fails_once, tmp_path))
+    assert map_shards(client, plans(100), work, look) == {}
+    assert len(held) == 100
+    assert 1 <= max(held) <= 2 * IN_FLIGHT
+
+
+def waits_for_others(folder: Path, plan: ShardPlan, recipe: Recipe) -> ShardReport:
+    """Note the process; from shard 4 on, wait until a test says that others have joined."""
+    with (folder / "processes").open("a") as file:
+        file.write(f"{os.getpid()}\n")
+    assert plan.shard < 4 or wait_until((folder / "joined").exists, 60)
+    return report(plan)
+
+
+def test_workers_that_join_get_shards_and_those_that_leave_lose_none(tmp_path: Path) -> None:
+    done: list[int] = []
+
+    with dask_client(workers=1) as own:
+
+        def join_and_leave(report: ShardReport) -> None:
+            done.append(report.shard)
+            if len(done) == 4:
+                own.cluster.scale(2)
+                own.wait_for_workers(2, timeout=600)
+                (tmp_path / "joined").touch()
+            elif len(done) == 30:
+                own.cluster.scale(1)
+
+        work = partial(attempt, recipe=Recipe(), work=partial(waits_for_others, tmp_path))
+        assert map_shards(own, plans(60), work, join_and_leave) == {}
+        assert wait_until(lambda: len(own.nthreads()) == 1)
+    assert sorted(done) == list(range(60))
+    assert len(set((tmp_path / "processes").read_text().split())) == 2
 
 
 def test_workers_run_without_prefect_in_groups_of_their_own(client: distributed.Client, tmp_path: Path) -> None:
@@ -162,10 +207,6 @@ def test_an_attempt_tells_its_error_in_one_line() -> None:
     assert attempt(PLAN, Recipe(), disk_is_full).stop
     assert attempt(PLAN, Recipe(), lambda plan, recipe: report(plan)) == Attempt(report(PLAN))
     assert "\n" not in one_line(ValueError("two\nlines"))
-
-
-def test_folders_that_a_worker_does_not_see_are_named(tmp_path: Path) -> None:
-    assert missing_folders(str(tmp_path), str(tmp_path / "gone")) == [str(tmp_path / "gone")]
 
 
 def test_workers_start_without_prefect_and_dask_in_what_they_import() -> None:
