@@ -17,7 +17,7 @@ from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Suf
 from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.storage import LocalStore
 
-from data_specs.locations import Linked
+from data_specs.locations import Linked, Replaced
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -77,6 +77,14 @@ class LocalFiles(LocalStore):
         """The SHA-256 of an object; None if it is missing, "" if it has more than ``most`` bytes."""
         return await asyncio.to_thread(hash_file, self.root / key, most)
 
+    async def end(self, key: str, length: int) -> tuple[bytes | None, str | None]:
+        """The last bytes of a file, at most ``length``, and its version; None if it is missing."""
+        return await asyncio.to_thread(_read_version, self.root / key, -length, 0, None)
+
+    async def part(self, key: str, start: int, stop: int, tag: str | None) -> bytes | None:
+        """The bytes ``start`` to ``stop`` of a file, fewer at its end; `Replaced` if its version is another."""
+        return (await asyncio.to_thread(_read_version, self.root / key, start, stop, tag))[0]
+
     async def exists(self, key: str) -> bool:
         return await asyncio.to_thread((self.root / key).is_file)
 
@@ -108,6 +116,19 @@ def read_part(path: Path, part: ByteRequest | None, most: int) -> bytes | None:
             raise ValueError(f"bytes {start} to {stop} of {path.name!r}: at most {most} are expected there")
         file.seek(start)
         return file.read(stop - start)
+
+
+def _read_version(path: Path, start: int, stop: int, version: str | None) -> tuple[bytes | None, str | None]:
+    """A part of a file, from its end if ``start`` is negative, and the file's version."""
+    with _opened(path) as file:
+        if file is None:
+            return None, None
+        about = os.fstat(file.fileno())
+        found = f"{about.st_size}-{about.st_mtime_ns}-{about.st_ino}"
+        if version not in (None, found):
+            raise Replaced
+        file.seek(max(start + about.st_size, 0) if start < 0 else start)
+        return file.read(-start if start < 0 else stop - start), found
 
 
 def hash_file(path: Path, most: int) -> str | None:

@@ -40,17 +40,12 @@ def attributes(store: ZarrStore, paths: Iterable[str]) -> list[Attributes | None
 
     ``Damaged`` if one is.
     """
-    found = documents(store, paths)
+    keys = [f"{path}/zarr.json" if path else "zarr.json" for path in paths]
+    found = [parse_attributes(key, text) for key, text in zip(keys, read_objects(store, keys), strict=True)]
     for values in found:
         if isinstance(values, Damaged):
             raise values
     return cast("list[Attributes | None]", found)
-
-
-def documents(store: ZarrStore, paths: Iterable[str]) -> list[Attributes | Damaged | None]:
-    """The same, with an error in place of each damaged group."""
-    keys = [f"{path}/zarr.json" if path else "zarr.json" for path in paths]
-    return [parse_attributes(key, text) for key, text in zip(keys, read_objects(store, keys), strict=True)]
 
 
 def parse_attributes(key: str, text: bytes | None) -> Attributes | Damaged | None:

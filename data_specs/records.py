@@ -1,18 +1,17 @@
 """Completion records of shards: the row of each stage about a clip, and how records are read, checked and encoded.
 
-A record is the group ``progress/<stage>[/<view>]/<shard>``; its attributes are those of `Record.as_attributes`. One
-whose content breaks a type or range below, or that has another key, counts as damaged, whoever wrote it: code that
-reads records need not check them again.
+A record is the group ``progress/<stage>[/<view>]/<shard>``, or what its ``zarr.json`` was in a pack of finished shards
+(`data_specs.record_packs`); its attributes are those of `Record.as_attributes`. One whose content breaks a type or
+range below, or that has another key, counts as damaged, whoever wrote it: code that reads records need not check them
+again.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from operator import lt
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Generic, TypeVar, cast
 
 from pydantic import AfterValidator, ConfigDict, Discriminator, Field, GetPydanticSchema, Tag, TypeAdapter, with_config
@@ -22,13 +21,12 @@ from zarr.abc.store import Store as ZarrStore
 
 from data_specs import schema
 from data_specs.fingerprints import LENGTH, fingerprint
-from data_specs.local_files import LocalFiles
 from data_specs.locations import Damaged
-from data_specs.objects import Attributes, documents
+from data_specs.objects import Attributes, parse_attributes
+from data_specs.record_packs import REMOVED, record_documents
 from data_specs.schema import MAX_CLIPS, MAX_FRAMES, MAX_ID, MAX_SEGMENTS, MAX_SIDE, MAX_TEXT_BYTES, MAX_VECTORS
 from mocrop_core import Box, BoxPath
 
-_FEW = 64  # shards whose records are read without listing the folder first
 _MAX_BYTES = 1 << 50
 _CLOSED = ConfigDict(extra="forbid")
 
@@ -264,17 +262,22 @@ def decode_record(row_type: type[Row], view: str | None, shard: int, values: Any
 
 
 def read_records(
-    store: ZarrStore, row_type: type[Row], view: str | None, shards: Iterable[int], damaged: list[str] | None = None
+    store: ZarrStore,
+    row_type: type[Row],
+    view: str | None,
+    shards: Iterable[int],
+    damaged: list[str] | None = None,
+    own: Collection[str] | None = None,
 ) -> dict[int, Record[Row]]:
-    """The existing records of a stage (and view), by shard.
+    """The existing records of a stage (and view), by shard, packed or not.
 
-    A damaged record counts as missing; its path is appended to ``damaged``.
+    A damaged record counts as missing; its path is appended to ``damaged``. ``own``: as in `record_documents`.
     """
-    wanted = _existing(store, row_type.stage, view, list(shards))
-    paths = [schema.progress_path(row_type.stage, view, shard) for shard in wanted]
     records = {}
-    for shard, path, values in zip(wanted, paths, documents(store, paths), strict=True):
-        if values is None:
+    for shard, text in record_documents(store, row_type.stage, view, shards, own).items():
+        path = schema.progress_path(row_type.stage, view, shard)
+        values = parse_attributes(path, text)
+        if values == REMOVED:
             continue
         try:
             if isinstance(values, Damaged):
@@ -284,15 +287,6 @@ def read_records(
             if damaged is not None:
                 damaged.append(path)
     return records
-
-
-def _existing(store: ZarrStore, stage: str, view: str | None, shards: list[int]) -> list[int]:
-    """Of many shards those that have a folder, if one listing can tell; all of them on an object store."""
-    if len(shards) <= _FEW or not isinstance(store, LocalFiles):
-        return shards
-    folder = Path(store.root, schema.progress_path(stage, view, 0)).parent
-    names = set(os.listdir(folder)) if folder.is_dir() else set()
-    return [shard for shard in shards if Path(schema.progress_path(stage, view, shard)).name in names]
 
 
 def _record_adapter(row_type: Any) -> TypeAdapter[Any]:

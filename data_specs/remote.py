@@ -12,7 +12,7 @@ import asyncio
 import hashlib
 import os
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -202,6 +202,11 @@ class RemoteStore(ObjectStore[AnyStore]):
 
     async def delete(self, key: str) -> None:
         await self._steadily(lambda: ObjectStore.delete(self, key))
+
+    async def delete_all(self, keys: Sequence[str]) -> None:
+        """Delete many objects, on S3 a thousand with each request."""
+        self._check_writable()
+        await self._steadily(lambda: obstore.delete_async(self.store, keys))
 
     async def exists(self, key: str) -> bool:
         return await self._steadily(lambda: ObjectStore.exists(self, key))

@@ -8,7 +8,8 @@ One Zarr v3 group. Row ``i`` of every array with the dimension ``clip`` is the s
   not known in advance.
 
 ``progress/<stage>[/<view>]/<shard>`` are groups without arrays: their attributes are the completion record of the
-shard, with its inputs and results. A shard without a record is not done, even if it has chunks.
+shard, with its inputs and results. A shard without a record is not done, even if it has chunks. Of a finished store
+with many shards, they are packed (`data_specs.record_packs`).
 """
 
 from __future__ import annotations

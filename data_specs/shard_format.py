@@ -30,7 +30,7 @@ _SHUFFLES = {"noshuffle": NOSHUFFLE, "shuffle": SHUFFLE, "bitshuffle": BITSHUFFL
 _CHECKSUM = 4  # bytes of a crc32c
 _FIRST_AND_LAST = (BytesCodec, Crc32cCodec)
 _DECODERS: dict[str, Decoder] = {"": decode_raw, "zstd": decode_zstd, "blosc": decode_blosc}
-_NOTHING = 2**64 - 1  # offset and length of a missing chunk
+NOTHING = 2**64 - 1  # offset and length of a missing chunk
 
 
 def encoder(codecs: Iterable[Codec]) -> Encoder:
@@ -55,7 +55,7 @@ def _step(codec: Codec) -> Callable[[Any], Any]:
                 Callable[[Any], Any], Blosc(shuffle=_SHUFFLES[str(shuffle)], **cast(dict[str, Any], settings)).encode
             )
         case {"name": "crc32c"}:
-            return _checksummed
+            return checksummed
     raise ValueError(f"a chunk cannot be encoded with {codec}")
 
 
@@ -63,9 +63,10 @@ def _little_endian(chunk: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     return np.ascontiguousarray(chunk, chunk.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
 
 
-def _checksummed(data: Any) -> bytes:
-    content = bytes(data)
-    return content + int(google_crc32c.value(content)).to_bytes(4, "little")
+def checksummed(data: Any) -> bytes:
+    """The bytes and their crc32c."""
+    payload = bytes(data)
+    return payload + int(google_crc32c.value(payload)).to_bytes(4, "little")
 
 
 def shard(chunks: Mapping[tuple[int, ...], bytes], counts: tuple[int, ...]) -> bytes:
@@ -73,13 +74,13 @@ def shard(chunks: Mapping[tuple[int, ...], bytes], counts: tuple[int, ...]) -> b
 
     ``counts`` is the number of chunks along each axis; missing chunks read as the array's fill value.
     """
-    index = np.full((*counts, 2), _NOTHING, "<u8")
+    index = np.full((*counts, 2), NOTHING, "<u8")
     places = sorted(chunks)
     offset = 0
     for place in places:
         index[place] = offset, len(chunks[place])
         offset += len(chunks[place])
-    return b"".join([*(chunks[place] for place in places), _checksummed(index.tobytes())])
+    return b"".join([*(chunks[place] for place in places), checksummed(index.tobytes())])
 
 
 class Shard:
@@ -94,7 +95,7 @@ class Shard:
         length = 16 * math.prod(counts) + _CHECKSUM
         if len(data) < length:
             raise ValueError(f"a shard has {len(data)} bytes, its index alone {length}")
-        self._index = _content(self._data[-length:]).copy().view("<u8").reshape(*counts, 2)
+        self._index = content(self._data[-length:]).copy().view("<u8").reshape(*counts, 2)
         name = "".join(str(codec.to_dict()["name"]) for codec in codecs if not isinstance(codec, _FIRST_AND_LAST))
         self._decode = _DECODERS[name]
 
@@ -104,17 +105,17 @@ class Shard:
         ``ValueError`` or ``RuntimeError`` for a damaged chunk.
         """
         offset, length = self._index[place].tolist()
-        if offset == _NOTHING:
+        if offset == NOTHING:
             out[...] = 0
             return
         if offset + length > len(self._data):
             raise ValueError("a chunk ends behind its shard")
-        self._decode(_content(self._data[offset : offset + length]), out)
+        self._decode(content(self._data[offset : offset + length]), out)
 
 
-def _content(checksummed: Bytes) -> Bytes:
-    """The bytes before a checksum, which must match."""
-    content = checksummed[:-_CHECKSUM]
-    if google_crc32c.value(content) != int.from_bytes(checksummed[-_CHECKSUM:].tobytes(), "little"):
+def content(data: Bytes) -> Bytes:
+    """The bytes before a crc32c; ``ValueError`` if it does not match."""
+    payload = data[:-_CHECKSUM]
+    if google_crc32c.value(payload) != int.from_bytes(data[-_CHECKSUM:].tobytes(), "little"):
         raise ValueError("a checksum does not match its bytes")
-    return content
+    return payload

@@ -30,6 +30,7 @@ from pipelines.stages.tasks import ONE_PASS, STAGES, ShardPlan, ShardReport
 from pipelines.store import writer as writing
 from pipelines.store.creation import is_made, make_or_reopen
 from pipelines.store.lock import StoreLock, locked
+from pipelines.store.packing import pack_records
 from pipelines.store.progress import Progress, other_revision
 from pipelines.store.record_blocks import RecordBlock
 from pipelines.store.record_index import RECORDS, RecordIndex, record_stamps
@@ -57,6 +58,7 @@ class Run:
         self.progress = _read_progress(self, self._index)
         self._given: dict[str, set[int]] = {}  # shards in progress, whose records are read when they are needed
         self._published, self._index_is_old = False, self.progress.read_any
+        self._packable = True  # no task is running but those in progress
         self.unclean = False  # a worker died, and may have left temporary files
 
     @cached_property
@@ -146,7 +148,7 @@ class Run:
         """Read all records of the shards in progress again, of which a task that failed may have removed some."""
         given, self._given = self._given, {}
         self.progress.read(sorted(set().union(*given.values())))
-        self._published, self._index_is_old = False, True
+        self._published, self._index_is_old, self._packable = False, True, False
 
     def _remember_sources(self, shards: Iterable[int]) -> None:
         """Add the source files of newly transcoded shards to the index, with the fingerprints in their records."""
@@ -172,12 +174,15 @@ class Run:
         """Write the tables from the records, unless they are up to date, and return the store's progress."""
         self.lock.check()
         self._update()
+        summary = self.summary()
         if not self._published:
             publish(self.location, self.progress)
-            if self._index_is_old:
+            finished = not self._given and all(done == of for done, of in summary.stages.values())
+            packed = finished and self._packable and pack_records(self.zarr, self.progress, self.lock.check)
+            if self._index_is_old or packed:
                 self._index.save(self.progress.by_path(), record_stamps(self.zarr))
             self._published, self._index_is_old = True, False
-        return self.summary()
+        return summary
 
     def add_seconds(self, reports: Sequence[ShardReport]) -> None:
         """Add the run times of tasks to the totals in the group ``progress``; failures to write are ignored."""
@@ -289,7 +294,7 @@ def _sweep(location: str, folders: Folders, options: Options) -> None:
 def _read_progress(run: Run, index: RecordIndex) -> Progress:
     """Read the records of a store that changed since the last run, and remove those that must be made again."""
     for path in damaged_records(run.zarr):
-        writing.remove_attributes(run.zarr, path)
+        writing.remove_record(run.zarr, path)
     writing.remove_attributes(run.zarr, DAMAGED)
     wrong: list[Record[Any]] = []
     power_failed = run.lock.abandoned is not None and not is_url(run.location)
@@ -303,7 +308,7 @@ def _read_progress(run: Run, index: RecordIndex) -> Progress:
     known = {} if power_failed or run.options.retry_quarantined else index.load()
     progress = Progress(run.zarr, run.recipe, run.ids, on_block=look, known=known)
     for record in wrong:
-        writing.remove_attributes(run.zarr, record.path)
+        writing.remove_record(run.zarr, record.path)
     progress.read(sorted({record.shard for record in wrong}))
     return progress
 

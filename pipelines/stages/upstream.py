@@ -10,7 +10,7 @@ from zarr.abc.store import Store as ZarrStore
 from data_specs.datasets import Clip
 from data_specs.records import Record, Row, TranscodeRow, read_records
 from pipelines.errors import RunStopped
-from pipelines.store.writer import remove_attributes
+from pipelines.store.writer import remove_record
 
 
 def upstream(store: ZarrStore, row_type: type[Row], shard: int, view: str | None = None) -> Record[Row]:
@@ -40,5 +40,5 @@ def check_unchanged(clip: Clip, video: TranscodeRow, transcoded: Record[Transcod
         problem = f"the H.264 file of {clip.id} was changed; run the same command again"
     else:
         return
-    remove_attributes(store, transcoded.path)
+    remove_record(store, transcoded.path)
     raise RunStopped(problem)

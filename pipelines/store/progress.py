@@ -25,7 +25,7 @@ from data_specs.records import BoxRow, CropRow, Record, TranscodeRow
 from data_specs.schema import State
 from data_specs.stored import Store, StoreError, shown
 from pipelines.store.record_blocks import BLOCK, RecordBlock
-from pipelines.store.record_index import Link, Stamp, record_stamps
+from pipelines.store.record_index import Link, Stamp, Stamps, record_stamps
 from pipelines.store.software import Versions, versions_of
 from pipelines.store.table_rows import FILLS, TABLES_OF, Tables, empty_tables, fill_rows
 
@@ -75,8 +75,7 @@ class Progress:
         self._tables = empty_tables(recipe, len(ids)) if tables else None
         self._unfilled: set[int] = set()  # shards whose rows of the tables were not read
         stamps = record_stamps(store)
-        unchanged = {path: link for path, (stamp, link) in (known or {}).items() if stamps.get(path) == stamp}
-        changed = [shard for shard in range(self.num_shards) if not self._recall(shard, unchanged, stamps)]
+        changed = [shard for shard in range(self.num_shards) if not self._recall(shard, known or {}, stamps)]
         self.read_any = bool(changed)  # or all was known
         self._read(changed, schema.STAGES, stamps, on_block)
 
@@ -87,14 +86,14 @@ class Progress:
             raise StoreError(problem)
         return cls(store.zarr, store.recipe, store.ids, tables=tables)
 
-    def _recall(self, shard: int, unchanged: Mapping[str, Link], stamps: Collection[str]) -> bool:
+    def _recall(self, shard: int, known: Mapping[str, tuple[Stamp, Link]], stamps: Stamps) -> bool:
         """Take what is known of a shard; return whether that is all: it has records, and none of them changed."""
         paths = {key: schema.progress_path(*key, shard) for key in self._links}
-        existing = {key: path for key, path in paths.items() if path in stamps}
-        if not existing or not all(path in unchanged for path in existing.values()):
+        existing = {key: (path, stamp) for key, path in paths.items() if (stamp := stamps.get(path)) is not None}
+        if not existing or not all(path in known and known[path][0] == stamp for path, stamp in existing.values()):
             return False
-        for key, path in existing.items():
-            link = unchanged[path]
+        for key, (path, _) in existing.items():
+            link = known[path][1]
             software = self._software.setdefault(link.software, link.software)
             self._links[key][shard] = replace(link, software=software)
         self._unfilled.add(shard)
@@ -119,7 +118,7 @@ class Progress:
         self,
         shards: Sequence[int],
         stages: Collection[str],
-        known: Collection[str] | None,
+        known: Stamps | None,
         on_block: Callable[[RecordBlock], None],
     ) -> None:
         for first in range(0, len(shards), BLOCK):
@@ -185,6 +184,11 @@ class Progress:
                     if id in boxes.clips and id in crops.clips:
                         for slot, frame in enumerate(crops.clips[id].frame_index[: table.shape[1]]):
                             table[row, slot] = boxes.clips[id].box_at(frame).corners
+
+    @property
+    def keys(self) -> Collection[Key]:
+        """The stages and views of the records of a shard, in the order of the stages."""
+        return self._links.keys()
 
     def links(self, stage: str, view: str | None = None) -> Mapping[int, Link]:
         """What is kept of the records of a stage (and view), by shard."""

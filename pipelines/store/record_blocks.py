@@ -12,6 +12,7 @@ from data_specs import schema
 from data_specs.recipes import Recipe
 from data_specs.records import BoxRow, CropRow, MotionRow, Record, Row, TranscodeRow, read_records
 from data_specs.stored import Store
+from pipelines.store.record_index import Stamps
 
 BLOCK = 64  # shards whose records are in memory at once
 
@@ -26,7 +27,7 @@ class RecordBlock:
 
     With ``ids``, the store's clip ids, a record also counts as damaged if its clips are not those of its shard, a box
     exceeds its frame, or it has more frames than the recipe's slots. Only records of ``stages`` are read, and of these,
-    if ``known`` is given, only those whose path is in it.
+    if ``known`` is given, only those that were listed.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class RecordBlock:
         shards: Sequence[int],
         ids: Sequence[str] | None = None,
         stages: Collection[str] = schema.STAGES,
-        known: Collection[str] | None = None,
+        known: Stamps | None = None,
     ) -> None:
         self.recipe = recipe
         self.damaged: list[str] = []
@@ -44,7 +45,8 @@ class RecordBlock:
         def read(row_type: type[Row], view: str | None = None) -> dict[int, Record[Row]]:
             stage = row_type.stage
             wanted = [shard for shard in shards if known is None or schema.progress_path(stage, view, shard) in known]
-            return read_records(store, row_type, view, wanted if stage in stages else (), self.damaged)
+            own = None if known is None else known.own
+            return read_records(store, row_type, view, wanted if stage in stages else (), self.damaged, own)
 
         self.transcode = read(TranscodeRow)
         self.motion = read(MotionRow)

@@ -1,13 +1,14 @@
 """Index of records in the work folder: what a run kept of them, so that the next one need not read unchanged ones.
 
 As with the index of source files, a record counts as unchanged while its stamp is: its size, times and inode in a
-folder, its tag on an object store. The index is not part of the store.
+folder, its tag on an object store; those of the pack if it is packed. The index is not part of the store.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from zarr.abc.store import Store as ZarrStore
 
 from data_specs.local_files import LocalFiles, read_part, refuse_links
+from data_specs.record_packs import pack_of
 from data_specs.schema import STAGES, VIEW_STAGES
 from data_specs.stored import run
 from pipelines.atomic_files import atomic_write
@@ -43,23 +45,46 @@ class Link:
     notes: Mapping[str, Mapping[str, str]]
 
 
-def record_stamps(store: ZarrStore) -> dict[str, Stamp]:
-    """The stamp of each object that may be a record, by its path."""
-    if isinstance(store, LocalFiles):
-        return dict(_stamps(store.root))
-    tags: dict[str, str] = run(store.tags("progress/"))  # type: ignore[attr-defined]
-    return {key.removesuffix("/zarr.json"): tag for key, tag in tags.items()}
+@dataclass(frozen=True, slots=True)
+class Stamps:
+    """The stamps of all objects that may be or hold records.
+
+    ``own``: of records that are groups of their own, by their path; ``packs``: of objects with packed ones, by key.
+    """
+
+    own: Mapping[str, Stamp]
+    packs: Mapping[str, Stamp]
+
+    def get(self, path: str) -> Stamp | None:
+        """The stamp of what has the record at a path, as far as that can be told without reading it."""
+        own = self.own.get(path)
+        return self.packs.get(pack_of(path)) if own is None else own
+
+    def __contains__(self, path: str) -> bool:
+        return self.get(path) is not None
+
+
+def record_stamps(store: ZarrStore) -> Stamps:
+    """The stamp of each object that may be a record, or hold some."""
+    local = isinstance(store, LocalFiles)
+    found: dict[str, Stamp] = dict(_stamps(store.root)) if local else run(store.tags("progress/"))  # type: ignore[attr-defined]
+    own = {key.removesuffix("/zarr.json"): stamp for key, stamp in found.items() if _OWN.search(key)}
+    return Stamps(own, {key: stamp for key, stamp in found.items() if _PACK.search(key)})
+
+
+_OWN, _PACK = re.compile(r"/\d+/zarr\.json$"), re.compile(r"/records/c\.\d+$")
 
 
 def _stamps(root: Path) -> Iterator[tuple[str, Stamp]]:
     for stage in STAGES:
         views = [f"/{view}" for view in _names(root / "progress" / stage)] if stage in VIEW_STAGES else [""]
         for folder in (f"progress/{stage}{view}" for view in views):
-            for name in filter(str.isdigit, _names(root / folder)):
+            keys = [f"{folder}/{name}/zarr.json" for name in _names(root / folder) if name.isdigit()]
+            keys += [f"{folder}/records/{name}" for name in _names(root / folder / "records")]
+            for key in keys:
                 with suppress(OSError):
-                    status = os.stat(f"{root}/{folder}/{name}/zarr.json")
-                    stamp = status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
-                    yield f"{folder}/{name}", stamp
+                    status = os.stat(f"{root}/{key}")
+                    yield key, (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
 def _names(folder: Path) -> list[str]:
@@ -86,9 +111,9 @@ class RecordIndex:
         except (OSError, ValueError, ValidationError):
             return {}
 
-    def save(self, links: Mapping[str, Link], stamps: Mapping[str, Stamp]) -> None:
+    def save(self, links: Mapping[str, Link], stamps: Stamps) -> None:
         """Write the index. If that fails, the records are merely read again next time."""
-        known = {path: (stamps[path], link) for path, link in links.items() if path in stamps}
+        known = {path: (stamp, link) for path, link in links.items() if (stamp := stamps.get(path)) is not None}
         with suppress(OSError):
             self._file.parent.mkdir(parents=True, exist_ok=True)
             with atomic_write(self._file) as part:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -30,6 +30,7 @@ from data_specs.fingerprints import LENGTH
 from data_specs.jpeg import JpegCodec
 from data_specs.local_files import refuse_links
 from data_specs.recipes import FrameCodec, Recipe, density_grid, moves, view_params
+from data_specs.record_packs import REMOVED, is_packed, pack_array, pack_of, record_folder
 from data_specs.records import Record
 from data_specs.schema import SEPARATOR, ArraySpec
 from data_specs.stored import Attributes, Damaged, StoreError, read_objects, reading, run, zarr_store
@@ -59,6 +60,12 @@ class HashingStore(WrapperStore[ZarrStore]):
         self._objects.pop(key, None)
         self._sizes.pop(key, None)
 
+    async def end(self, key: str, length: int) -> tuple[bytes | None, str | None]:
+        return cast("tuple[bytes | None, str | None]", await cast(Any, self._store).end(key, length))
+
+    async def part(self, key: str, start: int, stop: int, tag: str | None) -> bytes | None:
+        return cast("bytes | None", await cast(Any, self._store).part(key, start, stop, tag))
+
     def taken(self) -> tuple[dict[str, str], dict[str, int]]:
         """The hashes and sizes, by key, of the objects written since the last call."""
         objects, sizes = self._objects, self._sizes
@@ -67,15 +74,20 @@ class HashingStore(WrapperStore[ZarrStore]):
 
     def settle(self) -> None:
         """Flush everything written to disk, so that a power failure leaves no record without its objects."""
-        if isinstance(self._store, LocalStore):
-            files = {self._store.root / key for key in self._unsynced}
-            for path in sorted(path for path in files | {file.parent for file in files} if path.exists()):
-                descriptor = os.open(path, os.O_RDONLY)
-                try:
-                    os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
+        settle(self._store, self._unsynced)
         self._unsynced.clear()
+
+
+def settle(store: ZarrStore, keys: Iterable[str]) -> None:
+    """Flush objects of a store in a folder to disk, and the folders that name them."""
+    if isinstance(store, LocalStore):
+        files = {store.root / key for key in keys}
+        for path in sorted(path for path in files | {file.parent for file in files} if path.exists()):
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
 
 def put_attributes(store: ZarrStore, path: str, values: Mapping[str, Any]) -> None:
@@ -141,9 +153,26 @@ def alone(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def remove_record(store: ZarrStore, path: str) -> None:
+    """Remove a record, if it exists; if it is packed, write a group in its place that says so."""
+    if run(store.exists(pack_of(path))):
+        put_attributes(store, path, REMOVED)
+    else:
+        remove_attributes(store, path)
+
+
 def remove_attributes(store: ZarrStore, path: str) -> None:
     """Remove a group without arrays, if it exists."""
     run(store.delete_dir(path))
+
+
+def remove_groups(store: ZarrStore, paths: Iterable[str]) -> None:
+    """Remove many groups without arrays or other contents."""
+    if isinstance(store, LocalStore):
+        for path in paths:
+            remove_attributes(store, path)
+    else:
+        run(cast(Any, store).delete_all([f"{path}/zarr.json" for path in paths]))
 
 
 def write_record(store: ZarrStore, record: Record[Any]) -> None:
@@ -210,6 +239,10 @@ def _documents(recipe: Recipe, rows: int) -> dict[str, bytes]:
         groups |= {f"progress/{stage}/{view.name}": {} for stage in schema.VIEW_STAGES}
         specs += schema.view_tables(view.name, rows, slots, moves(view))
         specs += schema.view_shards(view.name, rows, slots, size, step, density_grid(view))
+    if is_packed(shards := schema.num_shards(rows, step)):
+        folders = [record_folder(stage, None) for stage in schema.STAGES if stage not in schema.VIEW_STAGES]
+        folders += [record_folder(stage, view.name) for stage in schema.VIEW_STAGES for view in recipe.views]
+        specs += [pack_array(folder, shards) for folder in folders]
     documents = {f"{path}/zarr.json": group_document(values) for path, values in groups.items()}
     for spec in specs:
         codecs = _frame_codecs(recipe.frames.codec) if spec.frames else ("auto", (ZstdCodec(level=3),))
