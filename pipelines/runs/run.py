@@ -58,7 +58,7 @@ class Run:
         self.progress = _read_progress(self, self._index)
         self._given: dict[str, set[int]] = {}  # shards in progress, whose records are read when they are needed
         self._published, self._index_is_old = False, self.progress.read_any
-        self._packable = True  # no task is running but those in progress
+        self._failed = False  # tasks may still be running
         self.unclean = False  # a worker died, and may have left temporary files
 
     @cached_property
@@ -148,7 +148,7 @@ class Run:
         """Read all records of the shards in progress again, of which a task that failed may have removed some."""
         given, self._given = self._given, {}
         self.progress.read(sorted(set().union(*given.values())))
-        self._published, self._index_is_old, self._packable = False, True, False
+        self._published, self._index_is_old, self._failed = False, True, True
 
     def _remember_sources(self, shards: Iterable[int]) -> None:
         """Add the source files of newly transcoded shards to the index, with the fingerprints in their records."""
@@ -177,12 +177,21 @@ class Run:
         summary = self.summary()
         if not self._published:
             publish(self.location, self.progress)
-            finished = not self._given and all(done == of for done, of in summary.stages.values())
-            packed = finished and self._packable and pack_records(self.zarr, self.progress, self.lock.check)
+            packed = self._is_finished(summary) and pack_records(self.zarr, self.progress, self.lock.check)
             if self._index_is_old or packed:
                 self._index.save(self.progress.by_path(), record_stamps(self.zarr))
             self._published, self._index_is_old = True, False
         return summary
+
+    def _is_finished(self, summary: Summary) -> bool:
+        """Return whether everything is done, so that no task can be writing records."""
+        open_shards = {shard: self.clips_of(shard) for shard in self._given.get("transcode", ())}
+        sources = self.sources.fingerprints(clip.path for clips in open_shards.values() for clip in clips)
+        return (
+            not self._failed
+            and all(done == of for done, of in summary.stages.values())
+            and all(self.progress.transcoded(shard, self.build, clips, sources) for shard, clips in open_shards.items())
+        )
 
     def add_seconds(self, reports: Sequence[ShardReport]) -> None:
         """Add the run times of tasks to the totals in the group ``progress``; failures to write are ignored."""

@@ -39,9 +39,17 @@ def run_one(name: str, quick: bool, out: Path) -> list[dict[str, Any]]:
     """Run a benchmark and keep what it found; its lines."""
     began, before = time.perf_counter(), machine()
     found: Sequence[Result] = importlib.import_module(f"tests.benchmarks.{name}").run(quick=quick)
+    command = f"python -m tests.benchmarks{' --quick' if quick else ''} --only {name}"
+    return keep(name, command, found, began, before, out)
+
+
+def keep(
+    name: str, command: str, found: Sequence[Result], began: float, before: dict[str, Any], out: Path
+) -> list[dict[str, Any]]:
+    """Write what a benchmark found since ``began``, on a machine that was as ``before``; its lines."""
     lines = [result.as_json() for result in found]
     kept = {
-        "command": f"python -m tests.benchmarks{' --quick' if quick else ''} --only {name}",
+        "command": command,
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "machine": before | {"load_at_the_end": load()},
         "seconds": round(time.perf_counter() - began, 1),

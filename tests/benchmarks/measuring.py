@@ -6,11 +6,14 @@ import json
 import os
 import platform
 import resource
+import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -163,21 +166,42 @@ def run_command(words: Sequence[str | os.PathLike[str]], folder: Path, **variabl
 
     The command sees no settings of Prefect but those in ``variables``.
     """
+    return run_watched(words, folder, variables)
+
+
+def run_watched(
+    words: Sequence[str | os.PathLike[str]],
+    folder: Path,
+    variables: Mapping[str, str],
+    watch: Callable[[int], object] | None = None,
+) -> Usage:
+    """The same; ``watch`` is called with the command's process id several times a second, and may kill it."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     note = folder / "usage.json"
-    done = subprocess.run(
-        [sys.executable, "-c", _ADOPTING, note, *words],
-        cwd=folder,
-        env={**kept, **variables},
-        capture_output=True,
-        text=True,
-        errors="replace",
-    )
-    used = json.loads(note.read_text()) if note.exists() else {"status": done.returncode}
+    with tempfile.TemporaryFile("w+", errors="replace") as said:
+        process = subprocess.Popen(
+            [sys.executable, "-c", _ADOPTING, note, *words],
+            cwd=folder,
+            env={**kept, **variables},
+            stdout=subprocess.DEVNULL,
+            stderr=said,
+        )
+        while process.poll() is None:
+            with suppress(OSError, IndexError):
+                if watch:
+                    watch(_children(process.pid)[0])
+            time.sleep(0.2 if watch else 0.02)
+        said.seek(0)
+        last = said.read()[-600:]
+    used = json.loads(note.read_text()) if note.exists() else {"status": process.returncode}
     note.unlink(missing_ok=True)
-    if used["status"]:
-        raise RuntimeError(f"{' '.join(map(str, words))} ended with status {used['status']}: {done.stderr[-600:]}")
+    if used["status"] and not (watch and used["status"] == -signal.SIGKILL):
+        raise RuntimeError(f"{' '.join(map(str, words))} ended with status {used['status']}: {last}")
     return Usage(used["cpu_s"], used["wall_s"], used["peak_mb"])
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def called(function: str, **arguments: Any) -> subprocess.Popen[str]:
@@ -220,8 +244,13 @@ def resident_mb() -> float:
     return _status_mb("VmRSS")
 
 
-def _status_mb(name: str) -> float:
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name)]
+def process_peak_mb(pid: int) -> float:
+    """The highest resident memory that another process has had, MB."""
+    return _status_mb("VmHWM", str(pid))
+
+
+def _status_mb(name: str, pid: str = "self") -> float:
+    (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith(name)]
     return int(line.split()[1]) * 1024 / 1e6
 
 

@@ -1,20 +1,27 @@
 """CPU time, memory, files and requests against the number of clips, of tiny clips whose own work is next to nothing.
 
-`python -m tests.benchmarks.scale 2000 100000` measures other numbers of clips than those of the kept result, and prints
-the table. The clips are hard links to a few files, read as they are (``keep``), so that what is left is the cost of
-shards, records and tables. The reading side of a data set of the size of Kinetics is measured on tables that are
-written directly.
+    python -m tests.benchmarks.scale 2000 10000 100000 --folder /tmp/scale
+
+The clips are hard links to a few files, read as they are (``keep``), so that what is left is the cost of shards,
+records and tables; once, they are transcoded. The run of the largest data set is killed in its middle and completed.
+The reading side of a data set of the size of Kinetics is measured on tables that are written directly.
+
+Each line is printed when it is measured. With ``--folder``, the data and a journal stay there: the same command goes on
+after the last whole measurement. The results are written as JSON at the end.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
-import sys
+import shutil
+import signal
 import sysconfig
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,43 +29,95 @@ import numpy as np
 
 from data_specs.datasets import Clip, Dataset
 from data_specs.recipes import Recipe, load_recipe
-from data_specs.schema import State
-from data_specs.stored import open_store, zarr_store
+from data_specs.schema import STAGES, State
+from data_specs.stored import StoreError, open_store, zarr_store
 from mocrop_core import SOURCE_FIXED
 from pipelines.runs.options import Options
+from pipelines.store.summary import summarise
 from pipelines.store.verify import verify
 from pipelines.store.writer import create, write_table
 from tests.benchmarks.footage import many, real_clips, run_alone, small
-from tests.benchmarks.measuring import Result, Usage, answer, called, cpu_seconds, most, peak_mb, run_command
+from tests.benchmarks.measuring import (
+    Result,
+    Usage,
+    answer,
+    called,
+    cpu_seconds,
+    most,
+    peak_mb,
+    process_peak_mb,
+    run_watched,
+)
 from tests.benchmarks.scaling import SMALL_RECIPE
 from tests.support.object_store import environment, faulty, make_bucket, s3_server
 
 FEW = 16  # clips of a run that is little but its start
 CLIPS = (2_000,)
+TRANSCODED = 500  # clips
 ROWS = 650_000  # about those of Kinetics-700
-SHARDS = (2, 6)  # of a store on S3: their difference gives the requests of a shard
+SHARDS = (32, 48)  # of a store on S3, whose records are packed: their difference gives the requests of a shard
 VIEWS = 2
+PARTS = ("commands", "transcoding", "tables", "requests")
+TARGETS = {"files": most(0.4), "folders": most(0.3)}
+
+
+class Journal:
+    """What was measured so far, by name; in a file, from which an interrupted measurement goes on."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        self._known: dict[str, Any] = dict(json.loads(line) for line in lines)
+
+    def once(self, name: str, measure: Callable[[], Any]) -> Any:
+        """What ``measure`` returns, as JSON gives it back; from the journal if it is there."""
+        if name not in self._known:
+            print(f"{time.strftime('%H:%M:%S')} {name} …", flush=True)
+            value = json.loads(json.dumps(measure()))
+            with self._file.open("a", encoding="utf-8") as journal:
+                journal.write(json.dumps([name, value]) + "\n")
+            self._known[name] = value
+        return self._known[name]
 
 
 def run(quick: bool = False) -> list[Result]:
     """All lines for `CLIPS`."""
-    return measured((32,) if quick else CLIPS, 1_000 if quick else ROWS)
-
-
-def measured(sizes: Sequence[int], rows: int) -> list[Result]:
-    """All lines: the commands for each number of clips, tables of ``rows``, and requests to an object store."""
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        clips = small(real_clips(), folder / "small")
-        _commands(many(clips, FEW, folder / "warm"), folder, "warm")
-        few, _ = _commands(many(clips, FEW, folder / "few"), folder, "few")
-        results = []
+        return measured(Path(name), (32,) if quick else CLIPS, PARTS, quick=quick)
+
+
+def measured(folder: Path, sizes: Sequence[int], parts: Sequence[str], *, quick: bool = False) -> list[Result]:
+    """The lines of some parts: the commands for each number of clips, once transcoded, tables, an object store."""
+    journal, results = Journal(folder / "journal.jsonl"), list[Result]()
+
+    def add(*lines: Result) -> None:
+        results.extend(lines)
+        for line in lines:
+            print(f"  {line.name}: {line.median:.4g} {line.unit}  {line.verdict}  {line.remark}", flush=True)
+
+    journal.once("making the clips", lambda: [str(path) for path in small(real_clips(), folder / "small")])
+    clips = sorted((folder / "small").glob("*/*.mp4"))
+    if "commands" in parts:
+        _commands(journal, clips, FEW, folder, "warm")
+        few = _commands(journal, clips, FEW, folder, "few")
+        each = {}
         for size in sizes:
-            used, counts = _commands(many(clips, size, folder / f"clips{size}"), folder, f"{size}")
-            results += [_line(what, size, usage, few[what]) for what, usage in used.items()]
-            for what, count in counts.items():
-                results.append(Result(f"{what}, {size:,} clips", "a clip", (count / size,), None, f"{count:,} in all"))
-        return [*results, *_reading(folder, rows), *_requests(clips, folder)]
+            killed = size == max(sizes)
+            used = _commands(journal, clips, size, folder, f"{size}", killed=killed)
+            add(*(_line(what, size, usage, few[what]) for what, usage in used.items() if what in few))
+            add(*_after_a_kill(size, used) if killed else ())
+            add(*_kept(journal, size, folder))
+            each[size] = (used["preprocess"].cpu_s - few["preprocess"].cpu_s) / (size - FEW)
+        if len(sizes) > 1:
+            grown, about = each[max(sizes)] / each[min(sizes)], f"{max(sizes):,} against {min(sizes):,} clips"
+            add(Result("growth of the CPU time of a clip", "×", (grown,), most(1.1), about))
+    if "transcoding" in parts:
+        add(*_transcoding(journal, clips, FEW if quick else TRANSCODED, folder))
+    if "tables" in parts:
+        add(*_reading(journal, folder, 1_000 if quick else ROWS))
+    if "requests" in parts:
+        add(*_requests(journal, clips, folder, (2, 3) if quick else SHARDS))
+    return results
 
 
 def _line(what: str, size: int, usage: Usage, few: Usage) -> Result:
@@ -69,11 +128,33 @@ def _line(what: str, size: int, usage: Usage, few: Usage) -> Result:
     return Result(f"{what}, {size:,} clips", "s CPU", (usage.cpu_s,), target, about, details)
 
 
-def _commands(source: Path, folder: Path, name: str) -> tuple[dict[str, Usage], dict[str, int]]:
-    """What each command takes for a data set, and the files and folders of its store."""
-    recipe, store = folder / "small.toml", folder / f"{name}.zarr"
+def _after_a_kill(size: int, used: Mapping[str, Usage]) -> list[Result]:
+    """The lines about the run that was killed and completed; the wall time of "first task" is that until it is done."""
+    client = max(used[what].peak_mb for what in ("until the kill", "after the kill"))
+    about = f"killed with half of the records written, after {used['until the kill'].wall_s:.0f} s"
+    return [
+        Result(f"first task after a kill, {size:,} clips", "s", (used["first task"].wall_s,), most(30), about),
+        Result(f"memory of the client, {size:,} clips", "MB", (client,), most(1000), "VmHWM of mocrop preprocess"),
+        Result(f"memory of status, {size:,} clips", "MB", (used["status"].peak_mb,), most(500)),
+    ]
+
+
+def _mocrop() -> Path:
+    return Path(sysconfig.get_path("scripts"), "mocrop")
+
+
+def _commands(
+    journal: Journal, clips: Sequence[Path], size: int, folder: Path, name: str, *, killed: bool = False
+) -> dict[str, Usage]:
+    """What each command takes for a data set of so many clips."""
+    source, recipe, store = folder / f"clips-{name}", folder / "small.toml", folder / f"{name}.zarr"
     recipe.write_text(SMALL_RECIPE)
-    mocrop = Path(sysconfig.get_path("scripts"), "mocrop")
+
+    def link() -> None:
+        shutil.rmtree(source, ignore_errors=True)
+        many(clips, size, source)
+
+    journal.once(f"{name}: linking the clips", link)
     run = ["--source", source, "--store", store, "--recipe", recipe]
     commands: dict[str, list[Any]] = {
         "plan": ["plan", *run],
@@ -84,11 +165,105 @@ def _commands(source: Path, folder: Path, name: str) -> tuple[dict[str, Usage], 
         "boxes": ["boxes", store, "--csv"],
         "report": ["report", store, "--out", folder / "report.html"],
     }
+    used: dict[str, Usage] = {}
+    for what, words in commands.items():
+        command = [str(_mocrop()), *map(str, words)]
+        if what != "preprocess":
+            used[what] = _usage(journal.once(f"{name}: {what}", lambda command=command: _measured(command, folder)))
+        elif killed:
+            used |= _killed(journal, name, command, folder, store)
+        else:
+            used[what] = _usage(journal.once(f"{name}: {what}", lambda command=command: _anew(command, folder, store)))
+    sides = journal.once(
+        f"{name}: training", lambda: answer(called("tests.benchmarks.scale:training_side", location=str(store)))
+    )
+    return used | {what: _usage(seconds) for what, seconds in sides.items()}
+
+
+def _usage(values: Sequence[float]) -> Usage:
+    return Usage(*values)
+
+
+Watch = Callable[[int], object]
+
+
+def _measured(command: Sequence[str], folder: Path, watch: Watch | None = None) -> list[float]:
     known = {"PREFECT_HOME": str(folder / "prefect"), "DO_NOT_TRACK": "1"}
-    used = {what: run_command([mocrop, *map(str, words)], folder, **known) for what, words in commands.items()}
-    for what, seconds in answer(called("tests.benchmarks.scale:training_side", location=str(store))).items():
-        used[what] = Usage(*seconds)
-    return used, _counts(store)
+    usage = run_watched(command, folder, known, watch)
+    return [usage.cpu_s, usage.wall_s, usage.peak_mb]
+
+
+def _anew(command: Sequence[str], folder: Path, store: Path, watch: Watch | None = None) -> list[float]:
+    """The same for a store that does not exist yet; what an interrupted measurement left is removed."""
+    for left in (store, Path(f"{store}.work")):
+        shutil.rmtree(left, ignore_errors=True)
+    return _measured(command, folder, watch)
+
+
+def _killed(journal: Journal, name: str, command: list[str], folder: Path, store: Path) -> dict[str, Usage]:
+    """A run that is killed with -9 when half of the records are written, and completed by the same command."""
+
+    def until_the_kill() -> list[float]:
+        peak, half = 0.0, 0.0
+
+        def watch(client: int) -> None:
+            nonlocal peak, half
+            if half < 0:  # what remains after it ends by itself
+                return
+            peak, half = max(peak, process_peak_mb(client)), half or _all_records(store) / 2
+            if half and _records(store) >= half:
+                os.kill(client, signal.SIGKILL)
+                half = -1
+
+        cpu, wall, _ = _anew(command, folder, store, watch)
+        return [cpu, wall, peak]
+
+    def after_it() -> list[list[float]]:
+        before, began = _records(store), time.perf_counter()
+        peak = first = 0.0
+
+        def watch(client: int) -> None:
+            nonlocal peak, first
+            peak = max(peak, process_peak_mb(client))
+            if not first and _records(store) != before:
+                first = time.perf_counter() - began
+
+        cpu, wall, _ = _measured(command, folder, watch)
+        return [[cpu, wall, peak], [0, first or wall, 0]]
+
+    killed = _usage(journal.once(f"{name}: preprocess until it is killed", until_the_kill))
+    completed, first = map(_usage, journal.once(f"{name}: preprocess after the kill", after_it))
+    both = Usage(
+        killed.cpu_s + completed.cpu_s, killed.wall_s + completed.wall_s, max(killed.peak_mb, completed.peak_mb)
+    )
+    return {"preprocess": both, "until the kill": killed, "after the kill": completed, "first task": first}
+
+
+def _records(store: Path) -> int:
+    """The records of a store that are not packed."""
+    folders = [store / "progress" / stage for stage in STAGES]
+    folders += [view for folder in folders[2:] if folder.is_dir() for view in folder.iterdir() if view.is_dir()]
+    return sum(name.isdigit() for folder in folders if folder.is_dir() for name in os.listdir(folder))
+
+
+def _all_records(store: Path) -> int:
+    """The records that a store has when it is done; 0 while it is not made."""
+    try:
+        opened = open_store(store)
+        return opened.num_shards * (2 + 2 * len(opened.views))
+    except StoreError:
+        return 0
+
+
+def _kept(journal: Journal, size: int, folder: Path) -> list[Result]:
+    """The files and folders of a store."""
+    counts: dict[str, int] = journal.once(f"{size}: counting files", lambda: _counts(folder / f"{size}.zarr"))
+    shard_clips = open_store(str(folder / f"{size}.zarr")).recipe.clips_per_shard
+    about = f"{shard_clips} clips a shard; "
+    return [
+        Result(f"{what}, {size:,} clips", "a clip", (count / size,), TARGETS[what], f"{about}{count:,} in all")
+        for what, count in counts.items()
+    ]
 
 
 def _counts(store: Path) -> dict[str, int]:
@@ -96,6 +271,29 @@ def _counts(store: Path) -> dict[str, int]:
     for _, folders, files in os.walk(store):
         counts += Counter({"folders": len(folders), "files": len(files)})
     return dict(counts)
+
+
+def _transcoding(journal: Journal, clips: Sequence[Path], size: int, folder: Path) -> list[Result]:
+    """A run that transcodes the clips, and one with nothing to do after it."""
+    source, recipe, store = folder / "clips-transcoded", folder / "transcoding.toml", folder / "transcoded.zarr"
+    recipe.write_text(SMALL_RECIPE.replace('transcode = "keep"\n', ""))
+
+    def link() -> None:
+        shutil.rmtree(source, ignore_errors=True)
+        many(clips, size, source)
+
+    journal.once("transcoding: linking the clips", link)
+    words = ["preprocess", "--source", source, "--store", store, "--recipe", recipe, "--workers", "2"]
+    command = [str(_mocrop()), *map(str, words)]
+    results = []
+    for what, do in (
+        ("preprocess", lambda: _anew(command, folder, store)),
+        ("resume", lambda: _measured(command, folder)),
+    ):
+        usage = _usage(journal.once(f"transcoding: {what}", do))
+        about = f"{1e3 * usage.cpu_s / size:.1f} ms a clip with the start; {usage.wall_s:.0f} s of wall time"
+        results.append(Result(f"{what} with transcoding, {size:,} clips", "s CPU", (usage.cpu_s,), None, about))
+    return results
 
 
 def training_side(location: str) -> dict[str, tuple[float, float, float]]:
@@ -112,8 +310,17 @@ def training_side(location: str) -> dict[str, tuple[float, float, float]]:
     return used
 
 
-def _reading(folder: Path, rows: int) -> list[Result]:
+def _reading(journal: Journal, folder: Path, rows: int) -> list[Result]:
     """The reading side of a finished store of so many clips, whose tables are written directly."""
+    used = journal.once(f"tables of {rows:,} clips", lambda: _of_tables(folder, rows))
+    return [
+        Result(f"{what}, tables of {rows:,} clips", "s CPU", (cpu,), None, f"{peak:.0f} MB in the process")
+        for what, (cpu, _, peak) in used.items()
+    ]
+
+
+def _of_tables(folder: Path, rows: int) -> dict[str, Any]:
+    shutil.rmtree(folder / "tables.zarr", ignore_errors=True)
     location = str(folder / "tables.zarr")
     clips = tuple(Clip(f"class{row % 700:03d}/video{row:07d}", "", row % 700) for row in range(rows))
     dataset = Dataset("tables", folder, tuple(f"class{label:03d}" for label in range(700)), clips)
@@ -125,38 +332,46 @@ def _reading(folder: Path, rows: int) -> list[Result]:
     for path, value in tables.items():
         spec = store.spec(path)
         write_table(zarr, spec, np.broadcast_to(np.array(value, spec.dtype), spec.shape))
-    used = answer(called("tests.benchmarks.scale:training_side", location=location))
-    return [
-        Result(f"{what}, tables of {rows:,} clips", "s CPU", (cpu,), None, f"{peak:.0f} MB in the process")
-        for what, (cpu, _, peak) in used.items()
-    ]
+    found: dict[str, Any] = answer(called("tests.benchmarks.scale:training_side", location=location))
+    return found
 
 
-def _requests(clips: Sequence[Path], folder: Path) -> list[Result]:
+def _requests(journal: Journal, clips: Sequence[Path], folder: Path, shards: tuple[int, int]) -> list[Result]:
     """The requests of a shard of two views, and those of a run that do not depend on the number of shards."""
-    counts: dict[str, list[int]] = {"preprocess": [], "resume": [], "verify": []}
+    counts = journal.once(f"requests of {shards[0]} and {shards[1]} shards", lambda: _counted(clips, folder, shards))
+    results, targets = [], {"preprocess": most(40), "resume": most(2)}
+    for what, (few, more) in counts.items():
+        each = (more - few) / (shards[1] - shards[0])
+        about = f"{VIEWS} views, S3; {few - shards[0] * each:.0f} more for a run"
+        results.append(Result(f"{what} on an object store", "requests a shard", (each,), targets.get(what), about))
+    return results
+
+
+def _counted(clips: Sequence[Path], folder: Path, shards: Sequence[int]) -> dict[str, list[int]]:
+    counts: dict[str, list[int]] = {"preprocess": [], "resume": [], "status": [], "verify": []}
     recipe = Recipe.model_validate({**_small().model_dump(mode="json"), "shard_clips": 2})
     before = dict(os.environ)
     with s3_server() as behind:
         make_bucket(behind, "bucket")
-        for shards in SHARDS:
-            source = many(clips, 2 * shards, folder / f"s3-{shards}")
-            work = str(folder / f"work{shards}")
-            options = Options(str(source), f"s3://bucket/{shards}.zarr", recipe=recipe, work_dir=work)
+        for number in shards:
+            source, work = folder / f"s3-{number}", folder / f"work{number}"
+            for left in (source, work):
+                shutil.rmtree(left, ignore_errors=True)
+            options = Options(
+                str(many(clips, 2 * number, source)), f"s3://bucket/{number}.zarr", recipe=recipe, work_dir=str(work)
+            )
+            does: dict[str, Callable[[], object]] = {"preprocess": lambda options=options: run_alone(options)}
+            does |= {"resume": does["preprocess"], "status": lambda options=options: summarise(options.store)}
+            does |= {"verify": lambda options=options: verify(options.store)}
             with faulty(behind, lambda *_: "") as (address, proxy):
                 os.environ.update(environment(address))
                 for what in counts:
                     proxy.answers.clear()
-                    verify(options.store) if what == "verify" else run_alone(options)
+                    does[what]()
                     counts[what].append(len(proxy.answers))
     os.environ.clear()
     os.environ.update(before)
-    results, targets = [], {"preprocess": most(40), "resume": most(2)}
-    for what, (few, more) in counts.items():
-        each = (more - few) / (SHARDS[1] - SHARDS[0])
-        about = f"{VIEWS} views, S3; {few - SHARDS[0] * each:.0f} more for a run"
-        results.append(Result(f"{what} on an object store", "requests a shard", (each,), targets.get(what), about))
-    return results
+    return counts
 
 
 def _small() -> Recipe:
@@ -166,11 +381,24 @@ def _small() -> Recipe:
 
 
 def main() -> None:
-    """Measure the numbers of clips that are given and print the lines."""
-    from tests.benchmarks.__main__ import table
+    """Measure the numbers of clips that are given, print each line when it is measured, and write the results."""
+    from tests.benchmarks.__main__ import RESULTS, keep, table
+    from tests.benchmarks.measuring import machine
 
-    sizes = [int(word) for word in sys.argv[1:]] or list(CLIPS)
-    print(table([result.as_json() for result in measured(sizes, ROWS)]))
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.scale", description="cost against clips")
+    parser.add_argument("clips", nargs="*", type=int, default=list(CLIPS), help="numbers of clips")
+    parser.add_argument("--only", action="append", choices=PARTS, help="this part; may be given again")
+    parser.add_argument("--folder", type=Path, help="keep data and journal here, and go on from them")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for scale.json [default: results]")
+    given = parser.parse_args()
+    began, before = time.perf_counter(), machine()
+    with tempfile.TemporaryDirectory() as name:
+        folder = given.folder or Path(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        results = measured(folder.resolve(), given.clips, given.only or PARTS)
+    words = [*map(str, given.clips), *(f"--only {part}" for part in given.only or ())]
+    lines = keep("scale", f"python -m tests.benchmarks.scale {' '.join(words)}", results, began, before, given.out)
+    print(table(lines))
 
 
 if __name__ == "__main__":
