@@ -238,7 +238,7 @@ def test_a_damaged_group_is_not_packed(own: Options) -> None:
 
 def of_clips(path: Path) -> bool:
     """Whether a file holds vectors, frames or densities, which a run with nothing to do does not read."""
-    return bool(re.search(r"(?<!progress/)motion/\d+/|(frames|density)/c\.", str(path)))
+    return bool(re.search(r"(?<!progress/)motion/\d+/|/(frames|density)/c\.", str(path)))
 
 
 def test_a_store_on_s3_is_packed_into_the_same_bytes(
