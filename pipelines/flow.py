@@ -117,13 +117,17 @@ def run_stage(run: Run, stage: str, client: Client, on_progress: OnProgress) -> 
     def on_death() -> None:
         run.unclean = True
 
+    def on_join(addresses: list[str]) -> None:
+        if run.options.dask_address:
+            check_workers(client, run, addresses)
+
     @task(name=stage, description=DOES[stage], task_run_name=name, cache_policy=NO_CACHE, persist_result=False)
     def do_shards() -> State[Any]:
         on_progress(stage, progress.done, total, None)
         progress.update_artifact()
         work = partial(attempt, recipe=run.recipe)
         try:
-            failed = map_shards(client, plans, work, add, on_death) if plans else {}
+            failed = map_shards(client, plans, work, add, on_death, on_join) if plans else {}
         except (RunError, StoreError, OSError) as error:
             return Failed(message=str(error))
         except Exception as error:  # a bug in our own code, in this process rather than in a worker

@@ -103,10 +103,10 @@ def _local_cluster(workers: int, folder: str) -> distributed.LocalCluster:
         )
 
 
-def check_workers(client: Client, run: Run) -> None:
-    """Raise ``RunError``, with all workers that lack something the run needs, in one line."""
+def needs_of(run: Run) -> Needs:
+    """What a run needs of the machines of its workers."""
     discard, encode = run.options.discard_h264, isinstance(run.recipe.transcode, Encode)
-    needs = Needs(
+    return Needs(
         version=versions_here()["mocrop"],
         source=run.folders.source,
         store=run.location,
@@ -115,8 +115,12 @@ def check_workers(client: Client, run: Run) -> None:
         scratch=run.options.scratch_folder(),
         build=run.build if encode else None,
     )
+
+
+def check_workers(client: Client, run: Run, workers: list[str] | None = None) -> None:
+    """Raise ``RunError``, with all of the workers that lack something the run needs, in one line."""
     workers_without: dict[str, list[str]] = defaultdict(list)
-    for worker, lacks in sorted(client.run(lacking, needs, on_error="return").items()):
+    for worker, lacks in sorted(client.run(lacking, needs_of(run), workers=workers, on_error="return").items()):
         problems = [f"cannot run mocrop ({one_line(lacks)})"] if isinstance(lacks, BaseException) else lacks
         for problem in problems:
             workers_without[problem].append(worker)
@@ -137,17 +141,19 @@ def map_shards(
     work: Callable[[ShardPlan], Attempt],
     on_report: Callable[[ShardReport], None],
     on_death: Callable[[], None] = lambda: None,
+    on_join: Callable[[list[str]], None] = lambda addresses: None,
 ) -> dict[int, str]:
     """Process every shard on the cluster, with up to ``ATTEMPTS`` attempts each; return the failed shards' reasons.
 
     The scheduler holds at most ``IN_FLIGHT`` shards per thread of the workers of the moment. After a worker died, the
     shards that were in flight on it are processed in separate processes, which find the clip to blame. Until they are
-    done, at most one shard per thread is sent; then as many as before.
+    done, at most one shard per thread is sent; then as many as before. ``on_join`` is called with the addresses of
+    the workers, of those that join later too, and may raise ``RunError``.
     Raises ``RunError`` at the first shard whose failure would repeat for others, such as a full disk, or is a bug in
     our own code (the message then names the log file with the traceback). No shard is still being written when this
     returns or raises.
     """
-    workers = _Workers(client)
+    workers = _Workers(client, on_join)
     waiting = deque((plan, 1) for plan in plans)
     running: dict[distributed.Future, tuple[ShardPlan, int]] = {}
     failed: dict[int, str] = {}
@@ -214,16 +220,21 @@ def _report_deaths(plan: ShardPlan, stderr: str) -> None:
 class _Workers:
     """The workers of a cluster, which may join and leave at any time; asked for at most once per ``ASK_SECONDS``."""
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
+    def __init__(self, client: Client, on_join: Callable[[list[str]], None]) -> None:
+        self._client, self._on_join = client, on_join
         self._threads, self._asked = 0, -math.inf
+        self._known: set[str] = set()
         self._seen = self._replaced = time.monotonic()
 
     def threads(self) -> int:
         """The number of their threads; ``RunError`` if there has been none for ``JOIN_SECONDS``."""
         now = time.monotonic()
         if now - self._asked > ASK_SECONDS:
-            self._asked, self._threads = now, sum(self._client.nthreads().values())
+            current = self._client.nthreads()
+            self._asked, self._threads = now, sum(current.values())
+            if new := sorted(current.keys() - self._known):
+                self._on_join(new)
+            self._known = set(current)
             if self._threads:
                 self._seen = now
             elif now - self._seen > JOIN_SECONDS:
@@ -255,8 +266,6 @@ def _attempt_of(future: distributed.Future) -> Attempt:
         result: Attempt = future.result()
     except distributed.KilledWorker:
         return Attempt(error="its worker died each time (killed from outside, or out of memory)", died=True)
-    except ImportError as error:  # on a worker that joined after the others were checked
-        return Attempt(error=f"a Dask worker cannot run mocrop ({one_line(error)})", stop=True)
     except Exception as error:  # from Dask: shown to the user if the last attempt fails
         return Attempt(error=one_line(error))
     return result

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from data_specs.recipes import Recipe, parse_recipe
 from pipelines.errors import RunError, RunStopped
+from pipelines.execution.dask_cluster import check_workers, dask_client, map_shards, needs_of
+from pipelines.execution.worker import attempt, lacking
+from pipelines.media.ffmpeg_binary import find_ffmpeg
 from pipelines.runs.cleanup import find_waste
 from pipelines.runs.estimate import plan as make_plan
 from pipelines.runs.options import Options
@@ -24,7 +31,9 @@ from pipelines.stages.tasks import ONE_PASS, STAGES
 from pipelines.store.summary import summarise
 from pipelines.store.verify import verify
 from tests.conftest import run_stages
-from tests.support.saboteurs import contents, records
+from tests.places import SABOTAGE
+from tests.support.dask_by_hand import StartWorker, Worker, scheduler
+from tests.support.saboteurs import contents, do_on_dask, records, wait_until
 
 VIEWS: list[dict[str, object]] = [{"kind": "full", "name": "full"}, {"kind": "motion", "name": "mocrop"}]
 NEW: dict[str, object] = {"kind": "centre", "name": "middle", "crop_ratio": 0.5}
@@ -167,6 +176,131 @@ def test_quarantined_clips_are_tried_again_in_one_pass(one_pass: tuple[Options, 
     summary, done = run_stages(options)
     assert (done, summary.done, summary.quarantined) == ([ONE_PASS], 4, {})
     assert verify(options.store) == []
+
+
+def test_two_workers_give_the_bytes_of_the_four_stages(one_pass: tuple[Options, dict[str, bytes]]) -> None:
+    options, expected = one_pass
+    with dask_client(workers=2) as client:
+        reports = do_on_dask(options, client)
+    assert sorted((report.stage, report.shard) for report in reports) == [(ONE_PASS, 0), (ONE_PASS, 1)]
+    assert sum(len(report.quarantined) for report in reports) == 1
+    assert all(set(report.by_stage) == set(STAGES) for report in reports)
+    assert contents(Path(options.store)) == expected
+    assert files_below(options.scratch) == []
+
+
+@pytest.fixture(scope="module")
+def by_hand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, StartWorker]]:
+    """A scheduler that was started by hand: its address, and a function that starts a worker."""
+    with scheduler(tmp_path_factory.mktemp("by-hand"), "--no-nanny") as (address, start):
+        yield address, start
+
+
+def test_a_worker_that_dies_leaves_its_shard_to_one_that_joins(
+    by_hand: tuple[str, StartWorker], one_pass: tuple[Options, dict[str, bytes]]
+) -> None:
+    options, expected = one_pass
+    address, start = by_hand
+    last = sorted(Path(options.source).rglob("*.avi"))[-1].stem
+    first = start("first", PYTHONPATH=str(SABOTAGE), MOCROP_SABOTAGE=f"rgb_frames dies {last}")
+    left: list[str] = []
+    others: list[Worker] = []
+
+    def replace_it() -> None:
+        first.wait(300)
+        left.extend(path.name for path in files_below(options.scratch) if path.suffix == ".mp4")
+        others.append(start("second"))
+
+    with dask_client(address=address) as client:
+        watch = threading.Thread(target=replace_it)
+        watch.start()
+        reports = do_on_dask(options, client)
+        watch.join()
+    assert [report.shard for report in reports] == [0, 1]
+    assert first.returncode == -signal.SIGSEGV
+    assert len(left) == 2, "the H.264 files of the shard that it died on"
+    assert files_below(options.scratch) == [], "the next task on the machine removes them"
+    assert contents(Path(options.store)) == expected
+    end(others)
+
+
+def end(workers: list[Worker]) -> None:
+    for worker in workers:
+        worker.terminate()
+    for worker in workers:
+        worker.wait(300)
+
+
+WITHOUT = """
+import sys
+
+class Without:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("pipelines", "data_specs"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Without())
+"""
+OTHER_BUILD = """#!/bin/sh
+if [ "$1" = -version ]; then '{0}' -version | sed 's/configuration:/configuration: --enable-something/'; exit; fi
+exec '{0}' "$@"
+"""
+
+
+def test_workers_that_lack_something_are_named_in_one_line_before_work_starts(
+    by_hand: tuple[str, StartWorker], one_pass: tuple[Options, dict[str, bytes]], tmp_path: Path
+) -> None:
+    options, _ = one_pass
+    address, start = by_hand
+    (tmp_path / "sitecustomize.py").write_text(WITHOUT)
+    (tmp_path / "ffmpeg").write_text(OTHER_BUILD.format(find_ffmpeg().path))
+    (tmp_path / "ffmpeg").chmod(0o755)
+    workers = [start("good"), start("bare", PYTHONPATH=str(tmp_path)), start("old", MOCROP_FFMPEG=f"{tmp_path}/ffmpeg")]
+    with dask_client(address=address) as client, open_run(options) as run:
+        client.wait_for_workers(3, timeout=600)
+        names = {worker["id"]: address for address, worker in client.scheduler_info(n_workers=-1)["workers"].items()}
+        with pytest.raises(RunError) as refused:
+            check_workers(client, run)
+        end(workers[1:])
+        assert wait_until(lambda: len(client.nthreads()) == 1)
+        check_workers(client, run)
+        work = partial(attempt, recipe=run.recipe)
+        joined = start("joined", PYTHONPATH=str(tmp_path))
+        client.wait_for_workers(2, timeout=600)
+        with pytest.raises(RunError, match=r"cannot run mocrop .* on tcp://[\d.:]+$"):
+            map_shards(
+                client, run.pending(ONE_PASS), work, lambda report: None, on_join=partial(check_workers, client, run)
+            )
+    end([workers[0], joined])
+    said = str(refused.value)
+    assert said.startswith("Dask workers lack what the run needs: ")
+    assert re.search(rf"cannot run mocrop \(.*No module named 'pipelines'.*\) on {names['bare']}", said)
+    assert re.search(rf"ffmpeg build '.*' instead of '.*' on {names['old']}", said)
+    assert names["good"] not in said
+    assert "\n" not in said
+
+
+def test_what_a_worker_lacks_is_told_in_words(one_pass: tuple[Options, dict[str, bytes]], tmp_path: Path) -> None:
+    options, _ = one_pass
+    with open_run(options) as run:
+        needs = needs_of(run)
+        assert lacking(needs) == []
+        assert needs.work_dir is None, "no work folder is shared"
+        gone = str(tmp_path / "gone")
+        assert lacking(replace(needs, source=gone)) == [f"no source folder {gone!r}"]
+        assert lacking(replace(needs, store=gone)) == [f"not the run's store at {gone!r}"]
+        assert lacking(replace(needs, token="of another run")) == [f"not the run's store at {options.store!r}"]
+        assert lacking(replace(needs, scratch=gone)) == [f"no scratch folder {gone!r} to write to"]
+        (said,) = lacking(replace(needs, work_dir=gone))
+        assert said == f"no work folder {gone!r} to write to (share it, or use --discard-h264)"
+        (said,) = lacking(replace(needs, version="0.0.1"))
+        assert said.endswith(" instead of 0.0.1")
+        (said,) = lacking(replace(needs, build="another"))
+        assert said.endswith(" instead of 'another'")
+        assert len(lacking(replace(needs, source=gone, scratch=gone))) == 2
+    with open_run(replace(options, discard_h264=False, scratch=None)) as run:
+        assert needs_of(run).work_dir == f"{options.store}.work"
+        assert lacking(needs_of(run)) == []
 
 
 def test_scratch_that_killed_tasks_left_is_removed_and_that_of_live_ones_kept(tmp_path: Path) -> None:
