@@ -146,9 +146,10 @@ class Run:
 
     def read_again(self) -> None:
         """Read all records of the shards in progress again, of which a task that failed may have removed some."""
+        self._failed = True
         given, self._given = self._given, {}
         self.progress.read(sorted(set().union(*given.values())))
-        self._published, self._index_is_old, self._failed = False, True, True
+        self._published, self._index_is_old = False, True
 
     def _remember_sources(self, shards: Iterable[int]) -> None:
         """Add the source files of newly transcoded shards to the index, with the fingerprints in their records."""

@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from pipelines.runs.options import Options
 from pipelines.runs.run import open_run
 from pipelines.stages.shard_task import process_shard
 from pipelines.stages.tasks import ONE_PASS, STAGES
-from pipelines.store import packing, record_blocks
+from pipelines.store import packing, record_blocks, writer
 from pipelines.store.summary import summarise
 from pipelines.store.verify import verify
 from pipelines.store.writer import group_document, put_attributes, put_object, remove_record
@@ -120,31 +121,38 @@ def test_packed_records_are_not_read_by_a_run_with_nothing_to_do(own: Options, m
     assert contents(Path(own.store)) == before
 
 
-def killed_while_packing(options: Options, removed: int) -> None:
-    """Complete a store, and be killed when a pack is written and so many groups are removed."""
-    remove = packing.remove_groups
+def killed_while_packing(options: Options, steps: int) -> None:
+    """Complete a store, and be killed when so many objects were written and groups removed for packing."""
+    left = iter(range(steps))
 
-    def remove_some(store: Any, paths: list[str]) -> None:
-        remove(store, paths[:removed])
-        os.kill(os.getpid(), signal.SIGKILL)
+    def counted(step: Callable[..., None]) -> Callable[..., None]:
+        def take(*words: Any) -> None:
+            if next(left, None) is None:
+                os.kill(os.getpid(), signal.SIGKILL)
+            step(*words)
 
-    packing.remove_groups = remove_some
-    run_stages(options)
+        return take
+
+    with open_run(options) as run:
+        packing.put_object, writer.remove_attributes = map(counted, (packing.put_object, writer.remove_attributes))
+        run.publish()
 
 
-@pytest.mark.parametrize("removed", [0, pytest.param(7, marks=pytest.mark.soak)])
-def test_a_run_killed_between_packing_and_removal_loses_and_repeats_nothing(
-    removed: int, own: Options, finished: Options
-) -> None:
+@pytest.mark.parametrize(
+    "steps", [1, *(pytest.param(steps, marks=pytest.mark.soak) for steps in (0, 2, 33, 34, 35, 180))]
+)
+def test_a_run_killed_while_it_packs_loses_and_repeats_nothing(steps: int, own: Options, finished: Options) -> None:
     unpack(own.store)
     expected = documents(own.store)
     assert len(records(Path(own.store))) == len(expected) == SHARDS * len(KEYS)
-    process = SPAWN.Process(target=killed_while_packing, args=(own, removed))
+    process = SPAWN.Process(target=killed_while_packing, args=(own, steps))
     process.start()
     process.join(120)
     assert process.exitcode == -signal.SIGKILL
-    assert Path(own.store, "progress/transcode/records/c.0").is_file()
-    assert len(records(Path(own.store))) == len(expected) - removed
+    packs = len(list(Path(own.store, "progress").rglob("records/c.0")))
+    removed = len(expected) - len(records(Path(own.store)))
+    assert packs + removed == steps
+    assert packs == -(-steps // (SHARDS + 1)), "an object, then the groups that it replaces"
     assert documents(own.store) == expected
     assert summarise(own.store).done == SHARDS
     assert run_stages(own)[1] == []
