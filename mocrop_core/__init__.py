@@ -30,7 +30,7 @@ from mocrop_core.search import (
     candidate_sizes,
     within_tolerance,
 )
-from mocrop_core.texture import bars, key_frame_texture, picture_area
+from mocrop_core.texture import bars, key_frame_textures, picture_area
 from mocrop_core.vectors import (
     PACKED,
     VECTOR,
@@ -77,7 +77,7 @@ __all__ = [
     "filter_by_magnitude",
     "full_box",
     "in_pixels",
-    "key_frame_texture",
+    "key_frame_textures",
     "magnitudes",
     "picture_area",
     "pixel_box",

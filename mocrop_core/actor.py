@@ -1,12 +1,12 @@
 """The method `actor`: a box that keeps the actor even if the camera moves. Ours; docs/method.md has the reasons.
 
 vectors --cell_displacements--> --camera_residual--> --persistent_motion--> one map --centred--> --box_scores--> box
-key frames --key_frame_texture--> weights of the vectors; --bars--> the picture inside black bars
+key frames --key_frame_textures--> weights of the vectors; --bars--> the picture inside black bars
 
 One pass over a video provides all inputs::
 
-    textures.append(key_frame_texture(luma)); borders.append(bars(luma))      # of each key frame
-    keys = KeyFrames(numbers, np.stack(textures), picture_area(frame_size, borders))
+    textures.append(key_frame_textures(lumas)); borders += map(bars, lumas)      # of some key frames at a time
+    keys = KeyFrames(numbers, np.concatenate(textures), picture_area(frame_size, borders))
     choice = choose_actor_box([vectors], num_frames, keys, frame_size, ACTOR)
 """
 

@@ -24,9 +24,9 @@ MOST_BLOCKS = 2**18  # of 16 x 16 px: bounds the memory of their vectors
 class KeyFrames:
     """The key frames of a clip with their texture and picture area.
 
-    frames: their numbers, increasing. textures: uint8 (len(frames), rows, columns) of `key_frame_texture`. picture: the
-    part of the frame inside black bars, from `picture_area`; None for the whole frame. Raises ValueError if numbers are
-    not increasing or the number of textures differs. Source: ours.
+    frames: their numbers, increasing. textures: uint8 (len(frames), rows, columns) of `key_frame_textures`. picture:
+    the part of the frame inside black bars, from `picture_area`; None for the whole frame. Raises ValueError if numbers
+    are not increasing or the number of textures differs. Source: ours.
     """
 
     frames: tuple[int, ...]

@@ -22,7 +22,7 @@ class MotionVectors:
     place in the reference frame, right and down positive. What moves to the right has a negative dx. frame_size: height
     and width, px. num_frames: frames of the video. key_frames: the numbers of the key frames, which are coded without
     reference to others and have no vectors. texture: uint8 (key frames, rows, columns) of
-    `mocrop_core.key_frame_texture`, which the method ``actor`` needs; None if it was not read. picture: x0, y0, x1, y1
+    `mocrop_core.key_frame_textures`, which the method ``actor`` needs; None if it was not read. picture: x0, y0, x1, y1
     of the part of the frame inside black bars; None for the whole frame. Raises ValueError for another dtype or a size
     below 1.
 

@@ -44,6 +44,9 @@ VECTOR_CODECS = frozenset(
 )
 """PyAV's names of the decoders that export motion vectors."""
 
+KEY_FRAME_PIXELS = 1 << 19
+"""Key frames with so many pixels are passed on together: one by one, their reader is never in the CPU cache."""
+
 
 def survey(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Survey:
     """Choose the video stream of a file to read, and return what the container says about it.
@@ -97,7 +100,7 @@ def extract(
     block: int = 8192,
     max_pixels: int = MAX_PIXELS,
     time_limit: float = math.inf,
-    on_key_frame: Callable[[np.ndarray], None] | None = None,
+    on_key_frames: Callable[[list[np.ndarray]], None] | None = None,
     window: Window | None = None,
 ) -> Motion:
     """Decode the motion vectors of a video, or of a ``window`` of it, and pass them to ``sink``.
@@ -105,15 +108,16 @@ def extract(
     ``sink`` gets new arrays of dtype `mocrop_core.PACKED`, each with ``block`` vectors or up to one frame's more, the
     last with fewer; it is not called if there are no vectors. Vectors are in the coordinates of the displayed frames:
     if H.264 crops pixels at the left or top, vectors are shifted, and those of completely cropped blocks are dropped.
-    Displacements that refer to a later frame are reversed, so that all point back in time. ``on_key_frame`` gets the
-    luma of each key frame, uint8 (height, width), decoded without the loop filter; the array is only valid during the
-    call. The frames of a window count from 0; those before it are decoded, too, as its first frames may refer to them.
-    Memory use does not depend on the length of the video. Raises VideoError if nothing can be decoded, frames change
-    their size, a frame exceeds ``max_pixels``, a vector does not fit the dtype, or it takes more than
-    ``time_limit`` seconds; `NoVectors` if the decoder exports none, or frames are displayed rotated or mirrored.
+    Displacements that refer to a later frame are reversed, so that all point back in time. ``on_key_frames`` gets the
+    luma of the key frames, a few at a time: uint8 (height, width) each, decoded without the loop filter. The frames of
+    a window count from 0; those before it are decoded, too, as its first frames may refer to them. Memory use does not
+    depend on the length of the video. Raises VideoError if nothing can be decoded, frames change their size, a frame
+    exceeds ``max_pixels``, a vector does not fit the dtype, or it takes more than ``time_limit`` seconds; `NoVectors`
+    if the decoder exports none, or frames are displayed rotated or mirrored.
     """
     damage, reformatter = Damage(time_limit), VideoReformatter()
     size, number, keys, interlaced = (0, 0), -1, [], 0
+    lumas: list[np.ndarray] = []  # that wait for more
     with _opened(path, max_pixels) as (container, stream):
         context = stream.codec_context
         if context.name not in VECTOR_CODECS:
@@ -127,8 +131,11 @@ def extract(
                 size = _same_size(size, frame, number)
             if frame.key_frame:
                 keys.append(number)
-                if on_key_frame is not None:
-                    on_key_frame(_luma(frame, reformatter))
+                if on_key_frames is not None:
+                    lumas.append(_luma(frame, reformatter))
+                    if len(lumas) * lumas[0].size >= KEY_FRAME_PIXELS:
+                        on_key_frames(lumas)
+                        lumas = []
             interlaced += frame.interlaced_frame
             # not frame.side_data: its reference cycle with the frame would keep both until a garbage collection
             side_data = SideDataContainer(frame)  # type: ignore[call-arg]
@@ -137,6 +144,8 @@ def extract(
             if (vectors := side_data.get(SideData.MOTION_VECTORS)) is not None and packer.add(number, bytes(vectors)):
                 packer.flush(size, (context.coded_height, context.coded_width))
         packer.flush(size, (context.coded_height, context.coded_width))
+        if on_key_frames is not None and lumas:
+            on_key_frames(lumas)
     part.check(number + 1)
     found = (number + 1, size, tuple(keys), packer.scale or 1, packer.total, damage.total(), interlaced)
     return Motion(*found, part.first_frame, part.last_time, part.goes_on)
@@ -219,18 +228,18 @@ def _rgb_frames(
 
 
 def _luma(frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
-    """The luma (height, width) of a frame as uint8: a view of its memory for 8-bit formats, else truncated to 8 bits.
+    """A copy of the luma (height, width) of a frame as uint8, truncated to 8 bits.
 
     Formats without a luma plane are converted to grey.
     """
-    bits = frame.format.components[0].bits
-    if not frame.format.is_planar or frame.format.is_rgb or (bits > 8 and frame.format.is_big_endian):
+    pixels = frame.format
+    bits = pixels.components[0].bits
+    if not pixels.is_planar or pixels.is_rgb or (bits > 8 and pixels.is_big_endian):
         frame, bits = reformatter.reformat(frame, format="gray", threads=1), 8
-    plane = frame.planes[0]
-    rows = np.frombuffer(memoryview(plane), np.uint8)[: frame.height * plane.line_size].reshape(
-        frame.height, plane.line_size
-    )
-    return rows[:, : frame.width] if bits == 8 else (rows.view("<u2")[:, : frame.width] >> (bits - 8)).astype(np.uint8)
+    plane, size = frame.planes[0], (frame.height, frame.width)
+    dtype = np.dtype(np.uint8 if bits == 8 else "<u2")
+    luma = np.ndarray(size, dtype, memoryview(plane), strides=(plane.line_size, dtype.itemsize))
+    return luma.copy() if bits == 8 else (luma >> (bits - 8)).astype(np.uint8)
 
 
 def _stands_alone(frame: av.VideoFrame) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 
 from mocrop_core.actor_map import KeyFrames
 from mocrop_core.cells import cell_grid
-from mocrop_core.texture import Bars, bars, key_frame_texture, picture_area
+from mocrop_core.texture import Bars, bars, key_frame_textures, picture_area
 from mocrop_core.vectors import PACKED, Vectors, in_pixels
 from pipelines.media import decoder
 from pipelines.media.containers import NoVectors
@@ -75,13 +75,13 @@ def scanned(path: Path, on_progress: OnProgress = silent) -> Iterator[Scan]:
             packed.write(block.tobytes())
             on_progress("motion", int(block["frame"][-1]) + 1, survey.frames or 0)
 
-        def keep(luma: np.ndarray) -> None:
-            textures.append(key_frame_texture(luma))
-            borders.append(bars(luma))
+        def keep(lumas: list[np.ndarray]) -> None:
+            textures.append(key_frame_textures(lumas))
+            borders.extend(map(bars, lumas))
 
-        motion = decoder.extract(path, take, on_key_frame=keep)
-        texture = np.stack(textures) if textures else np.empty((0, *cell_grid(motion.frame_size).shape), np.uint8)
-        keys = KeyFrames(motion.key_frames, texture, picture_area(motion.frame_size, borders))
+        motion = decoder.extract(path, take, on_key_frames=keep)
+        textures.append(np.empty((0, *cell_grid(motion.frame_size).shape), np.uint8))  # for a video without key frames
+        keys = KeyFrames(motion.key_frames, np.concatenate(textures), picture_area(motion.frame_size, borders))
         decoded = Decoded(motion.num_frames, motion.bad_packets, motion.num_interlaced)
         on_progress("motion", motion.num_frames, motion.num_frames)
         yield Scan(motion, keys, survey, decoded, "their combs kept", packed)

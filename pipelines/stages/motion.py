@@ -7,7 +7,7 @@ from data_specs.datasets import Clip
 from data_specs.recipes import Recipe
 from data_specs.records import MotionRow, Record, TranscodeRow
 from mocrop_core import Box
-from mocrop_core.texture import Bars, Luma, bars, key_frame_texture, picture_area
+from mocrop_core.texture import Bars, Luma, bars, key_frame_textures, picture_area
 from pipelines.errors import ClipError
 from pipelines.media import decoder
 from pipelines.media.streams import Decoded
@@ -34,15 +34,16 @@ def motion_records(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: E
         mark, first, first_cell = writer.mark(), writer.count, writer.num_cells
         borders: list[Bars | None] = []
 
-        def keep(luma: Luma) -> None:
-            writer.append_texture(key_frame_texture(luma))
-            if NO_BARS not in borders:  # the bars of further frames would make no difference
-                borders.append(bars(luma))
+        def keep(lumas: list[Luma]) -> None:
+            writer.append_texture(key_frame_textures(lumas))
+            for luma in lumas:
+                if NO_BARS not in borders:  # the bars of further frames would make no difference
+                    borders.append(bars(luma))
 
         try:
             survey, window = decoder.survey(path), clip.window if recipe.transcode == "keep" else None
             motion = decoder.extract(
-                path, writer.append, time_limit=recipe.time_limit, on_key_frame=keep, window=window
+                path, writer.append, time_limit=recipe.time_limit, on_key_frames=keep, window=window
             )
             if video.frames not in (None, motion.num_frames):
                 raise ClipError(

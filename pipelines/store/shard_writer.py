@@ -106,10 +106,10 @@ class VectorWriter:
         """Discard everything appended since ``mark``; `close` deletes surplus objects that were already written."""
         self.count, self._waiting, self._blocks, self._objects, self.num_cells, self._cells, self._texture = mark
 
-    def append_texture(self, texture: npt.NDArray[np.uint8]) -> None:
-        """Append the texture of a key frame: uint8 (rows, columns)."""
-        self._cells += (texture.tobytes(),)
-        self.num_cells += texture.size
+    def append_texture(self, textures: npt.NDArray[np.uint8]) -> None:
+        """Append the texture of some key frames: uint8 (frames, rows, columns)."""
+        self._cells += (textures.tobytes(),)
+        self.num_cells += textures.size
         if sum(map(len, self._cells)) >= _CELLS:
             self._flush_texture()
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from data_specs.annotation_files import read_annotations
 from data_specs.annotations import actor_boxes
-from mocrop_core import ACTOR, Box, KeyFrames, choose_actor_box, in_pixels, key_frame_texture
+from mocrop_core import ACTOR, Box, KeyFrames, choose_actor_box, in_pixels, key_frame_textures
 from mocrop_core.coverage import shares_kept
 from pipelines.media import decoder
 from tests.benchmarks.compiled_loop import compared, inputs
@@ -73,8 +73,8 @@ def read(id: str, path: Path) -> Clip:
     with av.open(path) as container:
         stream = container.streams.video[0]
         stream.codec_context.skip_frame = "NONKEY"
-        pictures = [frame.to_ndarray()[: frame.height] for frame in container.decode(stream)]
-    keys = KeyFrames(motion.key_frames, np.stack([key_frame_texture(np.ascontiguousarray(luma)) for luma in pictures]))
+        pictures = [frame.to_ndarray()[: frame.height].astype(np.uint8) for frame in container.decode(stream)]
+    keys = KeyFrames(motion.key_frames, key_frame_textures(pictures))
     vectors = in_pixels(np.concatenate(blocks), motion.motion_scale)
     return Clip(id, path, vectors, motion.num_frames, keys, motion.frame_size)
 

@@ -166,7 +166,7 @@ def run(quick: bool = False) -> list[Result]:
         vectors = sum(map(assert_same_vectors, videos))
         results = _vectors(videos, repetitions, vectors) + _whole(videos, repetitions)
     with tempfile.TemporaryDirectory() as folder, one_core():
-        return results + _texture(Path(folder), 2 if quick else None, repetitions)
+        return results + _texture(Path(folder), 2 if quick else None, repetitions if quick else 3 * repetitions)
 
 
 def _all(work: Callable[[Path], object], videos: list[Path]) -> Callable[[], float]:
@@ -216,7 +216,7 @@ def _texture(folder: Path, clips: int | None, repetitions: int) -> list[Result]:
     options = Options(str(many(sources, len(sources), folder / "source")), str(folder / "clips.zarr"), recipe=recipe)
     extract = decoder.extract
 
-    def without(*args: Any, on_key_frame: object, **named: Any) -> Motion:
+    def without(*args: Any, on_key_frames: object, **named: Any) -> Motion:
         return extract(*args, **named)
 
     with open_run(options) as run:

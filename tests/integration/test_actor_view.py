@@ -14,7 +14,7 @@ from data_specs.clip_motion import MotionReader
 from data_specs.recipes import Recipe, RecipeError, parse_recipe
 from data_specs.records import BoxRow, read_records
 from data_specs.stored import VectorReader, open_store
-from mocrop_core import ACTOR, KeyFrames, bars, cell_grid, choose_actor_box, in_pixels, key_frame_texture, picture_area
+from mocrop_core import ACTOR, KeyFrames, bars, cell_grid, choose_actor_box, in_pixels, key_frame_textures, picture_area
 from pipelines.media import decoder
 from pipelines.runs.options import Options
 from pipelines.runs.run import open_run
@@ -57,12 +57,12 @@ def actor_run(tmp_path_factory: pytest.TempPathFactory) -> Options:
 def test_the_store_has_the_box_that_the_method_gives_for_the_file(actor_run: Options) -> None:
     blocks, textures, borders = [], [], []
 
-    def keep(luma: np.ndarray) -> None:
-        textures.append(key_frame_texture(luma))
-        borders.append(bars(luma))
+    def keep(lumas: list[np.ndarray]) -> None:
+        textures.append(key_frame_textures(lumas))
+        borders.extend(map(bars, lumas))
 
-    motion = decoder.extract(DISC, blocks.append, on_key_frame=keep)
-    keys = KeyFrames(motion.key_frames, np.stack(textures), picture_area(motion.frame_size, borders))
+    motion = decoder.extract(DISC, blocks.append, on_key_frames=keep)
+    keys = KeyFrames(motion.key_frames, np.concatenate(textures), picture_area(motion.frame_size, borders))
     vectors = [in_pixels(block, motion.motion_scale) for block in blocks]
     choice = choose_actor_box(vectors, motion.num_frames, keys, motion.frame_size, replace(ACTOR, crop_ratio=0.5))
     store = open_store(actor_run.store)
@@ -110,12 +110,30 @@ def test_luma_is_the_stream_s_own_also_where_it_has_ten_bits(tmp_path: Path) -> 
         source = "testsrc2=s=128x96:r=25:d=0.2"
         ffmpeg("-f", "lavfi", "-i", source, "-c:v", codec, "-crf", 5, "-pix_fmt", pixels, "-g", 1, file)
         lumas: list[np.ndarray] = []
-        decoder.extract(file, lambda _: None, on_key_frame=lambda luma, to=lumas: to.append(luma.copy()))
+        decoder.extract(
+            file, lambda _: None, on_key_frames=lambda some, to=lumas: to.extend(luma.copy() for luma in some)
+        )
         assert len(lumas) == 5
         ((_, picture),) = decoder.rgb_frames(file, [0])
         grey = picture @ np.array([0.299, 0.587, 0.114])
         assert lumas[0].shape == (96, 128)
         assert np.corrcoef(lumas[0].ravel(), grey.ravel())[0, 1] > 0.98, name
+
+
+def test_key_frames_that_wait_for_others_keep_their_luma(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[list[np.ndarray]] = []
+
+    def keep(lumas: list[np.ndarray]) -> None:
+        calls.append([luma.copy() for luma in lumas])
+
+    motion = decoder.extract(DISC, lambda _: None, on_key_frames=keep)
+    together = [luma for lumas in calls for luma in lumas]
+    assert len(calls) < len(together) == len(motion.key_frames)
+    calls.clear()
+    monkeypatch.setattr(decoder, "KEY_FRAME_PIXELS", 1)
+    decoder.extract(DISC, lambda _: None, on_key_frames=keep)
+    assert [len(lumas) for lumas in calls] == [1] * len(together)
+    np.testing.assert_array_equal(together, [luma for lumas in calls for luma in lumas])
 
 
 @pytest.mark.parametrize(

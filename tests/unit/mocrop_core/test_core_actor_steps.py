@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mocrop_core import VECTOR, Box, BoxPath, KeyFrames, bars, cell_grid, key_frame_texture, picture_area
+from mocrop_core import VECTOR, Box, BoxPath, KeyFrames, bars, cell_grid, key_frame_textures, picture_area
 from mocrop_core.actor_map import blurred, centred, motion_maps
 from mocrop_core.box_path import best_steps
 from mocrop_core.cells import cell_displacements, cell_edges
@@ -147,7 +147,7 @@ def test_texture_is_the_variance_of_a_cell(frame_size):
     luma = (rng.integers(0, 256, frame_size) * rng.random((frame_size[0], 1))).astype(np.uint8)
     luma[: frame_size[0] // 3] = 90
     grid = cell_grid(frame_size)
-    found = key_frame_texture(luma)
+    found = key_frame_textures([luma])[0]
     assert found.shape == grid.shape
     assert found.dtype == np.uint8
     for row, column in [(0, 0), (grid.shape[0] - 1, grid.shape[1] - 1), (grid.shape[0] // 2, grid.shape[1] // 3)]:
@@ -159,9 +159,24 @@ def test_texture_is_the_variance_of_a_cell(frame_size):
 
 def test_luma_of_another_type_is_refused():
     for luma in (np.zeros((4, 4)), np.zeros((4, 4, 3), np.uint8), np.zeros((0, 4), np.uint8), [[1]]):
-        for function in (key_frame_texture, bars):
+        for function in (lambda wrong: key_frame_textures([wrong]), bars):
             with pytest.raises(ValueError, match="luma must be uint8"):
                 function(luma)
+
+
+@pytest.mark.parametrize("frame_size", [(240, 320), (144, 180), (1080, 1920)])
+def test_textures_of_several_frames_are_those_of_each_alone(frame_size):
+    lumas = list(np.random.default_rng(4).integers(0, 256, (3, *frame_size), np.uint8))
+    together = key_frame_textures(lumas)
+    assert len(together) == 3
+    for luma, texture in zip(lumas, together, strict=True):
+        np.testing.assert_array_equal(key_frame_textures([luma])[0], texture)
+
+
+@pytest.mark.parametrize("shapes", [[], [(8, 8), (8, 16)]])
+def test_textures_are_those_of_frames_of_one_size(shapes):
+    with pytest.raises(ValueError, match=f"lumas must be frames of one size, got {len(shapes)} of the sizes"):
+        key_frame_textures([np.zeros(shape, np.uint8) for shape in shapes])
 
 
 def letterbox(frame_size, picture, black=16, seed=0):
@@ -188,6 +203,39 @@ def test_what_an_encoder_leaves_in_a_bar_beside_the_picture_is_bar():
     assert bars(luma) == (0, 30, 0, 30)
     luma[29, ::20] = 90
     assert bars(luma) == (0, 29, 0, 30)
+
+
+def literal_bar_rows(luma):
+    """The definition: first rows that are black and flat without their darkest and brightest fiftieth."""
+    cut = luma.shape[1] // 50
+    for row, values in enumerate(np.sort(luma.astype(int), axis=1)):
+        darkest, brightest = values[cut], values[-1 - cut]
+        if brightest > 26 or brightest - darkest > 12:
+            return row
+    return len(luma)
+
+
+def literal_bars(luma):
+    height, width = luma.shape
+    top, bottom = literal_bar_rows(luma), literal_bar_rows(luma[::-1])
+    if top == height:
+        return None
+    if height - top - bottom < height / 4:
+        top = bottom = 0
+    columns = luma[top : height - bottom].T
+    left, right = literal_bar_rows(columns), literal_bar_rows(columns[::-1])
+    return (0, top, 0, bottom) if width - left - right < width / 4 else (left, top, right, bottom)
+
+
+@given(st.integers(1, 120), st.integers(1, 160), st.integers(0, 2**32 - 1))
+def test_bars_are_those_of_the_definition_also_with_noise_in_them(height, width, seed):
+    rng = np.random.default_rng(seed)
+    black, spread, noise = rng.integers(0, 24), rng.integers(1, 14), rng.random() * 0.03
+    luma = (black + rng.integers(0, spread, (height, width))).astype(np.uint8)
+    luma[rng.random(luma.shape) < noise] = rng.integers(0, 256)
+    (y0, y1), (x0, x1) = (np.sort(rng.integers(0, side + 1, 2)) for side in luma.shape)
+    luma[y0:y1, x0:x1] = rng.integers(0, 200, (y1 - y0, x1 - x0))
+    assert bars(luma) == literal_bars(luma)
 
 
 def test_a_bar_is_what_every_key_frame_has():
