@@ -6,7 +6,8 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -45,6 +46,15 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpF
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         return action.help if action.default is None else super()._get_help_string(action)
+
+
+@contextmanager
+def checked_store() -> Iterator[None]:
+    """Raise ``StoreError`` as `Failed`: once the arguments have been checked, an error of the store is the run's."""
+    try:
+        yield
+    except StoreError as error:
+        raise Failed(str(error)) from error
 
 
 def exit_status(work: Callable[[], object]) -> int:

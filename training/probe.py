@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,16 @@ from training.clips import Clips, read_all_clips, read_clips
 from training.features import Features, compute_features, read_features, source_of, weights_hash, write_features
 from training.linear_head import Floats, Ints, check_classes, check_installed, predict
 from training.motion import FlowMaps, add_stream_flags, check_stream, clips_without_vectors
-from training.options import OneLineParser, Refused, check_output, exit_status, expanded_path, input_size, whole
+from training.options import (
+    OneLineParser,
+    Refused,
+    check_output,
+    checked_store,
+    exit_status,
+    expanded_path,
+    input_size,
+    whole,
+)
 from training.probe_networks import Network, networks_of
 from training.probe_protocol import SHUFFLES, Protocol, protocol_of_folds, protocol_of_split
 from training.probe_table import FUSED, MOTION, RGB, Key
@@ -149,11 +159,11 @@ def probe(args: argparse.Namespace) -> dict[str, Any]:
     still = clips_without_vectors(first) if any(network.motion for network in networks) else 0
     features: dict[Key, Features] = {}
     hashes: dict[str, dict[int, str]] = {network.stream: {} for network in networks}
-    for size in dict.fromkeys(args.input_size or [first.size]):
-        for network in networks:
-            backbone = network.built(size, device_of(args))
-            digest = hashes[network.stream][size] = weights_hash(backbone.model)
-            for view in views:
+    for size, network in product(dict.fromkeys(args.input_size or [first.size]), networks):
+        backbone = network.built(size, device_of(args))
+        digest = hashes[network.stream][size] = weights_hash(backbone.model)
+        for view in views:
+            with checked_store():
                 features[view, size, network.stream] = features_of(args, clips[view], network, size, backbone, digest)
     for name, about in no_pixel_features(store, first).items():
         features[name, None, RGB] = about

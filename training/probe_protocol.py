@@ -63,7 +63,10 @@ def protocol_of_split(
     Groups are defined as in `protocol_of_folds`; without any, each clip is a group of its own. `Refused` if all clips
     of the train list have the same class, or the same group.
     """
-    groups, grouped_by = _groups(clips, pattern, file) or (np.arange(len(clips)), "each clip is one")
+    groups, grouped_by = groups_of(clips.ids, clips.groups, pattern, file) or (
+        np.arange(len(clips)),
+        "each clip is one",
+    )
     sides = np.searchsorted(clips.rows, train), np.searchsorted(clips.rows, test)
     for what, values in (("class", clips.labels), ("group", groups)):
         if len(np.unique(values[sides[0]])) < 2:
@@ -79,7 +82,7 @@ def protocol_of_folds(
     Groups come from ``pattern`` in ids or from the CSV ``file``; by default from the store, else from names in the form
     of UCF-101. `Refused` if groups are not defined, or there are fewer groups than folds.
     """
-    found = _groups(clips, pattern, file)
+    found = groups_of(clips.ids, clips.groups, pattern, file)
     if found is None:
         raise Refused(
             f"--folds {folds}: the groups of clips are unknown, and the store has none; give --groups FILE or "
@@ -95,19 +98,24 @@ def protocol_of_folds(
     return Protocol([folds_of(clips.labels, groups, folds, seed + k) for k in range(count)], groups, grouped_by, 0)
 
 
-def _groups(clips: Clips, pattern: str | None, file: str | None) -> tuple[Ints, str] | None:
-    """The group number of each clip, and how groups were defined; None if they are not defined."""
+def groups_of(
+    ids: Sequence[str], of_store: Sequence[str], pattern: str | None, file: str | None
+) -> tuple[Ints, str] | None:
+    """The group number of each clip, and how groups were defined; None if they are not defined.
+
+    ``of_store``: the group that a store has for each clip, or "".
+    """
     if pattern is not None and file is not None:
         raise Refused(f"--group-by {pattern!r}: give either --group-by or --groups")
     names: list[str] | None
     if pattern is not None:
-        names, grouped_by = groups_by_pattern(clips.ids, pattern), f"--group-by {pattern}"
+        names, grouped_by = groups_by_pattern(ids, pattern), f"--group-by {pattern}"
     elif file is not None:
-        names, grouped_by = groups_of_file(clips.ids, file), "--groups"
-    elif found := groups_of_store(clips.ids, clips.groups):
+        names, grouped_by = groups_of_file(ids, file), "--groups"
+    elif found := groups_of_store(ids, of_store):
         names, grouped_by = found
     else:
-        names, grouped_by = groups_of_ucf(clips.ids), "names of UCF-101"
+        names, grouped_by = groups_of_ucf(ids), "names of UCF-101"
     if names is None:
         return None
     return np.unique(names, return_inverse=True)[1].astype(np.int64), grouped_by

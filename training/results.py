@@ -127,18 +127,18 @@ class Row:
         return asdict(self.variant) | details | figures
 
 
-def read_results(folder: Path) -> list[dict[str, Any]]:
+def read_results(folder: Path) -> dict[Path, dict[str, Any]]:
     """Read all results below a folder, each test of a checkpoint once; `Refused` or `Failed` if that is impossible."""
     if not folder.is_dir():
         raise Refused(f"DIR {str(folder)!r}: no such folder; python -m training.test writes results")
-    found: dict[tuple[Variant, str], dict[str, Any]] = {}
+    found: dict[tuple[Variant, str], tuple[Path, dict[str, Any]]] = {}
     for path in sorted(folder.rglob("*.json")):
         content = _read(path)
         if content is not None:
-            found[variant_of(content), content["checkpoint"]["sha256"]] = content
+            found[variant_of(content), content["checkpoint"]["sha256"]] = path, content
     if not found:
         raise Refused(f"DIR {str(folder)!r}: no result in it; training.test --output-dir {folder} writes them")
-    return list(found.values())
+    return dict(found.values())
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -299,7 +299,7 @@ def parser() -> argparse.ArgumentParser:
 
 def work(args: argparse.Namespace) -> None:
     """Print the table."""
-    print(tables.FORMATS[args.format](as_table(table(read_results(Path(args.folder))))))
+    print(tables.FORMATS[args.format](as_table(table(read_results(Path(args.folder)).values()))))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

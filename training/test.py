@@ -23,7 +23,7 @@ from training.backbones import Backbone, build, for_motion
 from training.checkpoint_checks import arguments_of
 from training.checkpoints import replaced, settings_of
 from training.clip_scores import write_scores
-from training.clips import read_clips
+from training.clips import Clips, read_clips
 from training.evaluation import EvalResult, evaluate, write_confusion
 from training.flops import gflops
 from training.motion import FlowMaps, MotionInput, add_stream_flags, check_stream, motion_input
@@ -34,6 +34,7 @@ from training.options import (
     add_machine_flags,
     check_output,
     check_view,
+    checked_store,
     chosen_view,
     exit_status,
     expanded_path,
@@ -61,7 +62,9 @@ def parser() -> argparse.ArgumentParser:
     add_data_flags(p)
     add_stream_flags(p, default=None, help="rgb or motion; default: the stream of the training, or rgb")
     p.add_argument("--test-mode", choices=("normal", "mocrop"), help="normal: view full; mocrop: view mocrop")
-    p.add_argument("--view", nargs="+", help="views to test on; default: that of --test-mode")
+    p.add_argument(
+        "--view", nargs="+", help="views to test on; default: that of --test-mode, else that of the training, or full"
+    )
     p.add_argument("--test-segments", type=whole(1), default=8, help="centre frames per clip whose logits are averaged")
     p.add_argument(
         "--input-size",
@@ -88,9 +91,9 @@ def parser() -> argparse.ArgumentParser:
 
 def test(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Test with these arguments; write and return the results."""
-    views = [chosen_view(args.test_mode, view, "--test-mode") for view in args.view or [None]]
     checkpoint = read_file(args.weights)
     trained = arguments_of(checkpoint, f"--weights {shown(args.weights)!r}")
+    views = tested_views(args, trained)
     arch = args.arch or trained.get("arch")
     if arch is None:
         raise Refused("--arch: the checkpoint does not name its backbone; give it")
@@ -99,27 +102,38 @@ def test(args: argparse.Namespace) -> list[dict[str, Any]]:
         check_view(args.store, view, args.crop_ratio, args.mv_h, args.mv_w)
     check_origin(args, trained)
     motion = tested_stream(args, trained)
+    lists = [read_clips(args.store, view, args.split, "test") for view in views]
+    cases = {
+        size: [(clips, None if motion is None else FlowMaps(clips, motion, size, keep=0)) for clips in lists]
+        for size in args.input_size or [trained.get("input_size", 224)]
+    }
     accelerator = Accelerator(mixed_precision="bf16" if args.amp else "no", cpu=args.cpu)
     torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))  # torch ignores the CPU quota of a container
+    if views != ["full"] and not args.view and not args.test_mode:
+        accelerator.print(f"testing on the view of the training, {views[0]}; --view tests others", file=sys.stderr)
     results = []
-    for size in args.input_size or [trained.get("input_size", 224)]:
-        backbone = loaded(args, arch, size, checkpoint, accelerator, motion)
-        for view in views:
-            result, scores = test_view(args, view, size, arch, backbone, accelerator, motion)
-            result["trained"] = {
-                **{key: trained.get(key) for key in TRAINED},
-                "epoch": checkpoint.get("epoch"),
-                "settings": settings_of(trained),
-            }
-            results.append(result)
-            if accelerator.is_main_process:
-                write_scores(Path(args.output_dir) / result["scores"], scores)
-                write_result(Path(args.output_dir), result)
-                title = f"{arch}, view {view}, {size} px: top-1 {scores.top(1):.1f} %"
-                write_confusion(Path(args.output_dir) / f"{result['name']}.confusion", scores, title)
+    with checked_store():
+        for size, tests in cases.items():
+            backbone = loaded(args, arch, size, checkpoint, accelerator, motion)
+            for clips, maps in tests:
+                result, scores = test_view(args, clips, size, arch, backbone, accelerator, maps)
+                result["trained"] = {
+                    **{key: trained.get(key) for key in TRAINED},
+                    "epoch": checkpoint.get("epoch"),
+                    "settings": settings_of(trained),
+                }
+                results.append(result)
+                if accelerator.is_main_process:
+                    write(args, result, scores)
     if args.json:
         accelerator.print(json.dumps(results, indent=1))
     return results
+
+
+def tested_views(args: argparse.Namespace, trained: Mapping[str, Any]) -> list[str]:
+    """The views of ``--view`` or ``--test-mode``, else that of the training; ``full`` for weights of other programs."""
+    default = None if args.test_mode else trained.get("view")
+    return [chosen_view(args.test_mode, view, "--test-mode") for view in args.view or [default]]
 
 
 def check_origin(args: argparse.Namespace, trained: Mapping[str, Any]) -> None:
@@ -173,22 +187,23 @@ def loaded(
 
 def test_view(
     args: argparse.Namespace,
-    view: str,
+    clips: Clips,
     size: int,
     arch: str,
     backbone: Backbone,
     accelerator: Accelerator,
-    motion: MotionInput | None,
+    maps: FlowMaps | None,
 ) -> tuple[dict[str, Any], EvalResult]:
-    """Test one view at one size; return the result and its scores."""
-    clips = read_clips(args.store, view, args.split, "test")
-    store = open_store(args.store)
+    """Test the view of these clips at one size, on ``maps`` if it is not on frames; return the result and its scores.
+
+    Each map is read once, so that none need be kept.
+    """
+    view, store, motion = clips.view, open_store(args.store), None if maps is None else maps.motion
     bar = accelerator.is_main_process and sys.stderr.isatty()
 
     def tracked(batches: Iterable[Any], total: int) -> Iterable[Any]:
         return track(batches, f"{view} at {size} px", total=total, transient=True) if bar else batches
 
-    maps = None if motion is None else FlowMaps(clips, motion, size, keep=0)  # each is read once
     frame = gflops(arch, size, len(clips.class_names), motion) if accelerator.is_main_process else 0.0
     began = time.perf_counter()
     scores = evaluate(
@@ -207,7 +222,8 @@ def test_view(
     tested = f"{size}px-{args.test_segments}frames-split{args.split}{'-bf16' if args.amp else ''}"
     stream = "" if motion is None else f"-motion{motion.frames}{'' if motion.remove_camera else '-camera'}"
     name = f"{arch.replace('/', '_')}-{view}{stream}-{tested}-{digest[:8]}"
-    accelerator.print(summary(arch if motion is None else f"{arch}, {motion}", view, size, args, scores))
+    if not args.json:
+        accelerator.print(summary(arch if motion is None else f"{arch}, {motion}", view, size, args, scores))
     result: dict[str, Any] = {
         "mocrop_result": 1,
         "name": name,
@@ -267,6 +283,15 @@ def device_name(accelerator: Accelerator) -> str:
     if accelerator.device.type == "cuda":
         return torch.cuda.get_device_name(accelerator.device)
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def write(args: argparse.Namespace, result: dict[str, Any], scores: EvalResult) -> None:
+    """Write a result with its scores and its confusion matrix into ``--output-dir``."""
+    folder = Path(args.output_dir)
+    write_scores(folder / result["scores"], scores)
+    write_result(folder, result)
+    title = f"{result['arch']}, view {result['view']}, {result['input_size']} px: top-1 {scores.top(1):.1f} %"
+    write_confusion(folder / f"{result['name']}.confusion", scores, title)
 
 
 def write_result(folder: Path, result: Mapping[str, Any]) -> None:

@@ -48,6 +48,7 @@ from training.options import (
     Refused,
     check_output,
     check_view,
+    checked_store,
     chosen_view,
     exit_status,
     parse,
@@ -100,14 +101,15 @@ def train(args: argparse.Namespace) -> Path:
     if state.maps is not None and state.epoch < args.epochs:
         prepare_maps(state.maps, stream.threads, accelerator)
     board = SummaryWriter(args.output_dir, purge_step=state.epoch + 1) if accelerator.is_main_process else None
-    while state.epoch < args.epochs:
-        row = {"epoch": state.epoch + 1, "lr": state.schedule.get_last_lr()[0], **train_epoch(state, stream, args)}
-        state.schedule.step()
-        state.epoch += 1
-        if eval_clips is not None and (state.epoch % args.eval_freq == 0 or state.epoch == args.epochs):
-            row |= eval_epoch(state, eval_clips, args)
-        state.history.append(row)
-        record(state, args, settings, board)
+    with checked_store():
+        while state.epoch < args.epochs:
+            row = {"epoch": state.epoch + 1, "lr": state.schedule.get_last_lr()[0], **train_epoch(state, stream, args)}
+            state.schedule.step()
+            state.epoch += 1
+            if eval_clips is not None and (state.epoch % args.eval_freq == 0 or state.epoch == args.epochs):
+                row |= eval_epoch(state, eval_clips, args)
+            state.history.append(row)
+            record(state, args, settings, board)
     if board is not None:
         board.close()
     return Path(args.output_dir) / "model.pt"

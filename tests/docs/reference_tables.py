@@ -369,7 +369,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "notes": notes,
     "commands": commands,
     "library": library_reference,
-    **{f"training.{name}": _script(name) for name in ("train", "test", "fuse", "probe", "results", "flops")},
+    **{f"training.{name}": _script(name) for name in ("train", "test", "fuse", "probe", "results", "compare", "flops")},
     **{f"benchmark {name}": partial(benchmark, name) for name in NAMES},
     **BOX_TABLES,
     "promised": promised,

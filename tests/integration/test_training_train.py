@@ -117,6 +117,54 @@ def test_a_test_of_all_views_and_sizes_writes_results_and_confusion(
     assert sorted(row["segments"] for row in results_in(tmp_path)) == [8] + [25] * 4
 
 
+def test_a_test_without_a_view_is_on_that_of_the_training_and_says_so(
+    ucf_store: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = tmp_path / "plain.pt"
+    torch.save(read_file(trained / "model.pt")["model"], plain)
+    foreign = ["--arch", "test_resnet", "--input-size", "32"]
+    for name, weights, flags, view, note in (
+        ("own", trained / "model.pt", [], "mocrop", "testing on the view of the training, mocrop; --view tests others"),
+        ("mode", trained / "model.pt", ["--test-mode", "normal"], "full", ""),
+        ("named", trained / "model.pt", ["--view", "centre"], "centre", ""),
+        ("foreign", plain, foreign, "full", ""),
+    ):
+        assert run_test(ucf_store, tmp_path / name, weights, "--split", "2", "--json", *flags) == 0
+        said = capsys.readouterr()
+        (result,) = json.loads(said.out)
+        assert result["view"] == view
+        assert said.err.strip() == note
+
+
+def test_a_store_that_is_lost_during_a_run_fails_it_in_one_line(
+    own_ucf_store: Path,
+    trained: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def losing(work: Any) -> Any:
+        def then_lost(*args: Any, **options: Any) -> Any:
+            result = work(*args, **options)
+            own_ucf_store.rename(own_ucf_store.with_suffix(".lost"))
+            return result
+
+        return then_lost
+
+    monkeypatch.setattr(training, "train_epoch", losing(training.train_epoch))
+    monkeypatch.setattr(testing, "loaded", losing(testing.loaded))
+    flags = [own_ucf_store, tmp_path / "run"]
+    for run in (
+        lambda: train(*flags, *ONCE),
+        lambda: run_test(*flags, trained / "model.pt", "--split", "2"),
+    ):
+        capsys.readouterr()
+        assert run() == 1
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.startswith(f"error: store {str(own_ucf_store)!r}"), error
+        own_ucf_store.with_suffix(".lost").rename(own_ucf_store)
+
+
 def test_a_test_is_the_same_whatever_the_batch_the_threads_and_the_random_state(
     ucf_store: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
