@@ -121,7 +121,7 @@ def extract(
     with _opened(path, max_pixels) as (container, stream):
         context = stream.codec_context
         if context.name not in VECTOR_CODECS:
-            raise NoVectors(f"its codec {context.name} gives no motion vectors")
+            raise NoVectors(f"its codec {context.codec.canonical_name} gives no motion vectors: transcode it to H.264")
         # the loop filter takes a tenth of the decoding time; it does not change vectors, and hardly the texture
         _configure(stream, max_pixels, flags2="+export_mvs", skip_loop_filter="all")
         offsets = CropOffsets(context.extradata) if context.name == "h264" else None

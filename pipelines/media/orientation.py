@@ -15,7 +15,7 @@ def check_upright(matrix: bytes, number: int) -> None:
     if across <= 0 or down <= 0 or right_down or down_right:
         raise NoVectors(
             f"its display matrix rotates or mirrors the picture (frame {number}), but its vectors refer to the coded "
-            "picture: transcode it"
+            "picture: transcode it to H.264"
         )
 
 

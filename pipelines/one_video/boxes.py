@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from mocrop_core.method import BoxSelection, Method, choose_box_from, denoise
 from mocrop_core.motion_vectors import MotionVectors
 from mocrop_core.ranges import check_share
 from mocrop_core.vectors import VECTOR, Vectors, clip_rng
+from pipelines.media.containers import NoVectors
 from pipelines.one_video.methods import DEFAULT, AnyMethod, create_method
 from pipelines.one_video.motion import Scan, scanned, with_vectors
 from pipelines.one_video.sources import Source, local_video, name_of
@@ -37,7 +39,7 @@ def read_motion_vectors(source: Source) -> MotionVectors:
     ...     len(mocrop.read_motion_vectors(file))
     13608
     """
-    with local_video(source) as path, scanned(path) as scan:
+    with local_video(source) as path, _with_advice(), scanned(path) as scan:
         warn(source, scan.notes())
         vectors = np.concatenate([np.empty(0, VECTOR), *scan.blocks()])
         return MotionVectors(
@@ -48,6 +50,15 @@ def read_motion_vectors(source: Source) -> MotionVectors:
             scan.keys.textures,
             scan.keys.picture,
         )
+
+
+@contextmanager
+def _with_advice() -> Iterator[None]:
+    """Add to `NoVectors` in the block what accepts the video."""
+    try:
+        yield
+    except NoVectors as error:
+        raise NoVectors(f"{error}, or use find_box, crop_video or mocrop crop, which transcode it themselves") from None
 
 
 def find_box(
