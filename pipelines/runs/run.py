@@ -178,7 +178,9 @@ class Run:
         summary = self.summary()
         if not self._published:
             publish(self.location, self.progress)
-            packed = self._is_finished(summary) and pack_records(self.zarr, self.progress, self.lock.check)
+            packed = self._is_finished(summary) and pack_records(
+                self.zarr, self.progress.keys, self.num_shards, self.lock.check
+            )
             if self._index_is_old or packed:
                 self._index.save(self.progress.by_path(), record_stamps(self.zarr))
             self._published, self._index_is_old = True, False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from zarr.abc.store import Store as ZarrStore
 
@@ -10,25 +10,25 @@ from data_specs import schema
 from data_specs.objects import parse_attributes
 from data_specs.record_packs import MAX_PACK, PACK, REMOVED, encoded, is_packed, pack, pack_of, record_documents
 from data_specs.stored import Damaged
-from pipelines.store.progress import Key, Progress
+from pipelines.store.progress import Key
 from pipelines.store.record_blocks import BLOCK
 from pipelines.store.record_index import record_stamps
 from pipelines.store.writer import put_object, remove_groups, settle
 
 
-def pack_records(store: ZarrStore, progress: Progress, check: Callable[[], None]) -> bool:
+def pack_records(store: ZarrStore, keys: Iterable[Key], num_shards: int, check: Callable[[], None]) -> bool:
     """Pack all records of a store that are groups of their own; return whether there were any.
 
-    No task may be running: a record that is written meanwhile would be lost. ``check`` raises if the store's lock is
-    lost. A record in a group takes precedence over a packed one, and groups are removed when the object that has their
-    records is on disk, so that a kill at any moment loses none.
+    ``keys`` are the stages and views of its records. No task may be running: a record that is written meanwhile would
+    be lost. ``check`` raises if the store's lock is lost. A record in a group takes precedence over a packed one, and
+    groups are removed when the object that has their records is on disk, so that a kill at any moment loses none.
     """
-    if not is_packed(progress.num_shards):
+    if not is_packed(num_shards):
         return False
     own, any_packed = record_stamps(store).own, False
-    for key in progress.keys:
-        for first in range(0, progress.num_shards, PACK):
-            shards = range(first, min(first + PACK, progress.num_shards))
+    for key in keys:
+        for first in range(0, num_shards, PACK):
+            shards = range(first, min(first + PACK, num_shards))
             paths = [path for path in (schema.progress_path(*key, shard) for shard in shards) if path in own]
             if paths and _pack(store, key, shards, check):
                 remove_groups(store, paths)
