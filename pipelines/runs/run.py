@@ -108,11 +108,12 @@ class Run:
                 first.setdefault(shard, stage)
         for stage in STAGES:
             self._given.setdefault(stage, set()).update(first)
-        scratch = self.options.scratch_folder()
-        return [
-            replace(self._plan(ONE_PASS, shard, ()), stages=STAGES[STAGES.index(first[shard]) :], scratch=scratch)
-            for shard in sorted(first)
-        ]
+        return [self._pass(shard, STAGES[STAGES.index(first[shard]) :]) for shard in sorted(first)]
+
+    def _pass(self, shard: int, stages: tuple[str, ...]) -> ShardPlan:
+        fresh = not any(link for stage in stages for link in self.progress.stage_links(stage, shard))
+        plan = self._plan(ONE_PASS, shard, ())
+        return replace(plan, stages=stages, fresh=fresh, scratch=self.options.scratch_folder())
 
     def _missing(self, stage: str) -> dict[int, Sequence[str]]:
         """The shards in which a stage is pending, and for which views, empty in stages without views."""

@@ -92,8 +92,11 @@ def _process_stages(plan: ShardPlan, recipe: Recipe, around: Around) -> ShardRep
 def pending_views(plan: ShardPlan, recipe: Recipe) -> tuple[str, ...] | None:
     """The views for which a stage after ``transcode`` is pending in a shard, according to its records; None if none is.
 
-    Empty for the stage ``motion``, which has no views.
+    Empty for the stage ``motion``, which has no views. The records are read unless there are none; after a process
+    died, it may have written some.
     """
+    if plan.fresh and not plan.apart:
+        return tuple(view.name for view in recipe.views) if plan.stage in VIEW_STAGES else ()
     store = zarr_store(plan.store, read_only=True)
 
     def record(stage: str, view: str | None) -> Record[Any] | None:

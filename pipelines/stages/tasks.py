@@ -31,8 +31,8 @@ class ShardPlan:
 
     ``apart`` requests a separate process, after a worker died on the shard; ``dead`` are (id, reason) of the clips on
     which such processes died, the reason as in a record. If ``stage`` is `ONE_PASS`, ``stages`` are those that may be
-    pending, of which the first is, and ``scratch`` is the folder on the worker's machine, by default that for temporary
-    files, in which the task makes its work folder.
+    pending, of which the first is, and ``fresh`` says that none of them has a record yet; ``scratch`` is the folder on
+    the worker's machine, by default that for temporary files, in which the task makes its work folder.
     """
 
     stage: str
@@ -46,6 +46,7 @@ class ShardPlan:
     apart: bool = False
     dead: tuple[tuple[str, str], ...] = ()
     stages: tuple[str, ...] = ()
+    fresh: bool = False
     scratch: str | None = None
 
     @property

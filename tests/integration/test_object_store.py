@@ -324,14 +324,16 @@ def test_no_document_is_asked_for_or_written_in_vain(
         assert [(method, path, status) for method, path, status in proxy.answers if status >= 300] == []
 
 
+@pytest.mark.parametrize("discard_h264", [False, True])
 def test_a_shard_takes_few_requests_and_a_run_with_nothing_to_do_none(
-    s3: str, options: Options, monkeypatch: pytest.MonkeyPatch
+    s3: str, options: Options, discard_h264: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts: dict[str, list[int]] = {"first": [], "again": []}
     with faulty(s3, lambda *_: "") as (address, proxy):
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
         for limit in (2, 6):
-            own = replace(options, store=options.store.replace(".zarr", f"{limit}.zarr"), limit=limit)
+            store = options.store.replace(".zarr", f"{limit}{discard_h264}.zarr")
+            own = replace(options, store=store, limit=limit, discard_h264=discard_h264)
             for numbers in counts.values():
                 proxy.answers.clear()
                 run_stages(own)
