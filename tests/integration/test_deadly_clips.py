@@ -11,7 +11,7 @@ from data_specs.recipes import parse_recipe
 from data_specs.stored import open_store
 from pipelines.execution.dask_cluster import dask_client
 from pipelines.runs.options import Options
-from pipelines.stages.tasks import STAGES
+from pipelines.stages.tasks import ONE_PASS, STAGES
 from pipelines.store.summary import summarise
 from tests.places import SABOTAGE
 from tests.support.saboteurs import CLIPS, SMALL, contents, copy_clips, do_on_dask
@@ -32,8 +32,9 @@ def run(options: Options, sabotage: str, monkeypatch: pytest.MonkeyPatch, worker
     monkeypatch.setenv("MOCROP_SABOTAGE", sabotage)
     with dask_client(workers=workers) as client:
         reports = do_on_dask(options, client)
+    passes = (ONE_PASS,) if options.discard_h264 else STAGES
     assert sorted((report.stage, report.shard) for report in reports) == sorted(
-        (stage, shard) for stage in STAGES for shard in range(2)
+        (stage, shard) for stage in passes for shard in range(2)
     )
     summary = summarise(options.store)
     assert summary.done + len(summary.quarantined) == 6
@@ -62,11 +63,17 @@ def test_clips_that_end_or_hang_their_worker_are_found_and_quarantined_and_all_o
 
 
 @pytest.mark.soak
-def test_who_died_when_changes_no_byte(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_died_when_changes_no_byte(options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sabotage = "extract dies v_ApplyLipstick\nrgb_frames dies v_Shotput"
     expected = {CLIPS[1]: "motion: worker died", CLIPS[4]: "clips: worker died"}
     assert run(options, sabotage, monkeypatch) == expected
     other = replace(options, store=f"{options.store}.other")
     run(other, sabotage, monkeypatch, workers=1)
     assert contents(Path(other.store)) == contents(Path(options.store))
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    passed = replace(options, store=f"{options.store}.passed", discard_h264=True, scratch=str(scratch))
+    assert run(passed, sabotage, monkeypatch) == expected
+    assert contents(Path(passed.store)) == contents(Path(options.store))
+    assert list(scratch.iterdir()) == []
     record("clips that end their workers, with 2 workers and with 1", deadly=2, clips=6, same_bytes=True)

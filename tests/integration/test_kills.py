@@ -129,6 +129,27 @@ def test_a_run_killed_at_any_moment_is_completed_and_no_finished_shard_is_done_a
     assert run_stages(options)[1] == []
 
 
+@pytest.mark.parametrize(
+    "moment", [pytest.param(moment, marks=[] if moment == 3 else [pytest.mark.soak]) for moment in range(8)]
+)
+def test_one_pass_killed_at_any_moment_is_completed_and_leaves_nothing_on_scratch(
+    moment: int, unbroken: Unbroken, tmp_path: Path
+) -> None:
+    scratch, store, done = tmp_path / "scratch", tmp_path / "store.zarr", tmp_path / "done"
+    scratch.mkdir()
+    options = replace(unbroken.options, store=str(store), discard_h264=True, scratch=str(scratch))
+    seconds = (moment + random.Random(moment).random()) / 8 * unbroken.seconds
+    kill_in_the_middle(options, done, seconds, made=True)
+    finished = records(store)
+    again = start_stages(options, done)
+    again.join(300)
+    assert again.exitcode == 0
+    assert contents(store) == unbroken.contents
+    assert finished.items() <= records(store).items(), "what was recorded was done again"
+    assert list(scratch.iterdir()) == []
+    assert run_stages(options)[1] == []
+
+
 @pytest.mark.soak
 def test_workers_and_ffmpegs_killed_at_random_moments_change_no_byte(
     client: distributed.Client, unbroken: Unbroken, tmp_path: Path
