@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -13,6 +13,7 @@ from mocrop_core.cells import CellGrid, Cells, Picture, cell_grid
 from mocrop_core.ranges import check_size
 
 Luma = npt.NDArray[np.uint8]
+"""(height, width), or (frames, height, width) of several key frames."""
 Bars = tuple[int, int, int, int]
 """Widths of the black bars at the left, top, right and bottom, px."""
 
@@ -25,23 +26,18 @@ ROWS_AT_ONCE = 32  # of a bar
 LEAST_PICTURE = 0.25  # of the frame's side: bars that leave less are a dark scene
 
 
-def key_frame_textures(lumas: Sequence[Luma]) -> npt.NDArray[np.uint8]:
+def key_frame_textures(lumas: Luma) -> npt.NDArray[np.uint8]:
     """Return the texture of each cell of one or more frames of one size; several together take less time.
 
-    lumas: uint8 (height, width) each. Returns uint8 (frames, *`cell_grid`'s shape): round(255 u), u = var / (var + 16
-    ** 2), var the variance of the luma in the cell; in cells that extend beyond the frame, the edge pixels are
-    repeated. Raises ValueError for another dtype or shape, different shapes, or no frame. Source: ours.
+    lumas: uint8 (frames, height, width). Returns uint8 (frames, *`cell_grid`'s shape): round(255 u), u = var / (var +
+    16 ** 2), var the variance of the luma in the cell; in cells that extend beyond the frame, the edge pixels are
+    repeated. Raises ValueError for another dtype or shape. Source: ours.
     """
-    for luma in lumas:
-        _check_luma(luma)
-    sizes = {(luma.shape[0], luma.shape[1]) for luma in lumas}
-    if len(sizes) != 1:
-        raise ValueError(f"lumas must be frames of one size, got {len(lumas)} of the sizes {sorted(sizes)}")
-    ((height, width),) = sizes
-    grid = _cell_grid((height, width))
+    _check("lumas", lumas, "(frames, height, width)")
+    grid = _cell_grid((lumas.shape[1], lumas.shape[2]))
     (rows, columns), side = grid.shape, grid.side
-    beyond = ((0, rows * side - height), (0, columns * side - width))
-    whole = [np.pad(luma, beyond, mode="edge") for luma in lumas] if beyond != ((0, 0), (0, 0)) else lumas
+    beyond = ((0, 0), (0, rows * side - lumas.shape[1]), (0, columns * side - lumas.shape[2]))
+    whole = np.pad(lumas, beyond, mode="edge") if any(map(any, beyond)) else lumas
     total, squares = _cell_sums(whole, grid)
     variance: npt.NDArray[np.float64] = (squares * side**2 - total * total) / side**4
     return np.rint(255 * variance / (variance + CONTRAST**2)).astype(np.uint8)
@@ -68,7 +64,7 @@ def bars(luma: Luma) -> Bars | None:
     side count as a dark scene: 0. Returns None for an entirely black frame. Raises ValueError for another dtype or
     shape. Source: ours.
     """
-    _check_luma(luma)
+    _check("luma", luma, "(height, width)")
     top, bottom = _bar_ends(luma)
     if top == luma.shape[0]:
         return None
@@ -120,7 +116,7 @@ def _bar_rows(luma: Luma) -> int:
     return len(luma)
 
 
-def _cell_sums(lumas: Sequence[Luma], grid: CellGrid) -> npt.NDArray[np.float64]:
+def _cell_sums(lumas: Luma, grid: CellGrid) -> npt.NDArray[np.float64]:
     """Return the sums of the luma and of its squares in each cell: (2, frames, rows, columns).
 
     Some rows of cells at a time, in one array that fits in the CPU cache, with the frames side by side, since NumPy
@@ -128,16 +124,15 @@ def _cell_sums(lumas: Sequence[Luma], grid: CellGrid) -> npt.NDArray[np.float64]
     matrix product, since NumPy's own are slow over so short an axis.
     """
     (rows, columns), side = grid.shape, grid.side
-    width, count = columns * side, len(lumas)
+    count, _, width = lumas.shape
     dtype: type[np.floating[Any]] = np.float32 if side <= 16 else np.float64
     sums = np.empty((2, rows, count * columns))
     step = min(rows, max(1, AT_ONCE // (side * count * width)))
-    values, lines = np.empty((step, side, count * width), dtype), np.empty((2, step, count * width), dtype)
+    values, lines = np.empty((step, side, count, width), dtype), np.empty((2, step, count, width), dtype)
+    lumas = lumas.reshape(count, rows, side, width).transpose(1, 2, 0, 3)
     for row in range(0, rows, step):
         some = values[: rows - row]
-        for place, luma in enumerate(lumas):
-            block = luma[row * side : (row + len(some)) * side].reshape(len(some), side, width)
-            some[:, :, place * width : (place + 1) * width] = block
+        some[:] = lumas[row : row + len(some)]
         np.add.reduce(some, axis=1, out=lines[0, : len(some)])
         np.multiply(some, some, out=some)
         np.add.reduce(some, axis=1, out=lines[1, : len(some)])
@@ -157,7 +152,8 @@ def _sums_of_three(maps: Cells, axis: int) -> Cells:
     return np.moveaxis(sums, -1, axis)
 
 
-def _check_luma(luma: Luma) -> None:
-    if not (isinstance(luma, np.ndarray) and luma.dtype == np.uint8 and luma.ndim == 2 and luma.size):
+def _check(name: str, luma: Luma, axes: str) -> None:
+    dimensions = axes.count(",") + 1
+    if not (isinstance(luma, np.ndarray) and luma.dtype == np.uint8 and luma.ndim == dimensions and luma.size):
         got = f"{luma.dtype} {luma.shape}" if isinstance(luma, np.ndarray) else type(luma).__name__
-        raise ValueError(f"luma must be uint8 (height, width), got {got}")
+        raise ValueError(f"{name} must be uint8 {axes}, got {got}")

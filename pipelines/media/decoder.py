@@ -23,6 +23,7 @@ from data_specs.windows import Window
 from pipelines.media.containers import FORMATS, MAX_PIXELS, PROTOCOLS, NoVectors, VideoError, fault, too_large, url
 from pipelines.media.damage import Damage
 from pipelines.media.frame_times import WindowFrames
+from pipelines.media.luma_batches import LumaBatches
 from pipelines.media.motion_vectors import VectorPacker
 from pipelines.media.orientation import check_upright, upright
 from pipelines.media.sps import CropOffsets
@@ -43,9 +44,6 @@ VECTOR_CODECS = frozenset(
     ("flv", "h263", "h264", "mpeg1video", "mpeg2video", "mpeg4", "msmpeg4", "msmpeg4v2", "wmv1", "wmv2")
 )
 """PyAV's names of the decoders that export motion vectors."""
-
-KEY_FRAME_PIXELS = 1 << 19
-"""Key frames with so many pixels are passed on together: one by one, their reader is never in the CPU cache."""
 
 
 def survey(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Survey:
@@ -100,7 +98,7 @@ def extract(
     block: int = 8192,
     max_pixels: int = MAX_PIXELS,
     time_limit: float = math.inf,
-    on_key_frames: Callable[[list[np.ndarray]], None] | None = None,
+    on_key_frames: Callable[[np.ndarray], None] | None = None,
     window: Window | None = None,
 ) -> Motion:
     """Decode the motion vectors of a video, or of a ``window`` of it, and pass them to ``sink``.
@@ -109,15 +107,15 @@ def extract(
     last with fewer; it is not called if there are no vectors. Vectors are in the coordinates of the displayed frames:
     if H.264 crops pixels at the left or top, vectors are shifted, and those of completely cropped blocks are dropped.
     Displacements that refer to a later frame are reversed, so that all point back in time. ``on_key_frames`` gets the
-    luma of the key frames, a few at a time: uint8 (height, width) each, decoded without the loop filter. The frames of
-    a window count from 0; those before it are decoded, too, as its first frames may refer to them. Memory use does not
-    depend on the length of the video. Raises VideoError if nothing can be decoded, frames change their size, a frame
-    exceeds ``max_pixels``, a vector does not fit the dtype, or it takes more than ``time_limit`` seconds; `NoVectors`
-    if the decoder exports none, or frames are displayed rotated or mirrored.
+    luma of the key frames, a few at a time, decoded without the loop filter: uint8 (frames, height, width), valid
+    during the call only. The frames of a window count from 0; those before it are decoded, too, as its first frames may
+    refer to them. Memory use does not depend on the length of the video. Raises VideoError if nothing can be decoded,
+    frames change their size, a frame exceeds ``max_pixels``, a vector does not fit the dtype, or it takes more than
+    ``time_limit`` seconds; `NoVectors` if the decoder exports none, or frames are displayed rotated or mirrored.
     """
     damage, reformatter = Damage(time_limit), VideoReformatter()
     size, number, keys, interlaced = (0, 0), -1, [], 0
-    lumas: list[np.ndarray] = []  # that wait for more
+    lumas = LumaBatches(on_key_frames) if on_key_frames is not None else None
     with _opened(path, max_pixels) as (container, stream):
         context = stream.codec_context
         if context.name not in VECTOR_CODECS:
@@ -131,11 +129,8 @@ def extract(
                 size = _same_size(size, frame, number)
             if frame.key_frame:
                 keys.append(number)
-                if on_key_frames is not None:
-                    lumas.append(_luma(frame, reformatter))
-                    if len(lumas) * lumas[0].size >= KEY_FRAME_PIXELS:
-                        on_key_frames(lumas)
-                        lumas = []
+                if lumas is not None:
+                    lumas.add(_luma(frame, reformatter))
             interlaced += frame.interlaced_frame
             # not frame.side_data: its reference cycle with the frame would keep both until a garbage collection
             side_data = SideDataContainer(frame)  # type: ignore[call-arg]
@@ -144,8 +139,8 @@ def extract(
             if (vectors := side_data.get(SideData.MOTION_VECTORS)) is not None and packer.add(number, bytes(vectors)):
                 packer.flush(size, (context.coded_height, context.coded_width))
         packer.flush(size, (context.coded_height, context.coded_width))
-        if on_key_frames is not None and lumas:
-            on_key_frames(lumas)
+        if lumas is not None:
+            lumas.flush()
     part.check(number + 1)
     found = (number + 1, size, tuple(keys), packer.scale or 1, packer.total, damage.total(), interlaced)
     return Motion(*found, part.first_frame, part.last_time, part.goes_on)
@@ -228,7 +223,7 @@ def _rgb_frames(
 
 
 def _luma(frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
-    """A copy of the luma (height, width) of a frame as uint8, truncated to 8 bits.
+    """The luma (height, width) of a frame as uint8: a view of its memory for 8-bit formats, else truncated to 8 bits.
 
     Formats without a luma plane are converted to grey.
     """
@@ -239,7 +234,7 @@ def _luma(frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
     plane, size = frame.planes[0], (frame.height, frame.width)
     dtype = np.dtype(np.uint8 if bits == 8 else "<u2")
     luma = np.ndarray(size, dtype, memoryview(plane), strides=(plane.line_size, dtype.itemsize))
-    return luma.copy() if bits == 8 else (luma >> (bits - 8)).astype(np.uint8)
+    return luma if bits == 8 else (luma >> (bits - 8)).astype(np.uint8)
 
 
 def _stands_alone(frame: av.VideoFrame) -> bool:

@@ -75,7 +75,7 @@ def scanned(path: Path, on_progress: OnProgress = silent) -> Iterator[Scan]:
             packed.write(block.tobytes())
             on_progress("motion", int(block["frame"][-1]) + 1, survey.frames or 0)
 
-        def keep(lumas: list[np.ndarray]) -> None:
+        def keep(lumas: np.ndarray) -> None:
             textures.append(key_frame_textures(lumas))
             borders.extend(map(bars, lumas))
 

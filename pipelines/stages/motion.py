@@ -34,7 +34,7 @@ def motion_records(plan: ShardPlan, recipe: Recipe, store: HashingStore, each: E
         mark, first, first_cell = writer.mark(), writer.count, writer.num_cells
         borders: list[Bars | None] = []
 
-        def keep(lumas: list[Luma]) -> None:
+        def keep(lumas: Luma) -> None:
             writer.append_texture(key_frame_textures(lumas))
             for luma in lumas:
                 if NO_BARS not in borders:  # the bars of further frames would make no difference

@@ -74,7 +74,7 @@ def read(id: str, path: Path) -> Clip:
         stream = container.streams.video[0]
         stream.codec_context.skip_frame = "NONKEY"
         pictures = [frame.to_ndarray()[: frame.height].astype(np.uint8) for frame in container.decode(stream)]
-    keys = KeyFrames(motion.key_frames, key_frame_textures(pictures))
+    keys = KeyFrames(motion.key_frames, key_frame_textures(np.stack(pictures)))
     vectors = in_pixels(np.concatenate(blocks), motion.motion_scale)
     return Clip(id, path, vectors, motion.num_frames, keys, motion.frame_size)
 

@@ -15,7 +15,7 @@ from data_specs.recipes import Recipe, RecipeError, parse_recipe
 from data_specs.records import BoxRow, read_records
 from data_specs.stored import VectorReader, open_store
 from mocrop_core import ACTOR, KeyFrames, bars, cell_grid, choose_actor_box, in_pixels, key_frame_textures, picture_area
-from pipelines.media import decoder
+from pipelines.media import decoder, luma_batches
 from pipelines.runs.options import Options
 from pipelines.runs.run import open_run
 from pipelines.store.verify import verify
@@ -57,7 +57,7 @@ def actor_run(tmp_path_factory: pytest.TempPathFactory) -> Options:
 def test_the_store_has_the_box_that_the_method_gives_for_the_file(actor_run: Options) -> None:
     blocks, textures, borders = [], [], []
 
-    def keep(lumas: list[np.ndarray]) -> None:
+    def keep(lumas: np.ndarray) -> None:
         textures.append(key_frame_textures(lumas))
         borders.extend(map(bars, lumas))
 
@@ -110,9 +110,7 @@ def test_luma_is_the_stream_s_own_also_where_it_has_ten_bits(tmp_path: Path) -> 
         source = "testsrc2=s=128x96:r=25:d=0.2"
         ffmpeg("-f", "lavfi", "-i", source, "-c:v", codec, "-crf", 5, "-pix_fmt", pixels, "-g", 1, file)
         lumas: list[np.ndarray] = []
-        decoder.extract(
-            file, lambda _: None, on_key_frames=lambda some, to=lumas: to.extend(luma.copy() for luma in some)
-        )
+        decoder.extract(file, lambda _: None, on_key_frames=lambda some, to=lumas: to.extend(some.copy()))
         assert len(lumas) == 5
         ((_, picture),) = decoder.rgb_frames(file, [0])
         grey = picture @ np.array([0.299, 0.587, 0.114])
@@ -121,19 +119,19 @@ def test_luma_is_the_stream_s_own_also_where_it_has_ten_bits(tmp_path: Path) -> 
 
 
 def test_key_frames_that_wait_for_others_keep_their_luma(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[list[np.ndarray]] = []
+    calls: list[np.ndarray] = []
 
-    def keep(lumas: list[np.ndarray]) -> None:
-        calls.append([luma.copy() for luma in lumas])
+    def keep(lumas: np.ndarray) -> None:
+        calls.append(lumas.copy())
 
     motion = decoder.extract(DISC, lambda _: None, on_key_frames=keep)
-    together = [luma for lumas in calls for luma in lumas]
+    together = np.concatenate(calls)
     assert len(calls) < len(together) == len(motion.key_frames)
     calls.clear()
-    monkeypatch.setattr(decoder, "KEY_FRAME_PIXELS", 1)
+    monkeypatch.setattr(luma_batches, "AT_ONCE", 1)
     decoder.extract(DISC, lambda _: None, on_key_frames=keep)
     assert [len(lumas) for lumas in calls] == [1] * len(together)
-    np.testing.assert_array_equal(together, [luma for lumas in calls for luma in lumas])
+    np.testing.assert_array_equal(together, np.concatenate(calls))
 
 
 @pytest.mark.parametrize(
