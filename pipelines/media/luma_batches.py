@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-AT_ONCE = 1 << 19
+AT_ONCE = 1 << 20
 """Pixels that are passed on together: read frame by frame, the code that reads them would never be in the CPU cache."""
 
 
