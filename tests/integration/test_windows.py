@@ -27,6 +27,8 @@ from pipelines.runs.estimate import plan
 from pipelines.runs.options import Options
 from pipelines.store.verify import verify
 from tests.conftest import Said, made_once, run_stages
+from tests.integration.test_run import with_views
+from tests.support.saboteurs import contents as files_of
 
 TABLE = """path,label,start,end,part,group
 Sport/long.mp4,archery,0,1.6,train,
@@ -106,6 +108,25 @@ def test_a_video_is_decoded_once_for_all_its_windows_in_a_shard(windows: Options
     calls = (Path(windows.store).parent / "calls").read_text().splitlines()
     of_long = [call for call in calls if "long.mp4" in call]
     assert [call.count(" -map ") for call in of_long] == [4, 1]  # four rows in the first shard, one in the second
+
+
+@pytest.mark.soak
+def test_in_one_pass_too_a_video_is_decoded_once_and_once_more_for_a_new_view(
+    windows: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, counting = tmp_path / "calls", tmp_path / "ffmpeg"
+    counting.write_text(f'#!/bin/sh\necho "$@" >> {calls}\nexec {find_ffmpeg().path} "$@"\n')
+    counting.chmod(0o755)
+    monkeypatch.setenv("MOCROP_FFMPEG", str(counting))
+    options = replace(windows, store=str(tmp_path / "w.zarr"), discard_h264=True)
+    run_stages(options)
+    assert files_of(Path(options.store)) == files_of(Path(windows.store))
+    wider = with_views(load_recipe("smoke"), {"kind": "centre", "name": "middle"})
+    calls.write_text("")
+    summary, _ = run_stages(replace(options, recipe=wider))
+    assert summary.done == 5
+    of_long = [call for call in calls.read_text().splitlines() if "long.mp4" in call]
+    assert [call.count(" -map ") for call in of_long] == [4], "the one in the second shard is quarantined"
 
 
 def test_plain_zarr_tells_the_video_the_times_and_the_first_frame_of_a_clip(windows: Options) -> None:
