@@ -112,6 +112,7 @@ def needs_of(run: Run) -> Needs:
         store=run.location,
         token=run.lock.holder.token,
         work_dir=None if discard or not encode else run.folders.work_dir,
+        one_pass=discard,
         scratch=run.options.scratch_folder(),
         build=run.build if encode else None,
     )
@@ -121,8 +122,10 @@ def check_workers(client: Client, run: Run, workers: list[str] | None = None) ->
     """Raise ``RunError``, with all of the workers that lack something the run needs, in one line."""
     workers_without: dict[str, list[str]] = defaultdict(list)
     for worker, lacks in sorted(client.run(lacking, needs_of(run), workers=workers, on_error="return").items()):
-        problems = [f"cannot run mocrop ({one_line(lacks)})"] if isinstance(lacks, BaseException) else lacks
-        for problem in problems:
+        if isinstance(lacks, BaseException):
+            gone = worker not in client.nthreads()  # it left meanwhile, as workers may
+            lacks = [] if gone else [f"cannot run mocrop ({one_line(lacks)})"]
+        for problem in lacks:
             workers_without[problem].append(worker)
     if workers_without:
         problems = [f"{problem} on {_listed(workers)}" for problem, workers in workers_without.items()]

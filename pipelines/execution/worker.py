@@ -221,8 +221,9 @@ def one_line(error: BaseException) -> str:
 class Needs:
     """What a run needs of the machine of each worker.
 
-    ``version`` is of this package, ``token`` of the lock that the run holds on its ``store``. ``work_dir`` is None if
-    tasks have work folders of their own below ``scratch``, ``build`` (of ffmpeg) None if nothing is transcoded.
+    ``version`` is of this package, ``token`` of the lock that the run holds on its ``store``. With ``one_pass``, tasks
+    have work folders of their own below ``scratch``; otherwise they share ``work_dir``. ``work_dir`` and ``build`` (of
+    ffmpeg) are None if the run does not need them.
     """
 
     version: str
@@ -230,6 +231,7 @@ class Needs:
     store: str
     token: str
     work_dir: str | None
+    one_pass: bool
     scratch: str | None
     build: str | None
 
@@ -249,8 +251,7 @@ def lacking(needs: Needs) -> list[str]:
         lacks.append(f"no access to the store {shown(needs.store)!r}: {' '.join(str(error).split())[:300]}")
     if needs.work_dir is not None and not os.access(needs.work_dir, os.W_OK):
         lacks.append(f"no work folder {needs.work_dir!r} to write to (share it, or use --discard-h264)")
-    scratch = scratch_base(needs.scratch)
-    if needs.work_dir is None and not os.access(scratch, os.W_OK):
+    if needs.one_pass and not os.access(scratch := scratch_base(needs.scratch), os.W_OK):
         lacks.append(f"no scratch folder {str(scratch)!r} to write to")
     try:
         if needs.build is not None and (build := find_ffmpeg().build) != needs.build:
