@@ -23,7 +23,7 @@ from data_specs.motion_format import (
 )
 from data_specs.shard_format import encoder, shard
 from data_specs.stored import run
-from pipelines.store.writer import array_document, array_of_shard, put_object
+from pipelines.store.writer import array_document, array_of_shard, put_object, remove_record
 
 _CELLS = VECTOR_CHUNK * COLUMNS  # texture cells in a block
 
@@ -78,16 +78,28 @@ def _encoded(pages: Pages) -> list[bytes]:
     return [_encode_pages(page) if page.any() else b"" for page in pages]
 
 
+def _make_room(store: ZarrStore, shard: int) -> None:
+    """Remove the objects of a shard's vectors, and before them the record, which must not be without them."""
+    path = schema.motion_path(shard)
+    if run(_any_in(store, path)):
+        remove_record(store, schema.progress_path("motion", None, shard))
+        run(store.delete_dir(path))
+
+
+async def _any_in(store: ZarrStore, path: str) -> bool:
+    return bool([name async for name in store.list_dir(path)])
+
+
 class VectorWriter:
     """Appends a shard's packed vectors and key-frame texture to ``motion/<shard>``.
 
     They are encoded block by block, and vectors are written when an object is full, so memory is bounded. ``mark`` and
-    ``rollback`` discard what a failed clip wrote.
+    ``rollback`` discard what a failed clip wrote. Vectors that exist are removed first, with their record.
     """
 
     def __init__(self, store: ZarrStore, shard: int) -> None:
         self._store, self._shard, self._path = store, shard, schema.motion_path(shard)
-        run(store.delete_dir(self._path))
+        _make_room(store, shard)
         self.count = 0
         self._waiting: tuple[npt.NDArray[Any], ...] = ()  # vectors of the block that is not full
         self._blocks: tuple[list[bytes], ...] = ()  # of the object that is not full

@@ -20,13 +20,15 @@ from data_specs.recipes import Recipe, parse_recipe
 from pipelines.errors import RunError, RunStopped
 from pipelines.execution.dask_cluster import check_workers, dask_client, map_shards, needs_of
 from pipelines.execution.worker import attempt, lacking
+from pipelines.media import decoder
 from pipelines.media.ffmpeg_binary import find_ffmpeg
 from pipelines.runs.cleanup import find_waste
 from pipelines.runs.estimate import plan as make_plan
 from pipelines.runs.options import Options
 from pipelines.runs.run import open_run
 from pipelines.stages import h264_cache
-from pipelines.stages.scratch import _make_locked, _prefix, sweep_scratch
+from pipelines.stages.scratch import _make_locked, _prefix, on_scratch, sweep_scratch
+from pipelines.stages.shard_task import process_shard
 from pipelines.stages.tasks import ONE_PASS, STAGES
 from pipelines.store.summary import summarise
 from pipelines.store.verify import verify
@@ -176,6 +178,30 @@ def test_quarantined_clips_are_tried_again_in_one_pass(one_pass: tuple[Options, 
     summary, done = run_stages(options)
     assert (done, summary.done, summary.quarantined) == ([ONE_PASS], 4, {})
     assert verify(options.store) == []
+
+
+def test_a_shard_done_twice_and_interrupted_the_second_time_is_pending_and_not_without_its_vectors(
+    one_pass: tuple[Options, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a scheduler loses a worker that had recorded stages, and the run ends during the next attempt."""
+    options, expected = one_pass
+
+    def ends(*words: object, **named: object) -> None:
+        raise RunStopped("the end")
+
+    with open_run(options) as run:
+        plans = run.pending(ONE_PASS)
+        for plan in plans:
+            with on_scratch(plan) as placed:
+                process_shard(placed, run.recipe)
+        with monkeypatch.context() as patched, on_scratch(plans[0]) as placed:
+            patched.setattr(decoder, "extract", ends)
+            with pytest.raises(RunStopped):
+                process_shard(placed, run.recipe)
+    assert not Path(options.store, "motion/00000").exists()
+    assert summarise(options.store).stages["motion"] == (1, 2)
+    assert run_stages(options)[1] == [ONE_PASS]
+    assert contents(Path(options.store)) == expected
 
 
 def test_two_workers_give_the_bytes_of_the_four_stages(one_pass: tuple[Options, dict[str, bytes]]) -> None:
