@@ -29,7 +29,7 @@ from data_specs.shard_format import NOTHING, checksummed, content, shard
 
 PACK = 1 << 10  # shards whose records are in one object
 LEAST = 32  # shards of a store from which on its records are packed: fewer take few files anyway
-MAX_PACK = 1 << 28  # bytes of an object; records that take more stay groups of their own
+MAX_PACK = 1 << 28  # bytes of the documents in an object; records that take more stay groups of their own
 REMOVED: Attributes = {"removed": True}
 """The attributes of a group that stands for a removed record, which the pack still has."""
 
@@ -135,11 +135,13 @@ def _read_pack(store: _Parts, key: str, shards: list[int]) -> dict[int, bytes]:
                 return dict.fromkeys(shards, b"")
             found = dict.fromkeys((number for number in shards if index[number % PACK, 0] != NOTHING), b"")
             places = {number: tuple(index[number % PACK].tolist()) for number in found}
+            room = MAX_PACK  # an object from a stranger may have one chunk in all of its places
             for start, stop, members in _spans(places):
                 part = np.frombuffer(run(store.part(key, start, stop, tag)) or b"", np.uint8)
                 for number in members:
                     offset, length = places[number]
-                    found[number] = _document(part[offset - start : offset - start + length])
+                    found[number] = _document(part[offset - start : offset - start + length], room)
+                    room -= len(found[number])
             return found
     raise StoreError(f"{key} in the store changed each time that it was read; try again")
 
@@ -161,12 +163,12 @@ def _spans(places: Mapping[int, tuple[int, int]]) -> Iterator[tuple[int, int, li
         yield start, stop, members
 
 
-def _document(chunk: Any) -> bytes:
-    """The document in a chunk, b"" if it is damaged."""
+def _document(chunk: Any, most: int) -> bytes:
+    """The document in a chunk, b"" if it is damaged or has more than ``most`` bytes."""
     try:
         payload = content(chunk)
         size = zstd_content_size(payload)
-        if size is None or not _HEAD.size <= size <= _HEAD.size + MAX_DOCUMENT:
+        if size is None or not _HEAD.size <= size <= _HEAD.size + min(most, MAX_DOCUMENT):
             return b""
         text = np.empty(size, np.uint8)
         decode_zstd(payload, text)

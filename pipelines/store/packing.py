@@ -39,10 +39,12 @@ def pack_records(store: ZarrStore, keys: Iterable[Key], num_shards: int, check: 
 def _pack(store: ZarrStore, key: Key, shards: range, check: Callable[[], None]) -> bool:
     """Write the object with the records of some shards; False, without writing it, unless all are there and sound."""
     chunks: dict[int, bytes] = {}
+    taken = 0
     for first in range(0, len(shards), BLOCK):
         some = shards[first : first + BLOCK]
         found = record_documents(store, *key, some)
-        if len(found) < len(some) or not all(map(_is_sound, found.values())):
+        taken += sum(map(len, found.values()))
+        if len(found) < len(some) or taken > MAX_PACK or not all(map(_is_sound, found.values())):
             return False
         chunks |= {shard: encoded(document) for shard, document in found.items()}
     packed = pack(chunks)

@@ -11,8 +11,10 @@ import pytest
 import zarr
 from numcodecs.zstd import Zstd
 
+from data_specs import record_packs
 from data_specs.locations import Replaced
 from data_specs.record_packs import LEAST, PACK, encoded, is_packed, pack, pack_array, pack_of, record_documents
+from data_specs.shard_format import checksummed
 from data_specs.stored import run, zarr_store
 from pipelines.store.writer import array_document
 from tests.support.rewriting import rewrite
@@ -112,6 +114,18 @@ def test_an_index_that_points_outside_its_object_is_damage(store: Path) -> None:
         forged += struct.pack("<I", google_crc32c.value(index.tobytes()))
         rewrite(store / OBJECT, forged)
         assert read(store, 0, 3) == {0: DOCUMENTS[0], 3: b""}
+
+
+def test_one_chunk_in_all_places_of_an_object_does_not_fill_the_memory(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunk = encoded(b" " * 1000)
+    index = np.tile(np.array([0, len(chunk)], "<u8"), PACK).tobytes()
+    rewrite(store / OBJECT, chunk + checksummed(index))
+    assert set(read(store, *range(PACK)).values()) == {b" " * 1000}
+    monkeypatch.setattr(record_packs, "MAX_PACK", 20_500)
+    found = list(read(store, *range(PACK)).values())
+    assert found == [b" " * 1000] * 20 + [b""] * (PACK - 20)
 
 
 def test_parts_of_two_versions_of_a_file_are_never_mixed(store: Path) -> None:

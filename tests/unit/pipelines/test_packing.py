@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from zarr.abc.store import Store as ZarrStore
 
+from data_specs import record_packs
 from data_specs.record_packs import PACK, record_documents
 from data_specs.stored import zarr_store
 from pipelines.store import packing
 from pipelines.store.packing import pack_records
-from pipelines.store.writer import group_document
+from pipelines.store.writer import group_document, put_attributes
 
 SHARDS = PACK + 6
 KEY = ("boxes", "full")
@@ -58,6 +59,17 @@ def test_records_that_take_too_much_stay_groups(store: ZarrStore, monkeypatch: p
     assert pack_records(store, [KEY], SHARDS, lambda: None)
     assert packs(store) == ["c.1"]
     assert groups(store) == [f"{shard:05}" for shard in range(PACK)]
+
+
+def test_records_that_take_too_much_when_they_are_unpacked_stay_groups(
+    store: ZarrStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_attributes(store, f"progress/boxes/full/{PACK:05}", {"shard": "x" * 200_000})
+    for module in (packing, record_packs):
+        monkeypatch.setattr(module, "MAX_PACK", 180_000)  # more than either object
+    assert pack_records(store, [KEY], SHARDS, lambda: None)
+    assert packs(store) == ["c.0"]
+    assert groups(store) == [f"{shard:05}" for shard in range(PACK, SHARDS)]
 
 
 def test_a_lost_lock_stops_packing_before_anything_is_removed(store: ZarrStore) -> None:
