@@ -309,10 +309,12 @@ def _read_progress(run: Run, index: RecordIndex) -> Progress:
     for path in damaged_records(run.zarr):
         writing.remove_record(run.zarr, path)
     writing.remove_attributes(run.zarr, DAMAGED)
+    damaged: list[str] = []  # removed, as a task in one pass would take those that only do not fit their shard
     wrong: list[Record[Any]] = []
     power_failed = run.lock.abandoned is not None and not is_url(run.location)
 
     def look(block: RecordBlock) -> None:
+        damaged.extend(block.damaged)
         if power_failed:
             wrong.extend(record for record in block if _is_cut_short(run.location, record))
         if run.options.retry_quarantined:
@@ -320,8 +322,8 @@ def _read_progress(run: Run, index: RecordIndex) -> Progress:
 
     known = {} if power_failed or run.options.retry_quarantined else index.load()
     progress = Progress(run.zarr, run.recipe, run.ids, on_block=look, known=known)
-    for record in wrong:
-        writing.remove_record(run.zarr, record.path)
+    for path in (*damaged, *(record.path for record in wrong)):
+        writing.remove_record(run.zarr, path)
     progress.read(sorted({record.shard for record in wrong}))
     return progress
 

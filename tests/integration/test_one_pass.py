@@ -17,6 +17,9 @@ from pathlib import Path
 import pytest
 
 from data_specs.recipes import Recipe, parse_recipe
+from data_specs.records import BoxRow
+from data_specs.stored import open_store, zarr_store
+from mocrop_core import Box
 from pipelines.errors import RunError, RunStopped
 from pipelines.execution.dask_cluster import check_workers, dask_client, map_shards, needs_of
 from pipelines.execution.worker import attempt, lacking
@@ -32,6 +35,7 @@ from pipelines.stages.shard_task import process_shard
 from pipelines.stages.tasks import ONE_PASS, STAGES
 from pipelines.store.summary import summarise
 from pipelines.store.verify import verify
+from pipelines.store.writer import write_record
 from tests.conftest import run_stages
 from tests.places import SABOTAGE
 from tests.support.dask_by_hand import StartWorker, Worker, scheduler
@@ -178,6 +182,16 @@ def test_quarantined_clips_are_tried_again_in_one_pass(one_pass: tuple[Options, 
     summary, done = run_stages(options)
     assert (done, summary.done, summary.quarantined) == ([ONE_PASS], 4, {})
     assert verify(options.store) == []
+
+
+def test_a_box_outside_its_frame_is_chosen_again_in_one_pass(one_pass: tuple[Options, dict[str, bytes]]) -> None:
+    options, expected = one_pass
+    run_stages(options)
+    record = open_store(options.store).records(BoxRow, "full")[0]
+    outside = {id: replace(row, box=Box(0, 0, 9000, 9000)) for id, row in record.clips.items()}
+    write_record(zarr_store(options.store, read_only=False), replace(record, clips=outside))
+    assert run_stages(options)[1] == [ONE_PASS]
+    assert contents(Path(options.store)) == expected
 
 
 def test_a_shard_done_twice_and_interrupted_the_second_time_is_pending_and_not_without_its_vectors(
