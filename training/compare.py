@@ -131,7 +131,9 @@ def pooled(found: Mapping[Path, tuple[dict[str, Any], EvalResult]]) -> tuple[dic
             if scores.class_names != names or labels.setdefault(id, label) != label:
                 raise Refused(f"{where}: its classes or labels are not those of the other results")
             predicted[id] = answer
-    return dict(sorted(pools.items(), key=lambda item: (item[0][1] or 0, STREAMS.index(item[0][2])))), labels
+    return dict(
+        sorted(pools.items(), key=lambda item: (item[0][1] or 0, STREAMS.index(item[0][2]), item[0][0] != "full"))
+    ), labels
 
 
 def settings_of(result: Mapping[str, Any]) -> tuple[object, ...]:

@@ -30,7 +30,7 @@ from threadpoolctl import threadpool_limits
 from data_specs.fingerprints import fingerprint
 from data_specs.resources import usable_cores
 from data_specs.stored import Store, open_store, shown
-from data_specs.text import json_text
+from data_specs.text import counted, json_text
 from training import probe_table, tables
 from training.backbones import Backbone
 from training.checkpoints import replaced
@@ -187,7 +187,8 @@ def probe(args: argparse.Namespace) -> dict[str, Any]:
         "store": shown(args.store),
         "store_fingerprint": store.fingerprint,
         "segments": args.test_segments,
-        "protocol": protocol.fields | {"seed": args.seed},
+        "protocol": protocol.fields
+        | {"seed": args.seed, "clips_of_unlearned_classes": protocol.unlearned(first.labels)},
         "largest_class": round(probe_table.majority_share(first.labels[protocol.tested]), 4),
         "views": {view: {"params": params[view], "fingerprint": store.view(view).fingerprint} for view in views},
         "rows": [
@@ -345,6 +346,8 @@ def show(args: argparse.Namespace, result: dict[str, Any], rows: Sequence[probe_
     if args.format in ("text", "markdown"):
         about = f"{result['arch']}, {args.test_segments} frames per clip; {protocol}"
         print(f"\n{about}; the largest class has {result['largest_class']:.1f} %")
+        if wrong := result["protocol"]["clips_of_unlearned_classes"]:
+            print(f"tested without a training clip of their class, and so wrong: {counted(wrong, 'clip')}")
 
 
 def write_line(path: Path, text: str) -> None:

@@ -34,6 +34,11 @@ class Protocol:
         """The positions of the tested clips, in order."""
         return np.unique(np.concatenate([test for _, test in self.shuffles[0]]))
 
+    def unlearned(self, labels: Ints) -> int:
+        """The number of clips that in some shuffle are tested without a training clip of their class; labels (n,)."""
+        sides = [side for shuffle in self.shuffles for side in shuffle]
+        return len(np.unique(np.concatenate([test[~np.isin(labels[test], labels[train])] for train, test in sides])))
+
     @property
     def fields(self) -> dict[str, Any]:
         """The fields of a result that describe it, as JSON values."""

@@ -237,6 +237,20 @@ def test_folds_keep_the_groups_of_the_store_together(synth_store: Path) -> None:
     assert len(np.unique(asked.groups)) == 12  # an expression that is given is what counts
 
 
+def test_clips_of_a_class_that_the_training_part_lacks_are_counted_and_said(
+    own_synth_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rewrite(own_synth_store, "label", np.array([0, 1] * 5 + [0, 2], np.int16))  # one clip of the third class
+    flags = ["--view", "full", "--folds", "3", "--group-by", ".+"]
+    assert run_probe(own_synth_store, tmp_path, weights_file(tmp_path), *flags) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "tested without a training clip of their class, and so wrong: 1 clip" in lines
+    assert result_in(tmp_path)["protocol"]["clips_of_unlearned_classes"] == 1
+    clips = read_all_clips(str(own_synth_store), "full")
+    even = replace(clips, labels=np.arange(12) % 2)
+    assert protocol_of_folds(even, 3, 1, ".+", None, 0).unlearned(even.labels) == 0
+
+
 def test_weights_that_have_seen_the_tested_clips_are_refused(
     synth_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

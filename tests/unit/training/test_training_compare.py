@@ -114,8 +114,8 @@ def test_streams_are_compared_with_rgb_and_other_trainings_named(
     folds(tmp_path, "actor", {0, 1, 2, 3}, trained="full")
     found = rows(tmp_path, capsys)
     assert list(found) == [
-        ("actor, trained on full", "rgb"),
         ("full", "rgb"),
+        ("actor, trained on full", "rgb"),
         ("full", "motion"),
         ("full", "fused"),
     ]
