@@ -245,13 +245,15 @@ def resident_mb() -> float:
 
 
 def process_peak_mb(pid: int) -> float:
-    """The highest resident memory that another process has had, MB."""
+    """The highest resident memory that another process has had, MB; ``ProcessLookupError`` if it has ended."""
     return _status_mb("VmHWM", str(pid))
 
 
 def _status_mb(name: str, pid: str = "self") -> float:
-    (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith(name)]
-    return int(line.split()[1]) * 1024 / 1e6
+    lines = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith(name)]
+    if not lines:  # it has ended, and was not waited for yet
+        raise ProcessLookupError(f"process {pid} has no memory any more")
+    return int(lines[0].split()[1]) * 1024 / 1e6
 
 
 def machine() -> dict[str, Any]:
