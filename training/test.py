@@ -109,8 +109,6 @@ def test(args: argparse.Namespace) -> list[dict[str, Any]]:
     }
     accelerator = Accelerator(mixed_precision="bf16" if args.amp else "no", cpu=args.cpu)
     torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))  # torch ignores the CPU quota of a container
-    if views != ["full"] and not args.view and not args.test_mode:
-        accelerator.print(f"testing on the view of the training, {views[0]}; --view tests others", file=sys.stderr)
     results = []
     with checked_store():
         for size, tests in cases.items():
@@ -125,6 +123,8 @@ def test(args: argparse.Namespace) -> list[dict[str, Any]]:
                 results.append(result)
                 if accelerator.is_main_process:
                     write(args, result, scores)
+    if views != ["full"] and not args.view and not args.test_mode:
+        accelerator.print(f"tested on the view of the training, {views[0]}; --view tests others", file=sys.stderr)
     if args.json:
         accelerator.print(json.dumps(results, indent=1))
     return results

@@ -124,7 +124,7 @@ def test_a_test_without_a_view_is_on_that_of_the_training_and_says_so(
     torch.save(read_file(trained / "model.pt")["model"], plain)
     foreign = ["--arch", "test_resnet", "--input-size", "32"]
     for name, weights, flags, view, note in (
-        ("own", trained / "model.pt", [], "mocrop", "testing on the view of the training, mocrop; --view tests others"),
+        ("own", trained / "model.pt", [], "mocrop", "tested on the view of the training, mocrop; --view tests others"),
         ("mode", trained / "model.pt", ["--test-mode", "normal"], "full", ""),
         ("named", trained / "model.pt", ["--view", "centre"], "centre", ""),
         ("foreign", plain, foreign, "full", ""),
