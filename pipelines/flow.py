@@ -54,7 +54,7 @@ from pipelines.report.clip_reader import ClipReader
 from pipelines.report.contact_sheet import about_sheet, contact_sheet, data_url
 from pipelines.runs import outcome
 from pipelines.runs.addresses import check_addresses
-from pipelines.runs.options import Options
+from pipelines.runs.options import Options, Request
 from pipelines.runs.run import Run, open_run
 from pipelines.stages.tasks import DOES, ShardReport
 from pipelines.store.summary import Summary
@@ -204,10 +204,10 @@ def check_limits(options: Options | None = None) -> None:
 
 
 @contextlib.contextmanager
-def opened(options: Options) -> Iterator[tuple[Run, Client]]:
+def opened(options: Options, request: Request | None = None) -> Iterator[tuple[Run, Client]]:
     """Open a run and its cluster; on exit the cluster is closed before the store's lock is released."""
     check_limits(options)
-    with open_run(options) as run, dask_client(options.workers, options.dask_address) as client:
+    with open_run(options, request) as run, dask_client(options.workers, options.dask_address) as client:
         check_workers(client, run)
         yield run, client
 

@@ -40,22 +40,25 @@ from pipelines.flow import (
 )
 from pipelines.runs import outcome
 from pipelines.runs.addresses import ALLOWED
-from pipelines.runs.options import Options
+from pipelines.runs.options import Options, Request
 from pipelines.store.summary import Summary
 
 
-def run_here(options: Options, on_progress: OnProgress = no_progress, *, verbose: bool = False) -> Summary:
+def run_here(
+    options: Options, on_progress: OnProgress = no_progress, *, verbose: bool = False, request: Request | None = None
+) -> Summary:
     """Run the flow in this process, recorded by the configured Prefect server or by a temporary one.
 
-    A configured server on loopback that does not answer is replaced by a temporary one. Raises ``RunError`` if the
-    run is refused or fails. On KeyboardInterrupt the workers end first; completed work is kept.
+    ``request`` is as in `open_run`. A configured server on loopback that does not answer is replaced by a temporary
+    one. Raises ``RunError`` if the run is refused or fails. On KeyboardInterrupt the workers end first; completed work
+    is kept.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(sigterm_exits())
         check_limits(options)  # before a server is started
         url = get_current_settings().api.url
         child = None if server_address.usable(url) else stack.enter_context(prefect_server.throwaway())
-        run, client = stack.enter_context(opened(options))
+        run, client = stack.enter_context(opened(options, request))
         with one_line_errors():
             api_url = child.when_ready() if child else str(url)
         stack.enter_context(_prefect_at(api_url, child.secret if child else None))

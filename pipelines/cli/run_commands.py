@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 import typer
 
-from data_specs.datasets import Dataset
 from pipelines.cli.flags import (
     ClassNames,
     Clips,
@@ -32,7 +31,7 @@ from pipelines.cli.flags import (
 from pipelines.cli.output import print_json, print_summary, say
 from pipelines.errors import RunError
 from pipelines.execution.process_setup import no_collections, stderr_held_back
-from pipelines.runs.options import Options
+from pipelines.runs.options import Options, Request
 from pipelines.runs.outcome import TooManyQuarantined
 
 app = typer.Typer()
@@ -104,17 +103,17 @@ def preprocess(
     options = Options(source, store, splits, recipe, work_dir, workers, dask_address, limit, strict,
                       retry_quarantined, max_quarantined, max_missing, clips, class_names,
                       discard_h264, scratch)  # fmt: skip
-    dataset = _announced(options)
+    dataset, _ = request = _announced(options)
     notices = {"warnings": dataset.warnings, "passed_over": [dataclasses.asdict(one) for one in dataset.passed_over]}
     try:
-        print_summary(_run(options, verbose), as_json, notices)
+        print_summary(_run(options, verbose, request), as_json, notices)
     except TooManyQuarantined as error:
         print_summary(error.summary, as_json, notices)
         raise
 
 
-def _announced(options: Options) -> Dataset:
-    """Read the data set and show its notices."""
+def _announced(options: Options) -> Request:
+    """Read the data set and the recipe, and show notices about them."""
     from pipelines.runs.options import read_request
     from pipelines.runs.run import about_store
 
@@ -123,7 +122,7 @@ def _announced(options: Options) -> Dataset:
         say(f"warning: {notice}", file=sys.stderr)
     for notice in about_store(options, recipe):
         say(notice, file=sys.stderr)
-    return dataset
+    return dataset, recipe
 
 
 def _flow() -> Any:
@@ -140,12 +139,12 @@ def _flow() -> Any:
     return flow_runs
 
 
-def _run(options: Options, verbose: bool) -> Any:
+def _run(options: Options, verbose: bool, request: Request) -> Any:
     flow_runs = _flow()
     from pipelines.cli.progress_bars import stage_progress
 
     with stage_progress() as show:
-        return flow_runs.run_here(options, show, verbose=verbose)
+        return flow_runs.run_here(options, show, verbose=verbose, request=request)
 
 
 @app.command(

@@ -72,7 +72,11 @@ class Options:
         return self.store if is_url(self.store) else str(Path(self.store).resolve())
 
 
-def read_request(options: Options) -> tuple[Dataset, Recipe]:
+Request = tuple[Dataset, Recipe]
+"""The data set and the recipe of a run."""
+
+
+def read_request(options: Options) -> Request:
     """Read the data set and the recipe that the options name; ``RunError`` for an invalid option.
 
     ``shard_clips`` of the recipe is a number.

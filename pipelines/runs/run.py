@@ -22,7 +22,7 @@ from pipelines.errors import RunError
 from pipelines.internal_errors import LOGS
 from pipelines.media.ffmpeg_binary import FfmpegError
 from pipelines.runs.cleanup import STORES, register, unfinished
-from pipelines.runs.options import Options, read_request
+from pipelines.runs.options import Options, Request, read_request
 from pipelines.runs.source_index import SOURCES, SourceIndex, Stamp
 from pipelines.stages.h264_cache import H264, Folders
 from pipelines.stages.scratch import scratch_base, sweep_scratch
@@ -237,12 +237,15 @@ def _made_again(options: Options, recipe: Recipe) -> str:
 
 
 @contextmanager
-def open_run(options: Options) -> Iterator[Run]:
+def open_run(options: Options, request: Request | None = None) -> Iterator[Run]:
     """Check the options, create or open the store and hold its lock; ``RunError`` if that fails.
+
+    ``request`` is what `read_request` returned for the options, if the caller read it: reading a large data set again
+    takes seconds.
 
     On exit, also after an error, the tables are written from the completed work and the lock is released.
     """
-    dataset, recipe = read_request(options)
+    dataset, recipe = request or read_request(options)
     try:
         location = options.location()
         folders = options.folders(dataset)

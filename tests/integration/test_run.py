@@ -22,7 +22,7 @@ from data_specs.stored import open_store
 from pipelines.errors import RunError
 from pipelines.media.encoder import write_video
 from pipelines.media.ffmpeg_binary import find_ffmpeg
-from pipelines.runs.options import Options
+from pipelines.runs.options import Options, read_request
 from pipelines.runs.run import open_run
 from pipelines.stages.shard_task import process_shard
 from pipelines.stages.tasks import STAGES
@@ -96,6 +96,15 @@ def test_each_record_is_read_once_and_none_by_a_run_with_nothing_to_do(
     rewrite(record, record.read_bytes())
     assert run_stages(options)[1] == []
     assert len(reads) == 6, "all records of a shard of which one has changed"
+
+
+def test_a_data_set_that_the_caller_has_read_is_not_listed_again(options: Options) -> None:
+    request = read_request(options)
+    shutil.rmtree(next(Path(options.source).iterdir()))
+    with open_run(options, request) as run:
+        assert run.ids == [clip.id for clip in request[0].clips]
+    with pytest.raises(RunError), open_run(options):
+        pass
 
 
 def test_tables_are_written_when_they_are_out_of_date_or_damaged_only(options: Options) -> None:
