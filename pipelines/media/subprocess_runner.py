@@ -117,13 +117,14 @@ def run(
     )
     assert process.stderr is not None
     assert process.stdout is not None
-    warden = _warden(process.pid)
+    warden: subprocess.Popen[bytes] | None = None
     readers = (
         threading.Thread(target=log.read_errors, args=(process.stderr,), daemon=True),
         threading.Thread(target=log.read_facts, args=(process.stdout, facts, on_fact), daemon=True),
     )
     timer = threading.Timer(time_limit, _stop, (process, log))
-    try:
+    try:  # Ctrl-C may come between any two lines from here on
+        warden = _warden(process.pid)
         bound_memory(MEMORY, process.pid)
         for reader in readers:
             reader.start()
@@ -137,9 +138,11 @@ def run(
         timer.cancel()
         _stop(process)
         process.wait()
-        warden.communicate(b"over\n")
+        if warden is not None:
+            warden.communicate(b"over\n")
         for reader in readers:
-            reader.join()
+            if reader.is_alive():  # not if it was not started
+                reader.join()
         process.stderr.close()
         process.stdout.close()
     return log

@@ -27,6 +27,19 @@ def first_line(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline().strip()
 
 
+@pytest.mark.parametrize("moment", ["_warden", "bound_memory"])
+def test_ctrl_c_while_a_program_is_being_started_ends_it_and_stays_ctrl_c(
+    moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"pipelines.media.subprocess_runner.{moment}", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(["sleep", "323"], 300, {})
+    assert not descendants(os.getpid(), "sleep 323")
+
+
 def test_a_program_dies_with_the_process_that_started_it() -> None:
     starts = (
         "from pipelines.media.subprocess_runner import run; print('started', flush=True); "
