@@ -103,7 +103,8 @@ def preprocess(
     options = Options(source, store, splits, recipe, work_dir, workers, dask_address, limit, strict,
                       retry_quarantined, max_quarantined, max_missing, clips, class_names,
                       discard_h264, scratch)  # fmt: skip
-    dataset, _ = request = _announced(options)
+    request = _announced(options)
+    dataset = request[0]
     notices = {"warnings": dataset.warnings, "passed_over": [dataclasses.asdict(one) for one in dataset.passed_over]}
     try:
         print_summary(_run(options, verbose, request), as_json, notices)

@@ -1,6 +1,6 @@
 """What each step of the method `actor` contributes: the share of the actor kept with that step left out.
 
-Boxes are found anew from the vectors and textures of a store; part of `tests.benchmarks.box_coverage`.
+Boxes are found again from the vectors and textures of a store; part of `tests.benchmarks.box_coverage`.
 """
 
 from __future__ import annotations

@@ -152,8 +152,10 @@ def assert_same_whole(path: Path, choose: Callable[[Motion], list[int]]) -> None
     density, pictures = ours_whole(path, choose)
     frames = choose(ours(path)[1])
     assert np.array_equal(density, peers_whole(path, frames, opened_once))
-    for picture, once, anew in zip(pictures, opened_once(path, frames), opened_each_time(path, frames), strict=True):
-        assert np.array_equal(once, anew)
+    for picture, once, each_time in zip(
+        pictures, opened_once(path, frames), opened_each_time(path, frames), strict=True
+    ):
+        assert np.array_equal(once, each_time)
         assert np.abs(picture.astype(int) - once).mean() < 3
 
 

@@ -178,7 +178,9 @@ def _commands(
         elif killed:
             used |= _killed(journal, name, command, folder, store, size)
         else:
-            used[what] = _usage(journal.once(f"{name}: {what}", lambda command=command: _anew(command, folder, store)))
+            used[what] = _usage(
+                journal.once(f"{name}: {what}", lambda command=command: _from_nothing(command, folder, store))
+            )
     sides = journal.once(
         f"{name}: training", lambda: answer(called("tests.benchmarks.scale:training_side", location=str(store)))
     )
@@ -198,7 +200,7 @@ def _measured(command: Sequence[str], folder: Path, watch: Watch | None = None) 
     return [usage.cpu_s, usage.wall_s, usage.peak_mb]
 
 
-def _anew(command: Sequence[str], folder: Path, store: Path, watch: Watch | None = None) -> list[float]:
+def _from_nothing(command: Sequence[str], folder: Path, store: Path, watch: Watch | None = None) -> list[float]:
     """The same for a store that does not exist yet; what an interrupted measurement left is removed."""
     for left in (store, Path(f"{store}.work")):
         shutil.rmtree(left, ignore_errors=True)
@@ -220,7 +222,7 @@ def _killed(journal: Journal, name: str, command: list[str], folder: Path, store
                 os.kill(client, signal.SIGKILL)
                 half = -1
 
-        cpu, wall, _ = _anew(command, folder, store, watch)
+        cpu, wall, _ = _from_nothing(command, folder, store, watch)
         if half >= 0 and size > QUICK:
             raise RuntimeError(f"{name}: the run ended before half of its records were seen")
         return [cpu, wall, peak]
@@ -295,7 +297,7 @@ def _transcoding(journal: Journal, clips: Sequence[Path], size: int, folder: Pat
     command = [str(_mocrop()), *map(str, words)]
     results = []
     for what, do in (
-        ("preprocess", lambda: _anew(command, folder, store)),
+        ("preprocess", lambda: _from_nothing(command, folder, store)),
         ("resume", lambda: _measured(command, folder)),
     ):
         usage = _usage(journal.once(f"transcoding: {what}", do))

@@ -1,4 +1,4 @@
-"""Tables that follow from code or kept results: ``python -m tests.docs.reference_tables`` writes them anew.
+"""Tables that follow from code or kept results: ``python -m tests.docs.reference_tables`` rewrites them.
 
 They are those of docs/reference. A table stands in its document between
 ``<!-- table: NAME -->`` and ``<!-- end of table -->``. ``test_docs`` fails where one is not what the code says.
@@ -384,7 +384,7 @@ def with_tables(text: str) -> str:
 
 
 def main() -> int:
-    """Write the tables anew; the documents that changed."""
+    """Rewrite the tables; return the documents that changed."""
     for document in DOCUMENTS:
         text = document.read_text(encoding="utf-8")
         if (made := with_tables(text)) != text:

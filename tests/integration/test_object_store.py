@@ -546,7 +546,7 @@ def test_verify_finds_damage_on_s3_and_the_next_run_repairs_it(
 def megabytes_more(work: Callable[[], object]) -> float:
     """By how much the resident memory of this process rises while ``work`` is done; obstore's is not Python's."""
     gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
     before = peak_mb()
     work()
     return peak_mb() - before

@@ -1,4 +1,4 @@
-"""Stores of many shards, whose records are packed when they are finished: kills, damage, records made anew, S3."""
+"""Stores of many shards, whose records are packed when they are finished: kills, damage, records made again, S3."""
 
 from __future__ import annotations
 

@@ -357,7 +357,7 @@ def once(act: Callable[[], object]) -> Callable[[int, int], None]:
 
 @pytest.fixture
 def changing(options: Options, tmp_path: Path) -> tuple[Options, Callable[[], None]]:
-    """What the store was made from, and a real run that writes its first shard anew, from another video."""
+    """What the store was made from, and a real run that writes its first shard again, from another video."""
     source = Path(shutil.copytree(options.source, tmp_path / "source"))
     options = replace(options, source=str(source))
     clips = [source / f"{id}.avi" for id in open_store(options.store).ids]

@@ -45,7 +45,7 @@ def page(ucf_store: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def show(chromium: Browser, page: Path, size: tuple[int, int] = WIDE, scheme: str = "light", at: str = "") -> None:
-    """Open a page anew at a size and in a colour scheme."""
+    """Reload a page at a size and in a colour scheme."""
     width, height = size
     metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
     features = [
@@ -60,7 +60,7 @@ def show(chromium: Browser, page: Path, size: tuple[int, int] = WIDE, scheme: st
 
 
 def soon(chromium: Browser, holds: Callable[[], object]) -> None:
-    # an element may be drawn anew between its finding and its reading
+    # an element may be drawn again between its finding and its reading
     wait = WebDriverWait(chromium, 60, poll_frequency=0.05, ignored_exceptions=[StaleElementReferenceException])
     wait.until(lambda _: holds())
 
