@@ -119,7 +119,7 @@ def needs_of(run: Run) -> Needs:
 
 
 def check_workers(client: Client, run: Run, workers: list[str] | None = None) -> None:
-    """Raise ``RunError``, with all of the workers that lack something the run needs, in one line."""
+    """Raise ``RunError`` if workers lack something that the run needs; its line names those of another cluster."""
     workers_without: dict[str, list[str]] = defaultdict(list)
     for worker, lacks in sorted(client.run(lacking, needs_of(run), workers=workers, on_error="return").items()):
         if isinstance(lacks, BaseException):
@@ -127,6 +127,8 @@ def check_workers(client: Client, run: Run, workers: list[str] | None = None) ->
             lacks = [] if gone else [f"cannot run mocrop ({one_line(lacks)})"]
         for problem in lacks:
             workers_without[problem].append(worker)
+    if workers_without and run.options.dask_address is None:
+        raise RunError(f"this machine lacks what the run needs: {'; '.join(workers_without)}")
     if workers_without:
         problems = [f"{problem} on {_listed(workers)}" for problem, workers in workers_without.items()]
         raise RunError(f"Dask workers lack what the run needs: {'; '.join(problems)}")

@@ -290,8 +290,8 @@ exec '{0}' "$@"
 def test_workers_that_lack_something_are_named_in_one_line_before_work_starts(
     by_hand: tuple[str, StartWorker], one_pass: tuple[Options, dict[str, bytes]], tmp_path: Path
 ) -> None:
-    options, _ = one_pass
     address, start = by_hand
+    options = replace(one_pass[0], dask_address=address)
     (tmp_path / "sitecustomize.py").write_text(WITHOUT)
     (tmp_path / "ffmpeg").write_text(OTHER_BUILD.format(find_ffmpeg().path))
     (tmp_path / "ffmpeg").chmod(0o755)
@@ -318,6 +318,15 @@ def test_workers_that_lack_something_are_named_in_one_line_before_work_starts(
     assert re.search(rf"ffmpeg build '.*' instead of '.*' on {names['old']}", said)
     assert names["good"] not in said
     assert "\n" not in said
+
+
+def test_a_local_run_without_its_scratch_folder_names_no_worker(one_pass: tuple[Options, dict[str, bytes]]) -> None:
+    options = replace(one_pass[0], scratch=f"{one_pass[0].scratch}/nowhere")
+    with dask_client(workers=1) as client, open_run(options) as run, pytest.raises(RunError) as refused:
+        check_workers(client, run)
+    assert str(refused.value) == (
+        f"this machine lacks what the run needs: no scratch folder {options.scratch!r} to write to"
+    )
 
 
 def test_what_a_worker_lacks_is_told_in_words(one_pass: tuple[Options, dict[str, bytes]], tmp_path: Path) -> None:
