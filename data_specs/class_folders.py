@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from data_specs.clip_rows import PART_CODES, Faults, Listing, Part, Row, check_unique_ids
+from data_specs.clip_rows import PART_CODES, Faults, Listing, Part, Row, check_unique_ids, without_suffix
 from data_specs.discovery import VIDEO_SUFFIXES, Found, find_videos
 from data_specs.names import DatasetError, NameIndex, printable
 from data_specs.split_lists import (
@@ -26,7 +26,8 @@ PART_FOLDERS: Mapping[str, Part] = {
 }  # fmt: skip
 _NAMES: dict[int, Part] = {code: part for part, code in PART_CODES.items()}
 
-Files = Mapping[str, PurePosixPath]
+Files = Mapping[str, str]
+"""The paths of videos by the ids of their clips."""
 
 
 def read_class_folders(source: Path) -> Listing:
@@ -34,7 +35,7 @@ def read_class_folders(source: Path) -> Listing:
     found = find_videos(source)
     files = _files(found)
     names = _class_folders(files, found.root)
-    rows = [Row(path=str(path), label=printable(path.parts[0])) for path in files.values()]
+    rows = [Row(path=path, label=_first_folder(path)) for path in files.values()]
     return Listing(_what(found.root), found.root, rows, names, passed_over=found.passed_over)
 
 
@@ -51,7 +52,7 @@ def read_listed_folders(source: Path, splits: Path, *, strict: bool) -> Listing:
     lists = read_split_lists(splits, NameIndex(files), classes=None if official is None else len(official))
     placed = _placed(files, lists.lines)
     warnings = missing_warning(placed.missing, strict=strict)
-    folder_of: Callable[[PurePosixPath], str] = _first_folder
+    folder_of: Callable[[str], str] = _first_folder
     if official is None:
         names, folder_of = _names_of_labels(files, placed.labels)
         warnings += _empty_warning(lists.lines)
@@ -72,7 +73,7 @@ def read_listed_folders(source: Path, splits: Path, *, strict: bool) -> Listing:
     rows = []
     for id, path in files.items():
         part, part2, part3 = (_NAMES[code] for code in placed.parts[id])
-        rows.append(Row(path=str(path), label=labels[id], part=part, part2=part2, part3=part3))
+        rows.append(Row(path=path, label=labels[id], part=part, part2=part2, part3=part3))
     passed_over = (*found.passed_over, *lists.passed_over)
     return Listing(_what(found.root), found.root, rows, names, warnings=warnings, passed_over=passed_over)
 
@@ -89,24 +90,27 @@ def _files(found: Found) -> Files:
             f"source {str(found.root)!r} holds no video; expected <Class>/<clip> with one of "
             f"{' '.join(sorted(VIDEO_SUFFIXES))}{others}"
         )
-    rows = [Row(path=str(path), label=0) for path in found.videos]
-    faults = Faults(_what(found.root))
-    check_unique_ids(Listing(faults.where, found.root, rows, None), faults)
-    faults.check()
-    return dict(sorted((row.name, path) for row, path in zip(rows, found.videos, strict=True)))
+    files = dict(sorted((without_suffix(path), path) for path in found.videos))
+    if len(files) < len(found.videos):
+        faults = Faults(_what(found.root))
+        rows = [Row(path=path, label=0) for path in found.videos]
+        ids = list(map(without_suffix, found.videos))
+        check_unique_ids(ids, Listing(faults.where, found.root, rows, None), faults)
+        faults.check()
+    return files
 
 
 def _class_folders(files: Files, source: Path) -> tuple[str, ...]:
     """The sorted names of the class folders, if these alone define the classes."""
-    if loose := [id for id, path in files.items() if len(path.parts) == 1]:
+    if loose := [id for id, path in files.items() if "/" not in path]:
         raise DatasetError(
             f"source {str(source)!r}: {len(loose)} of {len(files)} videos are not in a class folder ({loose[0]!r} "
             "first); move them into folders <Class>/, or give their labels in a clip table with --clips (mocrop index "
             "makes one from the lists of a public data set)"
         )
-    names = sorted({printable(path.parts[0]) for path in files.values()})
+    names = sorted(set(map(_first_folder, files.values())))
     if {name.casefold() for name in names} <= PART_FOLDERS.keys() and any(
-        len(path.parts) > 2 for path in files.values()
+        path.count("/") > 1 for path in files.values()
     ):
         raise DatasetError(
             f"source {str(source)!r}: its folders ({', '.join(names)}) are parts of a data set, not classes; give one "
@@ -180,15 +184,15 @@ def _check_official(
         )
 
 
-def _first_folder(path: PurePosixPath) -> str:
-    return printable(path.parts[0]) if len(path.parts) > 1 else ""
+def _first_folder(path: str) -> str:
+    return printable(path.partition("/")[0]) if "/" in path else ""
 
 
-def _last_folder(path: PurePosixPath) -> str:
-    return printable(path.parts[-2]) if len(path.parts) > 1 else ""
+def _last_folder(path: str) -> str:
+    return printable(path.split("/")[-2]) if "/" in path else ""
 
 
-def _names_of_labels(files: Files, labels: dict[str, int]) -> tuple[tuple[str, ...], Callable[[PurePosixPath], str]]:
+def _names_of_labels(files: Files, labels: dict[str, int]) -> tuple[tuple[str, ...], Callable[[str], str]]:
     """The class names for plain lists, and which folder of a path gives the class: the first or the last one.
 
     A label is named after the one folder that holds its clips and no others, else ``class_<label>``. The last folders

@@ -11,11 +11,13 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, field, fields
+from functools import lru_cache
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationInfo
+from pydantic import AfterValidator, ConfigDict, Field, PlainValidator, ValidationInfo
+from pydantic.dataclasses import dataclass as validated
 
 from data_specs.discovery import PassedOver
 from data_specs.names import DatasetError, NameIndex, printable
@@ -67,8 +69,8 @@ def _checked_path(value: Any) -> str:
         raise ValueError("give a path")
     if value.startswith("/") or ".." in value.split("/"):
         raise ValueError("leaves the source folder; give a path inside it")
-    path = str(PurePosixPath(value))
-    if path == ".":
+    path = "/".join(part for part in value.split("/") if part not in ("", "."))
+    if not path:
         raise ValueError("give a path")
     return path
 
@@ -82,11 +84,11 @@ def _checked_id(value: str) -> str:
 def _checked_text(value: str) -> str:
     if len(value) > MAX_ID:
         raise ValueError(f"give at most {MAX_ID} characters")
+    if value == printable(value):
+        return value
     if any("\udc80" <= letter <= "\udcff" for letter in value):
         raise ValueError("it is not UTF-8")
-    if value != printable(value):
-        raise ValueError("give text without characters that cannot be printed")
-    return value
+    raise ValueError("give text without characters that cannot be printed")
 
 
 def _checked_label(value: str | int) -> str | int:
@@ -121,7 +123,8 @@ def _after_start(end: float | None, info: ValidationInfo) -> float | None:
     return end
 
 
-class Row(BaseModel):
+@validated(config=ConfigDict(strict=True, extra="forbid"), frozen=True, slots=True)
+class Row:
     """One clip as listed, before the rows are compared with each other.
 
     ``path`` is relative to the source folder; ``label`` is a class name or a 0-based index into the class names; an
@@ -129,8 +132,6 @@ class Row(BaseModel):
     are the clip's parts in the splits 1, 2 and 3; clips with the same ``group`` come from one recording; ``start`` and
     ``end`` make the clip a window of the video, in seconds.
     """
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     path: Annotated[str, PlainValidator(_checked_path)]
     label: Annotated[str | int, AfterValidator(_checked_label)]
@@ -141,7 +142,7 @@ class Row(BaseModel):
     group: Annotated[str, AfterValidator(_checked_text)] = ""
     start: Annotated[float | None, PlainValidator(_seconds)] = None
     end: Annotated[float | None, PlainValidator(_seconds), AfterValidator(_after_start)] = Field(
-        None, validate_default=True
+        default=None, validate_default=True
     )
 
     @property
@@ -166,7 +167,7 @@ class Row(BaseModel):
         return self.id or without_suffix(self.path) + ("" if window is None else f"_{window.name}")
 
 
-COLUMNS = tuple(Row.model_fields)
+COLUMNS = tuple(column.name for column in fields(Row))
 
 
 @dataclass(slots=True)
@@ -232,26 +233,30 @@ def clips_of(listing: Listing, faults: Faults) -> tuple[tuple[str, ...], tuple[C
     ``faults`` holds the faults found so far. Raises a one-line ``DatasetError`` for duplicate ids and paths, groups on
     both sides of a split, labels missing from the class names, and more classes than a store supports.
     """
+    ids = [row.name for row in listing.rows]
     _check_unique_videos(listing, faults)
-    check_unique_ids(listing, faults)
+    check_unique_ids(ids, listing, faults)
     _check_groups(listing, faults)
     names = listing.class_names or tuple(sorted({str(row.label) for row in listing.rows}))
     labels = _labels(listing, names, faults)
     faults.check()
     check_class_count(len(names), listing.what)
     clips = (
-        _clip(row, labels[row.label]) for position, row in enumerate(listing.rows) if position not in listing.missing
+        _clip(id, row, labels[row.label])
+        for position, (id, row) in enumerate(zip(ids, listing.rows, strict=True))
+        if position not in listing.missing
     )
     return names, tuple(sorted(clips, key=lambda clip: clip.id))
 
 
-def _clip(row: Row, label: int) -> Clip:
+def _clip(id: str, row: Row, label: int) -> Clip:
     video = "" if row.window is None else printable(row.path)
-    return Clip(row.name, row.path, label, _split(row), row.recording, video, row.start, row.end)
+    return Clip(id, row.path, label, _split(row.parts), row.recording, video, row.start, row.end)
 
 
-def _split(row: Row) -> Split:
-    first, second, third = (PART_CODES[part] for part in row.parts)
+@lru_cache
+def _split(parts: tuple[Part, Part, Part]) -> Split:
+    first, second, third = (PART_CODES[part] for part in parts)
     return first, second, third
 
 
@@ -276,22 +281,22 @@ def _check_unique(values: Iterable[str], what: str, listing: Listing, faults: Fa
             )
 
 
-def check_unique_ids(listing: Listing, faults: Faults) -> None:
-    """Add a fault for each id that is too long or occurs twice."""
-    names = [row.name for row in listing.rows]
-    for position, name in enumerate(names):
+def check_unique_ids(ids: Sequence[str], listing: Listing, faults: Faults) -> None:
+    """Add a fault for each id of the rows of a listing that is too long or occurs twice."""
+    for position, name in enumerate(ids):
         if len(name) > MAX_ID:
             text = f"{listing.place(position)} has an id of {len(name)} characters; a store takes {MAX_ID} at most"
             faults.add(text, listing.line(position))
-    _check_unique(names, "id", listing, faults)
+    _check_unique(ids, "id", listing, faults)
 
 
 def _check_groups(listing: Listing, faults: Faults) -> None:
+    grouped = [(position, row, group) for position, row in enumerate(listing.rows) if (group := row.recording)]
     for index in range(NUM_SPLITS):
         seen: dict[str, int] = {}
-        for position, row in enumerate(listing.rows):
-            part, group = row.parts[index], row.recording
-            if not group or not part:
+        for position, row, group in grouped:
+            part = row.parts[index]
+            if not part:
                 continue
             other = seen.setdefault(group, position)
             if (first := listing.rows[other].parts[index]) != part:

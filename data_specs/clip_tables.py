@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -291,8 +291,7 @@ def _find_files(rows: Sequence[Row], lines: Sequence[int], source: Path, faults:
             names = " or ".join(repr(printable(name)) for name in candidates)
             faults.add(f"path {printable(rows[position].path)!r} may be {names}", lines[position])
     moved = [
-        row if path in (None, row.path) else row.model_copy(update={"path": path})
-        for row, path in zip(rows, found, strict=True)
+        row if path in (None, row.path) else replace(row, path=path) for row, path in zip(rows, found, strict=True)
     ]
     left = tuple(printable(name) for name in rest if name not in used)
     unlisted = (PassedOver("unlisted", len(left), left[:EXAMPLES]),) if left else ()

@@ -84,7 +84,7 @@ class Found:
     """The folder of the class folders, the videos in it (paths relative to it, sorted), and what was passed over."""
 
     root: Path
-    videos: tuple[PurePosixPath, ...]
+    videos: tuple[str, ...]
     passed_over: tuple[PassedOver, ...]
 
 
@@ -98,9 +98,9 @@ def find_videos(source: Path) -> Found:
     """
     videos, tally = _all_videos(source)
     inner = source / UCF101
-    if inner.is_dir() and all(path.parts[0] == UCF101 or len(path.parts) > 2 for path in videos):
+    if inner.is_dir() and all(path.startswith(f"{UCF101}/") or path.count("/") > 1 for path in videos):
         found, beside = find_videos(inner), Tally()
-        for name in sorted({path.parts[0] for path in videos} - {UCF101}):
+        for name in sorted({path.partition("/")[0] for path in videos} - {UCF101}):
             beside.add("beside", name)
         return Found(found.root, found.videos, found.passed_over + beside.summary())
     return Found(source, tuple(videos), tally.summary())
@@ -108,10 +108,10 @@ def find_videos(source: Path) -> Found:
 
 def every_video(source: Path) -> frozenset[str]:
     """The paths of all videos below ``source``, relative to it, by the rules of `find_videos` but for any layout."""
-    return frozenset(map(str, _all_videos(source)[0]))
+    return frozenset(_all_videos(source)[0])
 
 
-def _all_videos(source: Path) -> tuple[list[PurePosixPath], Tally]:
+def _all_videos(source: Path) -> tuple[list[str], Tally]:
     tally = Tally()
     try:
         return sorted(_videos(source, tally)), tally
@@ -121,31 +121,32 @@ def _all_videos(source: Path) -> tuple[list[PurePosixPath], Tally]:
 
 def hidden_kind(path: PurePosixPath) -> str:
     """ "hidden" or "system" if a component of the path is; else ""."""
-    for part in path.parts:
-        if part.startswith("."):
-            return "hidden"
-        if part.casefold() in _SYSTEM:
-            return "system"
-    return ""
+    return next(filter(None, map(_hidden_kind, path.parts)), "")
 
 
-def _videos(source: Path, tally: Tally) -> Iterator[PurePosixPath]:
+def _hidden_kind(name: str) -> str:
+    if name.startswith("."):
+        return "hidden"
+    return "system" if name.casefold() in _SYSTEM else ""
+
+
+def _videos(source: Path, tally: Tally) -> Iterator[str]:
     """The videos at any depth; ``OSError`` if ``source`` itself cannot be read."""
     real = os.path.realpath(source)
-    for entry, path in _entries(source, PurePosixPath(), tally):
+    for entry, path in _entries(source, "", tally):
         if not _is_folder(entry):
             yield from _video(path, tally)
         elif entry.is_symlink() and not _leads_inside(entry.path, real):
-            tally.add("link", str(path))
+            tally.add("link", path)
         else:
             before = tally.counts["unreadable"] + tally.counts["own"]
             inside = list(_below(entry.path, path, tally))
             yield from inside
             if not inside and tally.counts["unreadable"] + tally.counts["own"] == before:
-                tally.add("empty", str(path))
+                tally.add("empty", path)
 
 
-def _below(folder: str, path: PurePosixPath, tally: Tally) -> Iterator[PurePosixPath]:
+def _below(folder: str, path: str, tally: Tally) -> Iterator[str]:
     """The videos in and below a class folder, without following links to folders."""
     left = [(folder, path)]
     while left:
@@ -153,33 +154,37 @@ def _below(folder: str, path: PurePosixPath, tally: Tally) -> Iterator[PurePosix
         try:
             entries = _entries(folder, path, tally)
         except OSError:
-            tally.add("unreadable", str(path))
+            tally.add("unreadable", path)
             continue
         for entry, inner in entries:
             if not _is_folder(entry):
                 yield from _video(inner, tally)
             elif entry.is_symlink():
-                tally.add("link", str(inner))
+                tally.add("link", inner)
             else:
                 left.append((entry.path, inner))
 
 
-def _entries(folder: str | Path, path: PurePosixPath, tally: Tally) -> list[tuple[os.DirEntry[str], PurePosixPath]]:
-    """The entries of a folder by name, with their paths from the source folder, without those that are passed over."""
+def _entries(folder: str | Path, path: str, tally: Tally) -> list[tuple[os.DirEntry[str], str]]:
+    """The entries of a folder by name, with their paths from the source folder, without those that are passed over.
+
+    ``path`` is that of the folder, "" for the source folder itself.
+    """
     with os.scandir(folder) as scanned:
         entries = sorted(scanned, key=lambda entry: entry.name)
     names = {entry.name for entry in entries}
     is_work_folder = names >= _WORK_FOLDERS
-    if path.parts and (is_work_folder or "zarr.json" in names):
-        tally.add("own", str(path))
+    if path and (is_work_folder or "zarr.json" in names):
+        tally.add("own", path)
         return []
     kept = []
     for entry in entries:
+        inner = f"{path}/{entry.name}" if path else entry.name
         own = "own" if is_work_folder and entry.name in _WORK_FOLDERS else ""
-        if kind := own or hidden_kind(PurePosixPath(entry.name)):
-            tally.add(kind, str(path / entry.name))
+        if kind := own or _hidden_kind(entry.name):
+            tally.add(kind, inner)
         else:
-            kept.append((entry, path / entry.name))
+            kept.append((entry, inner))
     return kept
 
 
@@ -194,8 +199,8 @@ def _leads_inside(link: str, real_source: str) -> bool:
     return os.path.realpath(link).startswith(f"{real_source.rstrip('/')}/")
 
 
-def _video(path: PurePosixPath, tally: Tally) -> Iterator[PurePosixPath]:
-    if path.suffix.lower() in VIDEO_SUFFIXES:
+def _video(path: str, tally: Tally) -> Iterator[str]:
+    if os.path.splitext(path)[1].lower() in VIDEO_SUFFIXES:
         yield path
     else:
-        tally.add("suffix", str(path))
+        tally.add("suffix", path)

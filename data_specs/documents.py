@@ -15,10 +15,13 @@ def parse_json(text: bytes | str, most: int) -> Any:
     if len(text) > most:
         raise ValueError(f"{len(text)} bytes of JSON, more than {most}")
     try:
-        return json.loads(text, parse_constant=_refuse)
+        return _DECODER.decode(text if isinstance(text, str) else text.decode("utf-8-sig"))
     except RecursionError:
         raise ValueError("JSON that is nested too deeply") from None
 
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not a JSON number")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse)  # json.loads would make one for each text

@@ -264,10 +264,7 @@ def _val_as_test(listed: Listed, matched: Matched) -> tuple[Listed, Matched]:
         return "test" if part == "val" else part
 
     rows = [
-        row.model_copy(
-            update={name: renamed(part) for name, part in zip(("part", "part2", "part3"), row.parts, strict=True)}
-        )
-        for row in matched.rows
+        replace(row, part=renamed(row.part), part2=renamed(row.part2), part3=renamed(row.part3)) for row in matched.rows
     ]
     entries = [replace(entry, part=renamed(entry.part)) for entry in listed.entries]
     return replace(listed, entries=entries), Matched(rows, matched.missing, matched.unlisted)

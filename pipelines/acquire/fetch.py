@@ -276,7 +276,7 @@ def _digest(path: Path, kind: str) -> str:
 def _result(plan: Fetch, checked: list[Checked]) -> Fetched:
     source, splits = plan.directory / plan.source.folder, plan.directory / plan.source.lists_folder
     videos = find_videos(source).videos
-    classes = len({path.parts[0] for path in videos})
+    classes = len({path.partition("/")[0] for path in videos})
     warnings = []
     if len(videos) != plan.source.clips:
         warnings.append(f"{len(videos)} clips in {source}, but the whole data set has {plan.source.clips}")

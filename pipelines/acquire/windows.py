@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data_specs.clip_rows import Row
@@ -87,7 +87,7 @@ def cut(
             continue
         if (tail := seconds - windows[-1].end) > 0.001 + TOLERANCE:
             tails, tail_seconds = tails + 1, tail_seconds + tail
-        cut_rows += [row.model_copy(update={"start": window.start, "end": window.end}) for window in windows]
+        cut_rows += [replace(row, start=window.start, end=window.end) for window in windows]
     whole = len(short) + len(unreadable)
     counts = (len(rows), len(cut_rows) - whole, tuple(short), tuple(unreadable), tails, round(tail_seconds, 3))
     return cut_rows, Cutting(length, stride, *counts)
