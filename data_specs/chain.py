@@ -21,14 +21,21 @@ REVISION = 3
 """Raised when the same inputs give other bytes, or when records change. Stores of another revision are refused."""
 
 
-def transcode_inputs(recipe: Recipe, build: str, clips: Sequence[Clip]) -> str:
+def transcode_settings(recipe: Recipe) -> dict[str, Any]:
+    """The part of a recipe that H.264 files depend on."""
+    return recipe.model_dump(mode="json", include={"transcode", "max_missing"})
+
+
+def transcode_inputs(
+    recipe: Recipe, build: str, clips: Sequence[Clip], settings: Mapping[str, Any] | None = None
+) -> str:
     """What determines the H.264 files of a shard, except the source files, whose fingerprints are in the record.
 
-    A window is identified by its video and its times, too.
+    A window is identified by its video and its times, too. ``settings`` are the recipe's `transcode_settings`, if
+    already known.
     """
-    settings = recipe.model_dump(mode="json", include={"transcode", "max_missing"})
     known = [clip.id if clip.window is None else [clip.id, clip.video, clip.start, clip.end] for clip in clips]
-    return fingerprint("transcode", REVISION, settings, build, known)
+    return fingerprint("transcode", REVISION, settings or transcode_settings(recipe), build, known)
 
 
 class Made(Protocol):

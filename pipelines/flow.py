@@ -54,8 +54,9 @@ from pipelines.report.clip_reader import ClipReader
 from pipelines.report.contact_sheet import about_sheet, contact_sheet, data_url
 from pipelines.runs import outcome
 from pipelines.runs.addresses import check_addresses
+from pipelines.runs.opening import open_run
 from pipelines.runs.options import Options, Request
-from pipelines.runs.run import Run, open_run
+from pipelines.runs.run import Run
 from pipelines.stages.tasks import DOES, ShardReport
 from pipelines.store.summary import Summary
 
@@ -112,6 +113,7 @@ def run_stage(run: Run, stage: str, client: Client, on_progress: OnProgress) -> 
 
     def add(report: ShardReport) -> None:
         run.lock.check()
+        run.finished(report)
         progress.add(report)
 
     def on_death() -> None:
@@ -188,7 +190,7 @@ def show_result(run: Run, summary: Summary) -> None:
 def show_boxes(run: Run) -> None:
     """Publish a contact sheet of the boxes on Prefect's page; log a warning if it cannot be drawn."""
     try:
-        reader = ClipReader(open_store(run.location))
+        reader = ClipReader(open_store(run.location), published=True)
         sheet = contact_sheet(reader)
         if sheet is not None:
             create_image_artifact(data_url(sheet), f"{FLOW}-contact-sheet", about_sheet(reader))

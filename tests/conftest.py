@@ -22,8 +22,8 @@ from pipelines.cli import app
 from pipelines.execution.prefect_server import throwaway
 from pipelines.execution.process_setup import environment_restored
 from pipelines.media.ffmpeg_binary import find_ffmpeg
+from pipelines.runs.opening import open_run
 from pipelines.runs.options import Options
-from pipelines.runs.run import open_run
 from pipelines.stages.scratch import on_scratch
 from pipelines.stages.shard_task import process_shard
 from pipelines.store.summary import Summary
@@ -54,7 +54,9 @@ def run_stages(options: Options) -> tuple[Summary, list[str]]:
         for stage in run.passes:
             for plan in run.pending(stage):
                 with on_scratch(plan) as placed:
-                    done.append(process_shard(placed, run.recipe).stage)
+                    report = process_shard(placed, run.recipe)
+                run.finished(report)
+                done.append(report.stage)
         return run.publish(), done
 
 

@@ -103,7 +103,8 @@ def preprocess(
     options = Options(source, store, splits, recipe, work_dir, workers, dask_address, limit, strict,
                       retry_quarantined, max_quarantined, max_missing, clips, class_names,
                       discard_h264, scratch)  # fmt: skip
-    request = _announced(options)
+    with no_collections():  # a large data set is millions of objects
+        request = _announced(options)
     dataset = request[0]
     notices = {"warnings": dataset.warnings, "passed_over": [dataclasses.asdict(one) for one in dataset.passed_over]}
     try:
@@ -115,8 +116,8 @@ def preprocess(
 
 def _announced(options: Options) -> Request:
     """Read the data set and the recipe, and show notices about them."""
+    from pipelines.runs.opening import about_store
     from pipelines.runs.options import read_request
-    from pipelines.runs.run import about_store
 
     dataset, recipe = read_request(options)
     for notice in dataset.notices:

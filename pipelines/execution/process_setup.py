@@ -48,7 +48,7 @@ def bare_main() -> Iterator[None]:
 
 @contextlib.contextmanager
 def no_collections() -> Iterator[None]:
-    """Disable garbage collection while large libraries are imported: it frees nothing and takes a quarter of the time.
+    """Disable garbage collection while much is imported or read: it frees nothing and takes a quarter of the time.
 
     Objects created in the block are excluded from later collections.
     """

@@ -151,21 +151,22 @@ def sample(reader: ClipReader, count: int, wanted: Iterable[int], actor_order: S
     cached = np.any(
         [reader.tables[f"views/{view.name}/frame_index"][:, 0] >= 0 for view in reader.recipe.views], axis=0
     )
-    there = set(np.flatnonzero(cached).tolist())
     chosen = dict.fromkeys(wanted)
     part = count // 6
-    orders = [[row for row in actor_order if row in there]]
+    orders = [np.asarray(actor_order, np.int64)]
     for view in reader.motion_views:
         score, source = (reader.tables[f"views/{view.name}/{name}"] for name in ("score", "source"))
         by_score = np.argsort(np.where(np.isnan(score), np.inf, score), kind="stable")
-        orders += [by_score.tolist(), np.flatnonzero(source == 3).tolist()]
+        orders += [by_score, np.flatnonzero(source == 3)]
     for order in orders:
-        chosen |= dict.fromkeys([row for row in order if row in there][:part])
+        chosen |= dict.fromkeys(order[cached[order]][:part].tolist())
     boxed = np.any([reader.tables[f"views/{view.name}/source"] > 0 for view in reader.recipe.views], axis=0)
-    for some in (there, set(np.flatnonzero(boxed).tolist())):
-        rest, room = sorted(some - set(chosen)), max(0, count - len(chosen))
-        if rest and room:
-            chosen |= dict.fromkeys(rest[i] for i in spread(len(rest), room))
+    for there in (cached, boxed):
+        free = there.copy()
+        free[list(chosen)] = False
+        rest, room = np.flatnonzero(free), max(0, count - len(chosen))
+        if len(rest) and room:
+            chosen |= dict.fromkeys(int(rest[i]) for i in spread(len(rest), room))
     return sorted(chosen)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from data_specs.stored import Store, StoreError, VectorReader, reading
 from mocrop_core import PAPER_V1, SOURCE_NONE, VECTOR, ActorMethod, BoxPath, filter_by_magnitude
 from pipelines.store.progress import Progress
 from pipelines.store.record_blocks import block_reader
+from pipelines.store.table_rows import empty_tables
 
 MOST_VECTORS = 50_000_000  # of one clip in memory, 1 GB: about half an hour of 320 × 240 px
 Picture = npt.NDArray[np.uint8]
@@ -36,15 +37,20 @@ class Slot:
 
 
 class ClipReader:
-    """The clips of a store, finished or not, by its records, which are written before the tables."""
+    """The clips of a store, finished or not, by its records, which are written before the tables.
 
-    def __init__(self, store: Store) -> None:
+    ``published``: by the tables, which a run has just written, so that no record is read but those of clips shown.
+    """
+
+    def __init__(self, store: Store, *, published: bool = False) -> None:
         self.store = store
         self.recipe = store.recipe
         self.ids = store.ids
-        self.progress = Progress.of(store)
         self.tables = {name: store.table(name) for name in ("label", "split")}
-        self.tables |= self.progress.tables()
+        if published:
+            self.tables |= {path: store.table(path) for path in ("state", "reason", *empty_tables(store.recipe, 0))}
+        else:
+            self.tables |= self.progress.tables()
         self.records = block_reader(store)
         self._drop_what_nothing_carries()
         self.full = next((view.name for view in self.recipe.views if isinstance(view, FullView)), None)
@@ -52,6 +58,11 @@ class ClipReader:
         self._reader = lru_cache(maxsize=1)(lambda shard: VectorReader(store.zarr, shard))
         self._frames = lru_cache(maxsize=None)(lambda view: store.view(view).array("frames"))
         self._density = lru_cache(maxsize=None)(self._find_density)
+
+    @cached_property
+    def progress(self) -> Progress:
+        """What is done in the store according to its records."""
+        return Progress.of(self.store)
 
     def _drop_what_nothing_carries(self) -> None:
         """Leave out boxes without a frame size and crops without a box: the record they depend on is missing."""

@@ -21,8 +21,8 @@ from data_specs.text import counted
 from pipelines.disk_space import SPARE, disk_of, free_bytes, mebibytes
 from pipelines.errors import ClipError
 from pipelines.media.decoder import VideoError, probe
+from pipelines.runs.opening import open_run
 from pipelines.runs.options import Options, read_request
-from pipelines.runs.run import open_run
 from pipelines.runs.source_index import SourceIndex
 from pipelines.stages.h264_cache import Folders, source_path
 from pipelines.stages.scratch import scratch_base

@@ -1,10 +1,11 @@
-"""A run: opening its store, finding the pending tasks, and publishing the tables."""
+"""A run: finding the pending tasks, taking in the finished ones, and publishing the tables."""
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -12,35 +13,27 @@ from typing import Any
 
 from data_specs import schema
 from data_specs.datasets import Clip, Dataset
-from data_specs.local_files import refuse_links
-from data_specs.recipes import Encode, Recipe
+from data_specs.recipes import Recipe
 from data_specs.records import Record
-from data_specs.stored import StoreError, attributes, is_url, open_store, shown, zarr_store
-from pipelines.atomic_files import sweep
-from pipelines.disk_space import SPARE, free_bytes, least_bytes, mebibytes
-from pipelines.errors import RunError
-from pipelines.internal_errors import LOGS
-from pipelines.media.ffmpeg_binary import FfmpegError
-from pipelines.runs.cleanup import STORES, register, unfinished
-from pipelines.runs.options import Options, Request, read_request
-from pipelines.runs.source_index import SOURCES, SourceIndex, Stamp
-from pipelines.stages.h264_cache import H264, Folders
-from pipelines.stages.scratch import scratch_base, sweep_scratch
+from data_specs.stored import StoreError, attributes, is_url, zarr_store
+from pipelines.runs.options import Options
+from pipelines.runs.source_index import SourceIndex, Stamp
 from pipelines.stages.tasks import ONE_PASS, STAGES, ShardPlan, ShardReport
 from pipelines.store import writer as writing
-from pipelines.store.creation import is_made, make_or_reopen
-from pipelines.store.lock import StoreLock, locked
+from pipelines.store.lock import StoreLock
 from pipelines.store.packing import pack_records
-from pipelines.store.progress import Progress, other_revision
-from pipelines.store.record_blocks import RecordBlock
-from pipelines.store.record_index import RECORDS, RecordIndex, record_stamps
-from pipelines.store.software import news
+from pipelines.store.progress import Progress
+from pipelines.store.record_blocks import BLOCK, RecordBlock
+from pipelines.store.record_index import RecordIndex, record_stamps
 from pipelines.store.summary import Summary, publish, stage_seconds, summary_of
 from pipelines.store.verify import DAMAGED, damaged_records
 
+FEW = 64  # tasks of a stage whose order matters, as the last one ends long after the others
+SAVE_SECONDS = 60.0  # between two times that a run saves what it knows of the records
+
 
 class Run:
-    """A store being filled. Made by ``open_run``, which holds the store's lock."""
+    """A store being filled. Made by `opening.open_run`, which holds the store's lock."""
 
     def __init__(self, options: Options, dataset: Dataset, recipe: Recipe, lock: StoreLock, notices: list[str]) -> None:
         self.options = options
@@ -56,8 +49,10 @@ class Run:
         self.num_shards = schema.num_shards(len(dataset.clips), recipe.clips_per_shard)
         self._index = RecordIndex(self.folders.work_dir, self.location)
         self.progress = _read_progress(self, self._index)
-        self._given: dict[str, set[int]] = {}  # shards in progress, whose records are read when they are needed
-        self._published, self._index_is_old = False, self.progress.read_any
+        self._given: dict[str, set[int]] = {}  # by stage: shards in progress, whose records may be new
+        self._taken: dict[str, set[int]] = {}  # those of them whose new records were read
+        self._finished: list[int] = []  # those of them that are finished, and not read yet
+        self._published, self._index_is_old, self._saved = False, self.progress.read_any, time.monotonic()
         self._failed = False  # tasks may still be running
         self.unclean = False  # a worker died, and may have left temporary files
 
@@ -91,15 +86,20 @@ class Run:
     def pending(self, stage: str) -> list[ShardPlan]:
         """The pending tasks of a stage: those without a record, or with one made from other inputs.
 
-        Those of `ONE_PASS` are of the shards in which any stage is pending.
+        Those of `ONE_PASS` are of the shards in which any stage is pending. Few tasks come in the order of the size of
+        their source files, the largest first: no worker is left alone with a long one at the end.
         """
         self.lock.check()
         self._update()
         if stage == ONE_PASS:
-            return self._pending_passes()
-        plans = [self._plan(stage, shard, views) for shard, views in self._missing(stage).items()]
-        self._given.setdefault(stage, set()).update(plan.shard for plan in plans)
-        return plans
+            plans = self._pending_passes()
+        else:
+            plans = [self._plan(stage, shard, views) for shard, views in self._missing(stage).items()]
+            self._given.setdefault(stage, set()).update(plan.shard for plan in plans)
+        return plans if len(plans) > FEW else sorted(plans, key=self._source_bytes, reverse=True)
+
+    def _source_bytes(self, plan: ShardPlan) -> int:
+        return sum(self.sources.bytes_of(clip.path) for clip in plan.clips)
 
     def _pending_passes(self) -> list[ShardPlan]:
         first: dict[int, str] = {}
@@ -122,19 +122,48 @@ class Run:
         missing = {shard: self.progress.missing(stage, shard) for shard in range(self.num_shards)}
         return {shard: views for shard, views in missing.items() if views is not None}
 
+    def finished(self, report: ShardReport) -> None:
+        """Take in the report of a finished task: its records are read, and the index saved, some tasks at a time.
+
+        A run after a kill then has few records to read.
+        """
+        self._finished.append(report.shard)
+        if len(self._finished) < BLOCK:
+            return
+        for stage in STAGES if report.stage == ONE_PASS else (report.stage,):
+            self._taken.setdefault(stage, set()).update(self._read(stage, self._finished))
+        self._finished.clear()
+        if time.monotonic() - self._saved > SAVE_SECONDS:
+            self._save_index()
+
     def _update(self) -> None:
         """Read the records that tasks may have written since the last time; a task without a new one is still open."""
-        given, self._given = self._given, {}
+        given, taken = self._given, {} if self.unclean else self._taken  # a dead worker's task may have removed some
+        self._given, self._taken = {}, {}
+        self._finished.clear()
         for stage, shards in given.items():
-            before = {shard: self.progress.stage_links(stage, shard) for shard in sorted(shards)}
-            self.progress.read(list(before), stage)
-            written = {shard for shard, links in before.items() if self.progress.stage_links(stage, shard) != links}
-            if shards - written:
-                self._given[stage] = shards - written
-            if written:
-                self._published, self._index_is_old = False, True
-            if stage == "transcode":
-                self._remember_sources(written)
+            unread = shards - taken.get(stage, set())
+            if still_open := unread - self._read(stage, unread):
+                self._given[stage] = still_open
+        self.sources.save()
+
+    def _read(self, stage: str, shards: Iterable[int]) -> set[int]:
+        """Read the records of a stage of some shards; return the shards that have new ones."""
+        before = {shard: self.progress.stage_links(stage, shard) for shard in sorted(shards)}
+        self.progress.read(list(before), stage)
+        written = {shard for shard, links in before.items() if self.progress.stage_links(stage, shard) != links}
+        if written:
+            self._published, self._index_is_old = False, True
+        if stage == "transcode":
+            self._remember_sources(written)
+        return written
+
+    def _save_index(self) -> None:
+        """Save the indexes, without records that may be replaced before their stamps are taken."""
+        self.sources.save()
+        unread = {stage: shards - self._taken.get(stage, set()) for stage, shards in self._given.items()}
+        self._index.save(self.progress.by_path(unread), record_stamps(self.zarr))
+        self._index_is_old, self._saved = False, time.monotonic()
 
     def _changed(self) -> list[int]:
         """The shards whose H.264 files were not made from the current source files."""
@@ -148,7 +177,7 @@ class Run:
     def read_again(self) -> None:
         """Read all records of the shards in progress again, of which a task that failed may have removed some."""
         self._failed = True
-        given, self._given = self._given, {}
+        given, self._given, self._taken = self._given, {}, {}
         self.progress.read(sorted(set().union(*given.values())))
         self._published, self._index_is_old = False, True
 
@@ -161,7 +190,6 @@ class Run:
                 stamp = self._stamps.pop(clip.id, None)
                 if source and stamp:
                     self.sources.remember(clip.path, stamp, source)
-        self.sources.save()
 
     def _plan(self, stage: str, shard: int, views: Sequence[str]) -> ShardPlan:
         first, clips = shard * self.recipe.clips_per_shard, self.clips_of(shard)
@@ -183,8 +211,8 @@ class Run:
                 self.zarr, self.progress.keys, self.num_shards, self.lock.check
             )
             if self._index_is_old or packed:
-                self._index.save(self.progress.by_path(), record_stamps(self.zarr))
-            self._published, self._index_is_old = True, False
+                self._save_index()
+            self._published = True
         return summary
 
     def _is_finished(self, summary: Summary) -> bool:
@@ -212,101 +240,6 @@ class Run:
         writing.put_attributes(self.zarr, "progress", {**(progress or {}), "seconds": rounded})
 
 
-def about_store(options: Options, recipe: Recipe) -> list[str]:
-    """Lines about changes that a run will make to an existing store: new views, new versions."""
-    try:
-        store = open_store(options.location())
-    except StoreError:
-        return []
-    if other_revision(store):  # the store will be refused
-        return []
-    new = ", ".join(view.name for view in recipe.views if view.name not in store.views)
-    views = f"adding to the store: {new}, from the stored vectors{_made_again(options, recipe)}" if new else ""
-    return [line for line in (views, news(store.attrs["software"])) if line]
-
-
-def _made_again(options: Options, recipe: Recipe) -> str:
-    """Which clips must be transcoded again for the crops of a new view."""
-    if recipe.transcode == "keep":
-        return ""
-    if options.discard_h264:
-        return "; all clips are transcoded again, because --discard-h264 keeps no H.264 files"
-    if not any(Path(options.work_folder(), H264).rglob("*.mp4")):
-        return f"; all clips are transcoded again, because {options.work_folder()} has no H.264 files"
-    return "; missing H.264 files are made again"
-
-
-@contextmanager
-def open_run(options: Options, request: Request | None = None) -> Iterator[Run]:
-    """Check the options, create or open the store and hold its lock; ``RunError`` if that fails.
-
-    ``request`` is what `read_request` returned for the options, if the caller read it: reading a large data set again
-    takes seconds.
-
-    On exit, also after an error, the tables are written from the completed work and the lock is released.
-    """
-    dataset, recipe = request or read_request(options)
-    try:
-        location = options.location()
-        folders = options.folders(dataset)
-        _refuse_links(location, folders)
-        if not is_made(location):
-            _check_space(location, recipe, len(dataset.clips))
-        with locked(location) as lock:
-            notices = about_store(options, recipe)
-            make_or_reopen(location, dataset, recipe)
-            if lock.abandoned is not None:
-                _sweep(location, folders, options)
-            run = Run(options, dataset, recipe, lock, notices)
-            lock.settled = True
-            if isinstance(recipe.transcode, Encode):
-                register(folders.work_dir, location)
-            try:
-                yield run
-            except BaseException:
-                with suppress(OSError, StoreError):  # may fail for the same reason, which is raised below
-                    run.read_again()
-                    run.publish()
-                raise
-            finally:
-                if run.unclean:
-                    _sweep(location, folders, options)
-            run.publish()
-    except (StoreError, FfmpegError) as error:
-        raise RunError(str(error)) from error
-    except OSError as error:
-        raise RunError(f"{error.strerror or error} ({error.filename or shown(options.store)})") from error
-
-
-def _refuse_links(location: str, folders: Folders) -> None:
-    """Raise ``Linked`` if a subfolder that a run writes into is a symbolic link; store and work folder may be links."""
-    for name in (H264, STORES, LOGS, SOURCES, RECORDS):
-        refuse_links(Path(folders.work_dir), Path(folders.work_dir, name))
-    if not is_url(location):
-        for name in ("motion", "progress", "views"):
-            refuse_links(Path(location), Path(location, name))
-
-
-def _check_space(location: str, recipe: Recipe, clips: int) -> None:
-    free, least = free_bytes(location), least_bytes(recipe, clips) + SPARE
-    if free is not None and free < least:
-        raise RunError(
-            f"store {shown(location)!r}: {mebibytes(free)} are free, but at least {mebibytes(least)} needed; free some "
-            "space, or process fewer clips, views or slots (mocrop plan gives a better estimate)"
-        )
-
-
-def _sweep(location: str, folders: Folders, options: Options) -> None:
-    """Remove what a killed process left in the work folder, in a local store, and on the scratch of this machine."""
-    for name in (H264, STORES, SOURCES, RECORDS):  # not the whole work folder, which other programs may use
-        sweep(Path(folders.work_dir, name))
-    if not is_url(location):
-        for path in unfinished(Path(location)):
-            path.unlink(missing_ok=True)
-    with suppress(OSError):  # the workers' scratch folder need not exist on this machine
-        sweep_scratch(scratch_base(options.scratch_folder()))
-
-
 def _read_progress(run: Run, index: RecordIndex) -> Progress:
     """Read the records of a store that changed since the last run, and remove those that must be made again."""
     for path in damaged_records(run.zarr):
@@ -314,16 +247,16 @@ def _read_progress(run: Run, index: RecordIndex) -> Progress:
     writing.remove_attributes(run.zarr, DAMAGED)
     damaged: list[str] = []  # removed, as a task in one pass would take those that only do not fit their shard
     wrong: list[Record[Any]] = []
-    power_failed = run.lock.abandoned is not None and not is_url(run.location)
+    may_lack_files = run.lock.abandoned is not None and not is_url(run.location)
 
     def look(block: RecordBlock) -> None:
         damaged.extend(block.damaged)
-        if power_failed:
+        if may_lack_files:
             wrong.extend(record for record in block if _is_cut_short(run.location, record))
         if run.options.retry_quarantined:
             wrong.extend(record for record in block if _quarantined_there(record))
 
-    known = {} if power_failed or run.options.retry_quarantined else index.load()
+    known = {} if run.options.retry_quarantined else index.load(since_boot=may_lack_files)
     progress = Progress(run.zarr, run.recipe, run.ids, on_block=look, known=known)
     for path in (*damaged, *(record.path for record in wrong)):
         writing.remove_record(run.zarr, path)

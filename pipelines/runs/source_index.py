@@ -7,17 +7,17 @@ the store, whose bytes therefore do not depend on when its sources were copied.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import stat
+import struct
 import time
+from binascii import hexlify, unhexlify
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from data_specs.documents import parse_json
-from data_specs.fingerprints import file_fingerprint
+from data_specs.fingerprints import LENGTH, file_fingerprint
 from data_specs.local_files import read_part, refuse_links
 from data_specs.resources import usable_cores
 from pipelines.atomic_files import atomic_write
@@ -28,19 +28,24 @@ SETTLED_SECONDS = 2.0
 """A file that was modified less than this before it was read could change again within the resolution of its times, so
 it is not remembered. 2 s is the coarsest resolution in use, that of FAT."""
 
-Stamp = tuple[int, int, int, int]
-"""Identifies a version of a file without reading it: size in bytes, mtime and ctime in ns, inode."""
+Stamp = bytes
+"""Identifies a version of a file without reading it: size in bytes, mtime and ctime in ns, inode. Packed, as an index
+may hold a million of them."""
+_STAMP = struct.Struct("<QqqQ")
+
+
+_ENTRY = _STAMP.size + LENGTH // 2  # bytes of a stamp and a fingerprint
 
 
 class SourceIndex:
-    """The stamps and fingerprints of the files in a source folder."""
+    """The stamps and fingerprints of the files in a source folder; a file of hexadecimal digits and paths."""
 
     def __init__(self, source: str, work_dir: str) -> None:
         refuse_links(Path(work_dir), Path(work_dir, SOURCES))
         self._source = source
         name = hashlib.sha256(os.fsencode(source)).hexdigest()[:16]
         self._file = Path(work_dir, SOURCES, f"{name}.json")
-        self._known = self._load()
+        self._known = self._load()  # by path: the stamp, then the fingerprint
         self._changed = False
 
     def fingerprints(self, paths: Iterable[str]) -> dict[str, str]:
@@ -49,8 +54,14 @@ class SourceIndex:
         New files and those whose stamp has changed are read, several at a time.
         """
         stamps = {path: stamp for path in paths if (stamp := self.stamp(path))}
-        current = {path: entry[1] for path in stamps if (entry := self._known.get(path)) and entry[0] == stamps[path]}
+        current = {}
+        for path, stamp in stamps.items():
+            entry = self._known.get(path, b"")
+            if entry.startswith(stamp):
+                current[path] = entry[_STAMP.size :].hex()
         unknown = [path for path in stamps if path not in current]
+        if not unknown:
+            return current
         with ThreadPoolExecutor(usable_cores()) as pool:
             for path, fingerprint in zip(unknown, pool.map(self._read, unknown), strict=True):
                 if fingerprint is not None:
@@ -67,36 +78,44 @@ class SourceIndex:
     def stamp(self, path: str) -> Stamp | None:
         """The current stamp of a file; None if it is missing or not a regular file."""
         try:
-            status = os.stat(os.path.join(self._source, path))
+            status = os.stat(f"{self._source}/{path}")
         except OSError:
             return None
         if not stat.S_ISREG(status.st_mode):  # opening a FIFO would block
             return None
-        return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+        return _STAMP.pack(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+
+    def bytes_of(self, path: str) -> int:
+        """The size of a file in bytes; 0 if it is missing or not a regular file."""
+        stamp = self.stamp(path)
+        return _STAMP.unpack(stamp)[0] if stamp else 0
 
     def remember(self, path: str, stamp: Stamp, fingerprint: str) -> None:
         """Remember the fingerprint of a file, unless it has changed since ``stamp`` was taken."""
-        if self.stamp(path) == stamp and max(stamp[1:3]) < time.time_ns() - SETTLED_SECONDS * 1e9:
-            self._known[path] = (stamp, fingerprint)
+        written = max(_STAMP.unpack(stamp)[1:3])
+        if self.stamp(path) == stamp and written < time.time_ns() - SETTLED_SECONDS * 1e9:
+            self._known[path] = stamp + bytes.fromhex(fingerprint)
             self._changed = True
 
     def save(self) -> None:
         """Write the index if it changed. If that fails, the files are merely read again next time."""
         if not self._changed:
             return
-        values = {path: [*stamp, fingerprint] for path, (stamp, fingerprint) in sorted(self._known.items())}
         with suppress(OSError):
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_write(self._file) as part:
-                part.write_text(json.dumps({"source": self._source, "files": values}))
+            with atomic_write(self._file) as part, part.open("wb") as file:
+                file.writelines(
+                    b"%b %b\0" % (hexlify(self._known[path]), os.fsencode(path)) for path in sorted(self._known)
+                )
             self._changed = False
 
-    def _load(self) -> dict[str, tuple[Stamp, str]]:
+    def _load(self) -> dict[str, bytes]:
+        known = {}
         try:
-            files = parse_json(read_part(self._file, None, _MOST_BYTES) or b"", _MOST_BYTES)["files"]
-            return {
-                path: ((size, written, changed, inode), fingerprint)
-                for path, (size, written, changed, inode, fingerprint) in files.items()
-            }
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            for item in (read_part(self._file, None, _MOST_BYTES) or b"").split(b"\0"):
+                text, _, path = item.partition(b" ")
+                if len(entry := unhexlify(text)) == _ENTRY:
+                    known[os.fsdecode(path)] = entry
+        except (OSError, ValueError):
             return {}
+        return known

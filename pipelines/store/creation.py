@@ -72,10 +72,11 @@ def make_or_reopen(location: str, dataset: Dataset, recipe: Recipe) -> None:
         writing.create(location, dataset, recipe, {"ffmpeg": build, **versions_here()})
         return
     store = open_store(location)
-    software = _software(store, dataset, recipe) or _checked(store, dataset, recipe)
+    same = _software(store, dataset, recipe)
+    software = same or _checked(store, dataset, recipe)
     writing.repair_documents(zarr, recipe, len(dataset.clips))
     writing.repair_tables(zarr, dataset)
-    root = writing.root_attributes(dataset, recipe, software)
+    root = writing.root_attributes(dataset, recipe, software, store.fingerprint if same else None)
     if root != store.attrs:
         writing.put_attributes(zarr, "", root)
 

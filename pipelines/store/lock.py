@@ -49,7 +49,7 @@ class Holder:
     @property
     def here(self) -> bool:
         """Whether the holder's process would be visible from this one."""
-        return self.place == _place()
+        return self.place == place_here()
 
     def alive(self) -> bool:
         """Return whether the holder seems to run: judged by its process if local, else by its last heartbeat."""
@@ -180,7 +180,7 @@ def _holder(text: bytes | None) -> Holder | None:
 
 def _me(doing: str) -> Holder:
     now, pid = _now(), os.getpid()
-    return Holder(uuid.uuid4().hex, socket.gethostname(), _place(), pid, _process_start(pid), now, now, doing)
+    return Holder(uuid.uuid4().hex, socket.gethostname(), place_here(), pid, _process_start(pid), now, now, doing)
 
 
 def _now() -> str:
@@ -215,7 +215,7 @@ def _beat(store: ZarrStore, lock: StoreLock, stop: Event) -> None:
                 return
 
 
-def _place() -> str:
+def place_here() -> str:
     """Identifier of this boot of this machine and of this container (PID namespace)."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from zarr.abc.store import Store as ZarrStore
 
 from data_specs import schema
-from data_specs.chain import REVISION, is_current, transcode_inputs
+from data_specs.chain import REVISION, is_current, transcode_inputs, transcode_settings
 from data_specs.datasets import Clip
 from data_specs.fingerprints import fingerprint
 from data_specs.recipes import Recipe, View, moves, view_params
@@ -25,7 +25,7 @@ from data_specs.records import BoxRow, CropRow, Record, TranscodeRow
 from data_specs.schema import State
 from data_specs.stored import Store, StoreError, shown
 from pipelines.store.record_blocks import BLOCK, RecordBlock
-from pipelines.store.record_index import Link, Stamp, Stamps, record_stamps
+from pipelines.store.record_index import Known, Link, Stamps, record_stamps
 from pipelines.store.software import Versions, versions_of
 from pipelines.store.table_rows import FILLS, TABLES_OF, Tables, empty_tables, fill_rows
 
@@ -63,7 +63,7 @@ class Progress:
         tables: bool = True,
         foreign: bool = False,
         on_block: Callable[[RecordBlock], None] = lambda block: None,
-        known: Mapping[str, tuple[Stamp, Link]] | None = None,
+        known: Known | None = None,
     ) -> None:
         self.recipe = recipe
         self.ids = ids
@@ -71,6 +71,7 @@ class Progress:
         self._store, self._foreign = store, foreign
         self._links: dict[Key, dict[int, Link]] = {key: {} for key in _keys(recipe)}
         self._software: dict[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]] = {}
+        self._settings = transcode_settings(recipe)
         self._params = {view.name: view_params(view) for view in recipe.views}
         self._tables = empty_tables(recipe, len(ids)) if tables else None
         self._unfilled: set[int] = set()  # shards whose rows of the tables were not read
@@ -80,13 +81,13 @@ class Progress:
         self._read(changed, schema.STAGES, stamps, on_block)
 
     @classmethod
-    def of(cls, store: Store, *, tables: bool = True) -> Progress:
-        """Read the records of a store; ``StoreError`` if it has another revision."""
+    def of(cls, store: Store, *, tables: bool = True, known: Known | None = None) -> Progress:
+        """Read the records of a store, but for unchanged ``known`` ones; ``StoreError`` if it has another revision."""
         if problem := other_revision(store):
             raise StoreError(problem)
-        return cls(store.zarr, store.recipe, store.ids, tables=tables)
+        return cls(store.zarr, store.recipe, store.ids, tables=tables, known=known)
 
-    def _recall(self, shard: int, known: Mapping[str, tuple[Stamp, Link]], stamps: Stamps) -> bool:
+    def _recall(self, shard: int, known: Known, stamps: Stamps) -> bool:
         """Take what is known of a shard; return whether that is all: it has records, and none of them changed."""
         paths = {key: schema.progress_path(*key, shard) for key in self._links}
         existing = {key: (path, stamp) for key, path in paths.items() if (stamp := stamps.get(path)) is not None}
@@ -99,12 +100,13 @@ class Progress:
         self._unfilled.add(shard)
         return True
 
-    def by_path(self) -> dict[str, Link]:
-        """What is kept of each record, by its path."""
+    def by_path(self, without: Mapping[str, Collection[int]]) -> dict[str, Link]:
+        """What is kept of each record, by its path, but for some shards of each stage."""
         return {
             schema.progress_path(stage, view, shard): link
             for (stage, view), links in self._links.items()
             for shard, link in links.items()
+            if shard not in without.get(stage, ())
         }
 
     def read(self, shards: Sequence[int], *stages: str) -> None:
@@ -204,10 +206,12 @@ class Progress:
         self, build: str, clips_of: Callable[[int], Sequence[Clip]], fingerprints: Fingerprints
     ) -> list[int]:
         """The shards whose H.264 files were not made by this recipe and build from the current source files."""
-        transcoded = self.links("transcode")
-        sources = fingerprints(clip.path for shard in transcoded for clip in clips_of(shard))
-        shards = range(self.num_shards)
-        return [shard for shard in shards if not self.transcoded(shard, build, clips_of(shard), sources)]
+        changed, transcoded = [], self.links("transcode")
+        for first in range(0, self.num_shards, BLOCK):
+            shards = range(first, min(first + BLOCK, self.num_shards))
+            sources = fingerprints(clip.path for shard in shards if shard in transcoded for clip in clips_of(shard))
+            changed += [shard for shard in shards if not self.transcoded(shard, build, clips_of(shard), sources)]
+        return changed
 
     def transcoded(self, shard: int, build: str, clips: Sequence[Clip], sources: Mapping[str, str]) -> bool:
         """Return whether a shard's H.264 files were made by this recipe and build from the current source files.
@@ -216,7 +220,7 @@ class Progress:
         valid; quarantined clips are ignored.
         """
         link = self.links("transcode").get(shard)
-        if link is None or link.inputs != transcode_inputs(self.recipe, build, clips):
+        if link is None or link.inputs != transcode_inputs(self.recipe, build, clips, self._settings):
             return False
         pairs = zip(link.sources, (sources.get(clip.path) for clip in clips), strict=True)
         return all(recorded is None or source in (None, recorded) for recorded, source in pairs)

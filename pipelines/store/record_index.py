@@ -22,6 +22,7 @@ from data_specs.record_packs import pack_of
 from data_specs.schema import STAGES, VIEW_STAGES
 from data_specs.stored import run
 from pipelines.atomic_files import atomic_write
+from pipelines.store.lock import place_here
 
 RECORDS = "records"  # subfolder of the work folder with one index for each store
 _MOST_BYTES = 1 << 31
@@ -94,6 +95,10 @@ def _names(folder: Path) -> list[str]:
         return []
 
 
+Known = Mapping[str, tuple[Stamp, Link]]
+"""The stamp and the link of records, by path."""
+
+
 class RecordIndex:
     """The stamps and links of a store's records, by path, as a file in a work folder."""
 
@@ -103,13 +108,17 @@ class RecordIndex:
         name = hashlib.sha256(os.fsencode(location)).hexdigest()[:16]
         self._file = Path(work_dir, RECORDS, f"{name}.json")
 
-    def load(self) -> dict[str, tuple[Stamp, Link]]:
-        """What is known of the records; nothing if there is no index or it is damaged."""
+    def load(self, *, since_boot: bool = False) -> Known:
+        """What is known of the records; nothing if there is no index or it is damaged.
+
+        With ``since_boot``, also nothing if it was saved before this machine was started, or on another one.
+        """
         try:
             text = read_part(self._file, None, _MOST_BYTES)
-            return {} if text is None else _INDEX.validate_json(text)
+            content = None if text is None else _CONTENT.validate_json(text)
         except (OSError, ValueError, ValidationError):
             return {}
+        return {} if content is None or (since_boot and content.place != place_here()) else content.records
 
     def save(self, links: Mapping[str, Link], stamps: Stamps) -> None:
         """Write the index. If that fails, the records are merely read again next time."""
@@ -117,7 +126,15 @@ class RecordIndex:
         with suppress(OSError):
             self._file.parent.mkdir(parents=True, exist_ok=True)
             with atomic_write(self._file) as part:
-                part.write_bytes(_INDEX.dump_json(known))
+                part.write_bytes(_CONTENT.dump_json(_Content(place_here(), known)))
 
 
-_INDEX: TypeAdapter[dict[str, tuple[Stamp, Link]]] = TypeAdapter(dict[str, tuple[Stamp, Link]])
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """``place`` identifies the boot of the machine on which the index was saved."""
+
+    place: str
+    records: dict[str, tuple[Stamp, Link]]
+
+
+_CONTENT = TypeAdapter(_Content)

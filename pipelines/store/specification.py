@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,21 +33,19 @@ def dataset_tables(dataset: Dataset) -> dict[str, npt.NDArray[Any]]:
 
 def store_fingerprint(dataset: Dataset, recipe: Recipe, software: Mapping[str, str]) -> str:
     """The fingerprint of a store's specification: clips, classes, splits, recipe, ffmpeg build and revision."""
-    rows = [
-        [clip.id, clip.label, list(clip.split), clip.group, clip.video, clip.start, clip.end] for clip in dataset.clips
-    ]
+    rows = ([clip.id, clip.label, clip.split, clip.group, clip.video, clip.start, clip.end] for clip in dataset.clips)
     return _store_fingerprint(REVISION, rows, dataset.class_names, recipe, software["ffmpeg"])
 
 
 def stored_fingerprint(store: Store) -> str:
     """`store_fingerprint` computed from the contents of a store."""
     columns = (store.ids, *(store.table(name).tolist() for name in ("label", "split", "group")), store.windows)
-    rows = [[*row, *(window or ("", None, None))] for *row, window in zip(*columns, strict=True)]
+    rows = ([*row, *(window or ("", None, None))] for *row, window in zip(*columns, strict=True))
     return _store_fingerprint(store.revision, rows, store.class_names, store.recipe, store.build)
 
 
 def _store_fingerprint(
-    revision: int, rows: list[list[Any]], class_names: Sequence[str], recipe: Recipe, build: str
+    revision: int, rows: Iterator[list[Any]], class_names: Sequence[str], recipe: Recipe, build: str
 ) -> str:
     views = {view.name: view_params(view) for view in recipe.views}
     return fingerprint("store", revision, rows, list(class_names), recipe.settings(), views, build)

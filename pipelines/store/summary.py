@@ -11,6 +11,7 @@ from data_specs.schema import State
 from data_specs.stored import Attributes, Store, attributes, hash_objects, open_store, shown, zarr_store
 from data_specs.text import counted
 from pipelines.store.progress import Progress
+from pipelines.store.record_index import Known
 from pipelines.store.software import Versions, as_attribute
 from pipelines.store.writer import HashingStore, put_attributes, write_table
 
@@ -48,10 +49,13 @@ class Summary:
         return asdict(self)
 
 
-def summarise(location: str) -> Summary:
-    """Summarise the progress of the store at ``location`` from its records; ``StoreError`` if there is no store."""
+def summarise(location: str, known: Known | None = None) -> Summary:
+    """Summarise the progress of the store at ``location`` from its records; ``StoreError`` if there is no store.
+
+    Unchanged ``known`` records (`RecordIndex.load`) are not read.
+    """
     store = open_store(location)
-    return summary_of(Progress.of(store, tables=False), location, window_videos(store))
+    return summary_of(Progress.of(store, tables=False, known=known), location, window_videos(store))
 
 
 def window_videos(store: Store) -> list[str]:

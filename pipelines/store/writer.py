@@ -264,14 +264,19 @@ def repair_tables(store: ZarrStore, dataset: Dataset) -> None:
             array[:] = values
 
 
-def root_attributes(dataset: Dataset, recipe: Recipe, software: Mapping[str, str]) -> Attributes:
-    """The store's root attributes; they do not name the machine, so that equal inputs give equal bytes."""
+def root_attributes(
+    dataset: Dataset, recipe: Recipe, software: Mapping[str, str], fingerprint: str | None = None
+) -> Attributes:
+    """The store's root attributes; they do not name the machine, so that equal inputs give equal bytes.
+
+    ``fingerprint`` is the `store_fingerprint`, if already known.
+    """
     return {
         "mocrop_format": schema.FORMAT,
         "dataset": dataset.name,
         "recipe": recipe.model_dump(mode="json"),
         "revision": REVISION,
-        "fingerprint": store_fingerprint(dataset, recipe, software),
+        "fingerprint": fingerprint or store_fingerprint(dataset, recipe, software),
         "class_names": list(dataset.class_names),
         "software": dict(software),
     }

@@ -15,8 +15,8 @@ from typing import Any
 from data_specs.recipes import Encode, Recipe, load_recipe
 from pipelines.execution.dask_cluster import dask_client, map_shards
 from pipelines.execution.worker import attempt
+from pipelines.runs.opening import open_run
 from pipelines.runs.options import Options
-from pipelines.runs.run import open_run
 from pipelines.stages.tasks import STAGES, ShardReport
 from tests.benchmarks.footage import long_video, many, real_clips
 from tests.benchmarks.measuring import REPETITIONS, Result, most, peak_mb, run_command

@@ -27,8 +27,8 @@ from mocrop_core.frames import sample_segments_test, spread
 from mocrop_core.vectors import filter_by_magnitude, in_pixels
 from pipelines.media import decoder
 from pipelines.media.video_facts import Motion
+from pipelines.runs.opening import open_run
 from pipelines.runs.options import Options
-from pipelines.runs.run import open_run
 from pipelines.stages.shard_task import process_shard
 from tests.benchmarks.footage import encoded, many, real_clips
 from tests.benchmarks.measuring import REPETITIONS, Result, interleaved, least, ratios, spent_here

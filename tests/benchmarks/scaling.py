@@ -22,8 +22,8 @@ from data_specs.recipes import Encode, Frames, FullView, MotionView, Recipe, loa
 from data_specs.resources import usable_cores
 from pipelines.execution.dask_cluster import dask_client, map_shards
 from pipelines.execution.worker import attempt
+from pipelines.runs.opening import open_run
 from pipelines.runs.options import Options
-from pipelines.runs.run import open_run
 from pipelines.stages.tasks import STAGES
 from tests.benchmarks.box_search import clip_seconds
 from tests.benchmarks.footage import many, real_clips, small

@@ -16,8 +16,8 @@ from data_specs.records import BoxRow, read_records
 from data_specs.stored import VectorReader, open_store
 from mocrop_core import ACTOR, KeyFrames, bars, cell_grid, choose_actor_box, in_pixels, key_frame_textures, picture_area
 from pipelines.media import decoder, luma_batches
+from pipelines.runs.opening import open_run
 from pipelines.runs.options import Options
-from pipelines.runs.run import open_run
 from pipelines.store.verify import verify
 from tests.conftest import made_once, run_stages
 from tests.places import GOLDEN

@@ -12,8 +12,9 @@ import pytest
 
 from pipelines.errors import RunError
 from pipelines.execution.dask_cluster import dask_client
+from pipelines.runs.opening import open_run
 from pipelines.runs.options import Options
-from pipelines.runs.run import Run, open_run
+from pipelines.runs.run import Run
 from pipelines.stages.shard_task import process_shard
 from pipelines.stages.tasks import STAGES, ShardPlan
 from tests.conftest import run_stages

@@ -16,8 +16,8 @@ from data_specs.stored import StoreError, zarr_store
 from pipelines.cli import app
 from pipelines.runs import cleanup
 from pipelines.runs.cleanup import find_waste, remove, work_folder
+from pipelines.runs.opening import open_run
 from pipelines.runs.options import Options
-from pipelines.runs.run import open_run
 from pipelines.stages.shard_task import process_shard
 from pipelines.store.lock import LOCK, StoreLocked, exchange, locked, read_holder
 from tests.conftest import run_stages

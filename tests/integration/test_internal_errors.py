@@ -22,8 +22,8 @@ from pipelines.errors import RunError
 from pipelines.execution.dask_cluster import dask_client
 from pipelines.execution.worker import attempt
 from pipelines.internal_errors import InternalError, Tail, record
+from pipelines.runs.opening import open_run
 from pipelines.runs.options import Options
-from pipelines.runs.run import open_run
 from pipelines.stages import boxes
 from pipelines.stages.shard_task import process_shard
 from pipelines.store.summary import summarise
@@ -162,7 +162,7 @@ def test_an_internal_error_of_a_process_of_its_own_comes_back_whole(
 def test_a_command_that_fails_by_our_fault_prints_one_line_that_names_a_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def wrong(store: str) -> Any:
+    def wrong(store: str, known: object) -> Any:
         raise IndexError("list index out of range")
 
     monkeypatch.setattr("pipelines.store.summary.summarise", wrong)

@@ -28,8 +28,8 @@ from data_specs.stored import StoreError, hash_objects, open_store, zarr_store
 from pipelines.cli import app
 from pipelines.cli.tables import box_rows, export_npy
 from pipelines.errors import RunError
+from pipelines.runs.opening import open_run
 from pipelines.runs.options import Options
-from pipelines.runs.run import open_run
 from pipelines.stages.shard_task import process_shard
 from pipelines.store.lock import LOCK, StoreLocked, locked
 from pipelines.store.verify import verify

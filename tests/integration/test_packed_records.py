@@ -21,8 +21,8 @@ from data_specs.record_packs import PACK, REMOVED, record_documents
 from data_specs.records import BoxRow, CropRow, MotionRow, Record, TranscodeRow
 from data_specs.stored import open_store, zarr_store
 from pipelines.media.ffmpeg_binary import find_ffmpeg
+from pipelines.runs.opening import open_run
 from pipelines.runs.options import Options
-from pipelines.runs.run import open_run
 from pipelines.stages.shard_task import process_shard
 from pipelines.stages.tasks import ONE_PASS, STAGES
 from pipelines.store import packing, record_blocks, writer

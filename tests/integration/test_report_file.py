@@ -20,8 +20,8 @@ from mocrop_core import VECTOR
 from pipelines.report import clip_cards
 from pipelines.report.clip_reader import ClipReader
 from pipelines.report.page import ReportError, as_script_data, render, write_report
+from pipelines.runs.opening import open_run
 from pipelines.runs.options import Options
-from pipelines.runs.run import open_run
 from pipelines.stages.shard_task import process_shard
 from tests.support.rewriting import rewrite
 

@@ -22,8 +22,8 @@ from data_specs.stored import open_store
 from pipelines.errors import RunError
 from pipelines.media.encoder import write_video
 from pipelines.media.ffmpeg_binary import find_ffmpeg
+from pipelines.runs.opening import open_run
 from pipelines.runs.options import Options, read_request
-from pipelines.runs.run import open_run
 from pipelines.stages.shard_task import process_shard
 from pipelines.stages.tasks import STAGES
 from pipelines.store import record_blocks

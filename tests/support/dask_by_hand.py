@@ -51,7 +51,11 @@ def scheduler(folder: Path, *options: str) -> Iterator[tuple[str, StartWorker]]:
             for process in reversed(started):
                 process.send_signal(signal.SIGTERM)
             for process in started:
-                process.wait(600)
+                try:
+                    process.wait(60)
+                except subprocess.TimeoutExpired:  # one that was still starting may miss the signal
+                    process.kill()
+                    process.wait()
 
 
 def wait_for(pattern: str, log: Path) -> str:

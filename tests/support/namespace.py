@@ -17,7 +17,7 @@ import os, subprocess, sys
 from dataclasses import replace
 from pipelines.errors import RunError, RunStopped
 from pipelines.runs.options import Options
-from pipelines.runs.run import open_run
+from pipelines.runs.opening import open_run
 from pipelines.stages.shard_task import process_shard
 from pipelines.stages.tasks import STAGES
 from data_specs.stored import StoreError

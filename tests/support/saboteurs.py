@@ -20,8 +20,8 @@ import psutil
 
 from data_specs.recipes import parse_recipe
 from pipelines.execution.worker import attempt
+from pipelines.runs.opening import open_run
 from pipelines.runs.options import Options
-from pipelines.runs.run import open_run
 from pipelines.stages.scratch import on_scratch
 from pipelines.stages.shard_task import process_shard
 from pipelines.stages.tasks import ShardReport
@@ -57,6 +57,7 @@ def do_stages(options: Options, done: str) -> None:
             for plan in run.pending(stage):
                 with on_scratch(plan) as placed:
                     report = process_shard(placed, run.recipe)
+                run.finished(report)
                 log.writelines(f"{report.stage}/{view}/{report.shard:05}\n" for view in plan.views)
                 if not plan.views:
                     log.write(f"{report.stage}/{report.shard:05}\n")
@@ -77,11 +78,13 @@ def do_on_dask(
 
     reports: list[ShardReport] = []
 
-    def take(report: ShardReport) -> None:
-        reports.append(report)
-        seen(report)
-
     with open_run(options) as run:
+
+        def take(report: ShardReport) -> None:
+            run.finished(report)
+            reports.append(report)
+            seen(report)
+
         for stage in run.passes:
             work = partial(attempt, recipe=run.recipe)
             assert map_shards(client, run.pending(stage), work, take) == {}

@@ -17,8 +17,8 @@ from pipelines.acquire.download import DownloadError, Wanted, download
 from pipelines.execution import proxies
 from pipelines.execution.process_setup import environment
 from pipelines.execution.worker import attempt_apart
+from pipelines.runs.opening import open_run
 from pipelines.runs.options import Options
-from pipelines.runs.run import open_run
 from tests.support.environments import proxied, recording_proxy, write_hostile_modules
 
 

@@ -27,7 +27,8 @@ from tests.support.saboteurs import contents, descendants, records, wait_until
 RUN = """
 import os, sys
 from pipelines.flow_runs import run_here
-from pipelines.runs.run import Options, RunError
+from pipelines.errors import RunError
+from pipelines.runs.options import Options
 def show(stage, done, total, report):
     if stage == "transcode" and report is None:
         print(os.environ["PREFECT_API_URL"])

@@ -30,8 +30,8 @@ from pipelines.execution import server_address
 from pipelines.execution.deployment_alias import DEPLOYMENT, FLOW
 from pipelines.execution.server_address import held_port
 from pipelines.execution.server_secret import secret_path
+from pipelines.runs.opening import open_run
 from pipelines.runs.options import Options
-from pipelines.runs.run import open_run
 from pipelines.stages.tasks import DOES, ONE_PASS, STAGES
 from tests.places import ROOT, SUPPORT
 from tests.support.browser import Browser, open_chromium, website

@@ -19,8 +19,8 @@ import pytest
 
 from data_specs.stored import zarr_store
 from pipelines.errors import RunError
+from pipelines.runs.opening import open_run
 from pipelines.runs.options import Options
-from pipelines.runs.run import open_run
 from pipelines.stages.shard_task import process_shard
 from pipelines.stages.tasks import STAGES
 from pipelines.store import lock
@@ -39,7 +39,7 @@ def place(tmp_path: Path) -> str:
 def holder(**values: str | int) -> Holder:
     """A holder on this machine whose process is gone; others by ``values``."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    known = {"token": "t", "host": "h", "place": lock._place(), "pid": 2**22 + 1, "started": "1"}
+    known = {"token": "t", "host": "h", "place": lock.place_here(), "pid": 2**22 + 1, "started": "1"}
     return Holder(**{**known, "since": now, "seen": now, **values})  # type: ignore[arg-type]
 
 

@@ -11,8 +11,8 @@ import pytest
 from data_specs.recipes import load_recipe, parse_recipe
 from pipelines.errors import RunError
 from pipelines.runs import estimate, outcome
+from pipelines.runs.opening import open_run
 from pipelines.runs.options import Options
-from pipelines.runs.run import open_run
 from pipelines.store.summary import summarise
 from tests.support.saboteurs import contents
 

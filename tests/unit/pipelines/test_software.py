@@ -15,8 +15,8 @@ from data_specs.records import BoxRow, CropRow, MotionRow, TranscodeRow
 from data_specs.stored import open_store, zarr_store
 from pipelines.cli.app import app
 from pipelines.runs import outcome
+from pipelines.runs.opening import about_store
 from pipelines.runs.options import Options
-from pipelines.runs.run import about_store
 from pipelines.store.summary import summarise
 from pipelines.store.verify import verify
 from pipelines.store.writer import write_record

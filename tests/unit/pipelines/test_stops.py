@@ -11,8 +11,8 @@ import pytest
 from data_specs.recipes import parse_recipe
 from pipelines.errors import RunStopped
 from pipelines.media import ffmpeg_binary
+from pipelines.runs.opening import open_run
 from pipelines.runs.options import Options
-from pipelines.runs.run import open_run
 from pipelines.stages.shard_task import process_shard
 from pipelines.stages.tasks import STAGES
 from pipelines.store.summary import summarise
