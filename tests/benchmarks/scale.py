@@ -1,9 +1,9 @@
 """CPU time, memory, files and requests against the number of clips, of tiny clips whose own work is next to nothing.
 
-    python -m tests.benchmarks.scale 2000 10000 100000 --folder /tmp/scale
+    python -m tests.benchmarks.scale 2000 10000 100000 650000 --folder /tmp/scale
 
 The clips are hard links to a few files, read as they are (``keep``), so that what is left is the cost of shards,
-records and tables; once, they are transcoded. The run of the largest data set is killed in its middle and completed.
+records and tables; once, they are transcoded. The runs of the largest data sets are killed twice and completed.
 The reading side of a data set of the size of Kinetics is measured on tables that are written directly.
 
 Each line is printed when it is measured. With ``--folder``, the data and a journal stay there: the same command goes on
@@ -58,7 +58,13 @@ TRANSCODED = 500  # clips
 ROWS = 650_000  # about those of Kinetics-700
 SHARDS = (32, 48)  # of a store on S3, whose records are packed: their difference gives the requests of a shard
 VIEWS = 2
+KILLED = 100_000  # clips from which on a run is killed, or the largest number if that is smaller
+KILLS = {
+    "boxes": 1 / 2,
+    "clips": 7 / 8,
+}  # the share of the records at which a run is killed, by the stage that this is in
 PARTS = ("commands", "transcoding", "tables", "requests")
+CPU_TARGETS = {("resume", 100_000): most(20), ("status", 650_000): most(10)}
 TARGETS = {  # of files and folders a clip, from 16 clips a shard on
     "files": most(0.4),
     "folders": most(0.3),
@@ -106,16 +112,16 @@ def measured(folder: Path, sizes: Sequence[int], parts: Sequence[str], *, quick:
         few = _commands(journal, clips, FEW, folder, "few")
         each = {}
         for size in sizes:
-            killed = size == max(sizes)
+            killed = size >= min(KILLED, max(sizes))
             used = _commands(journal, clips, size, folder, f"{size}", killed=killed)
             add(*(_line(what, size, usage, few[what]) for what, usage in used.items() if what in few))
-            add(*_after_a_kill(size, used) if killed else ())
+            add(*(_after_kills(size, used) if killed else ()))
             add(*_kept(journal, size, folder))
-            starts = 2 if killed else 1
+            starts = 1 + len(KILLS) if killed else 1
             each[size] = (used["preprocess"].cpu_s - starts * few["preprocess"].cpu_s) / (size - FEW)
-        if len(sizes) > 1:
-            grown, about = each[max(sizes)] / each[min(sizes)], f"{max(sizes):,} against {min(sizes):,} clips"
-            add(Result("growth of the CPU time of a clip", "×", (grown,), most(1.1), about))
+        for size in sizes[1:]:
+            about = f"{size:,} against {sizes[0]:,} clips"
+            add(Result("growth of the CPU time of a clip", "×", (each[size] / each[sizes[0]],), most(1.1), about))
     if "transcoding" in parts:
         add(*_transcoding(journal, clips, FEW if quick else TRANSCODED, folder))
     if "tables" in parts:
@@ -128,19 +134,23 @@ def measured(folder: Path, sizes: Sequence[int], parts: Sequence[str], *, quick:
 def _line(what: str, size: int, usage: Usage, few: Usage) -> Result:
     each = 1e3 * (usage.cpu_s - few.cpu_s) / (size - FEW)
     details = {"wall_s": round(usage.wall_s, 1), "peak_mb": round(usage.peak_mb), "ms_a_clip": round(each, 3)}
-    target = most(20) if what == "resume" and size >= 100_000 else None
+    target = CPU_TARGETS.get((what, size))
     about = f"{each:.2f} ms a clip beyond the start; {usage.peak_mb:.0f} MB in the largest process"
     return Result(f"{what}, {size:,} clips", "s CPU", (usage.cpu_s,), target, about, details)
 
 
-def _after_a_kill(size: int, used: Mapping[str, Usage]) -> list[Result]:
+def _after_kills(size: int, used: Mapping[str, Usage]) -> list[Result]:
     """The lines about the run that was killed and completed; the wall time of "first task" is that until it is done."""
-    client = max(used[what].peak_mb for what in ("until the kill", "after the kill"))
-    about = f"killed with half of the records written, after {used['until the kill'].wall_s:.0f} s"
+    clips = f"{size:,} clips"
     return [
-        Result(f"first task after a kill, {size:,} clips", "s", (used["first task"].wall_s,), most(30), about),
-        Result(f"memory of the client, {size:,} clips", "MB", (client,), most(1000), "VmHWM of mocrop preprocess"),
-        Result(f"memory of status, {size:,} clips", "MB", (used["status"].peak_mb,), most(500)),
+        *(
+            Result(
+                f"first task after a kill in {stage}, {clips}", "s", (used[f"first task, {stage}"].wall_s,), most(30)
+            )
+            for stage in KILLS
+        ),
+        Result(f"memory of the client, {clips}", "MB", (used["client"].peak_mb,), most(1000), "mocrop preprocess"),
+        Result(f"memory of status, {clips}", "MB", (used["status"].peak_mb,), most(500)),
     ]
 
 
@@ -208,44 +218,41 @@ def _from_nothing(command: Sequence[str], folder: Path, store: Path, watch: Watc
 
 
 def _killed(journal: Journal, name: str, command: list[str], folder: Path, store: Path, size: int) -> dict[str, Usage]:
-    """A run that is killed with -9 when half of the records are written, and completed by the same command."""
+    """A run that is killed with -9 in some stages, and completed by the same command."""
 
-    def until_the_kill() -> list[float]:
-        peak, half = 0.0, 0.0
+    def part(share: float, *, new: bool) -> list[list[float]]:
+        """Run until this share of the records is written: what it took, and the time until its first record."""
+        before, began = 0 if new else _records(store), time.perf_counter()
+        peak = first = wanted = 0.0
+        killed = False
 
         def watch(client: int) -> None:
-            nonlocal peak, half
-            if half < 0:  # what remains after it ends by itself
+            nonlocal peak, first, wanted, killed
+            if killed:  # what remains after it ends by itself
                 return
-            peak, half = max(peak, process_peak_mb(client)), half or _all_records(store) / 2
-            if half and _records(store) >= half:
+            peak, found = max(peak, process_peak_mb(client)), _records(store)
+            first = first or (time.perf_counter() - began if found != before else 0)
+            wanted = wanted or share * _all_records(store)
+            if share < 1 and wanted and found >= wanted:
                 os.kill(client, signal.SIGKILL)
-                half = -1
+                killed = True
 
-        cpu, wall, _ = _from_nothing(command, folder, store, watch)
-        if half >= 0 and size > QUICK:
-            raise RuntimeError(f"{name}: the run ended before half of its records were seen")
-        return [cpu, wall, peak]
-
-    def after_it() -> list[list[float]]:
-        before, began = _records(store), time.perf_counter()
-        peak = first = 0.0
-
-        def watch(client: int) -> None:
-            nonlocal peak, first
-            peak = max(peak, process_peak_mb(client))
-            if not first and _records(store) != before:
-                first = time.perf_counter() - began
-
-        cpu, wall, _ = _measured(command, folder, watch)
+        cpu, wall, _ = _from_nothing(command, folder, store, watch) if new else _measured(command, folder, watch)
+        if share < 1 and not killed and size > QUICK:
+            raise RuntimeError(f"{name}: the run ended before {share:.0%} of its records were seen")
         return [[cpu, wall, peak], [0, first or wall, 0]]
 
-    killed = _usage(journal.once(f"{name}: preprocess until it is killed", until_the_kill))
-    completed, first = map(_usage, journal.once(f"{name}: preprocess after the kill", after_it))
-    both = Usage(
-        killed.cpu_s + completed.cpu_s, killed.wall_s + completed.wall_s, max(killed.peak_mb, completed.peak_mb)
-    )
-    return {"preprocess": both, "until the kill": killed, "after the kill": completed, "first task": first}
+    used: dict[str, Usage] = {}
+    parts: list[Usage] = []
+    for number, share in enumerate((*KILLS.values(), 1)):
+        said = f"{name}: preprocess, part {number + 1}"
+        whole, first = map(_usage, journal.once(said, lambda share=share: part(share, new=not parts)))
+        if parts:
+            used[f"first task, {list(KILLS)[number - 1]}"] = first
+        parts.append(whole)
+    most_memory = max(part.peak_mb for part in parts)
+    used["preprocess"] = Usage(sum(part.cpu_s for part in parts), sum(part.wall_s for part in parts), most_memory)
+    return used | {"client": used["preprocess"]}
 
 
 def _records(store: Path) -> int:
