@@ -125,16 +125,17 @@ class Run:
     def finished(self, report: ShardReport) -> None:
         """Take in the report of a finished task: its records are read, and the index saved, some tasks at a time.
 
-        A run after a kill then has few records to read.
+        A run after a kill then has few records to read. Records that cannot be read now are read when the stage ends.
         """
         self._finished.append(report.shard)
         if len(self._finished) < BLOCK:
             return
-        for stage in STAGES if report.stage == ONE_PASS else (report.stage,):
-            self._taken.setdefault(stage, set()).update(self._read(stage, self._finished))
-        self._finished.clear()
-        if time.monotonic() - self._saved > SAVE_SECONDS:
-            self._save_index()
+        some, self._finished = self._finished, []
+        with suppress(OSError, StoreError):
+            for stage in STAGES if report.stage == ONE_PASS else (report.stage,):
+                self._taken.setdefault(stage, set()).update(self._read(stage, some))
+            if time.monotonic() - self._saved > SAVE_SECONDS:
+                self._save_index()
 
     def _update(self) -> None:
         """Read the records that tasks may have written since the last time; a task without a new one is still open."""

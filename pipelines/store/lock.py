@@ -20,6 +20,7 @@ from pipelines.store.writer import exchange, group_document
 
 LOCK = "progress/lock"
 BEAT = timedelta(seconds=15)
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
 _HELD: set[str] = set()  # tokens held by this process; a lock left by a failed release is not in it
 STALE = timedelta(seconds=90)  # age of the last heartbeat after which another machine's lock is checked
 
@@ -218,10 +219,15 @@ def _beat(store: ZarrStore, lock: StoreLock, stop: Event) -> None:
 def place_here() -> str:
     """Identifier of this boot of this machine and of this container (PID namespace)."""
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = _BOOT.read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return socket.gethostname()
+
+
+def is_this_boot(place: str) -> bool:
+    """Return whether `place_here` gave this since the machine was started; False where that cannot be told."""
+    return _BOOT.exists() and place == place_here()
 
 
 def _process_start(pid: int) -> str:

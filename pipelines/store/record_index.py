@@ -22,7 +22,7 @@ from data_specs.record_packs import pack_of
 from data_specs.schema import STAGES, VIEW_STAGES
 from data_specs.stored import run
 from pipelines.atomic_files import atomic_write
-from pipelines.store.lock import place_here
+from pipelines.store.lock import is_this_boot, place_here
 
 RECORDS = "records"  # subfolder of the work folder with one index for each store
 _MOST_BYTES = 1 << 31
@@ -118,7 +118,7 @@ class RecordIndex:
             content = None if text is None else _CONTENT.validate_json(text)
         except (OSError, ValueError, ValidationError):
             return {}
-        return {} if content is None or (since_boot and content.place != place_here()) else content.records
+        return {} if content is None or (since_boot and not is_this_boot(content.place)) else content.records
 
     def save(self, links: Mapping[str, Link], stamps: Stamps) -> None:
         """Write the index. If that fails, the records are merely read again next time."""

@@ -3,7 +3,7 @@
     python -m tests.benchmarks.scale 2000 10000 100000 650000 --folder /tmp/scale
 
 The clips are hard links to a few files, read as they are (``keep``), so that what is left is the cost of shards,
-records and tables; once, they are transcoded. The runs of the largest data sets are killed twice and completed.
+records and tables; once, they are transcoded. The runs of the largest data sets are killed in each stage and completed.
 The reading side of a data set of the size of Kinetics is measured on tables that are written directly.
 
 Each line is printed when it is measured. With ``--folder``, the data and a journal stay there: the same command goes on
@@ -59,10 +59,8 @@ ROWS = 650_000  # about those of Kinetics-700
 SHARDS = (32, 48)  # of a store on S3, whose records are packed: their difference gives the requests of a shard
 VIEWS = 2
 KILLED = 100_000  # clips from which on a run is killed, or the largest number if that is smaller
-KILLS = {
-    "boxes": 1 / 2,
-    "clips": 7 / 8,
-}  # the share of the records at which a run is killed, by the stage that this is in
+KILLS = {"transcode": 1 / 12, "motion": 1 / 4, "boxes": 1 / 2, "clips": 5 / 6}
+"""The share of the records at which a run is killed: the middle of each stage, with two views."""
 PARTS = ("commands", "transcoding", "tables", "requests")
 CPU_TARGETS = {("resume", 100_000): most(20), ("status", 650_000): most(10)}
 TARGETS = {  # of files and folders a clip, from 16 clips a shard on
@@ -218,7 +216,7 @@ def _from_nothing(command: Sequence[str], folder: Path, store: Path, watch: Watc
 
 
 def _killed(journal: Journal, name: str, command: list[str], folder: Path, store: Path, size: int) -> dict[str, Usage]:
-    """A run that is killed with -9 in some stages, and completed by the same command."""
+    """A run that is killed with -9 in each stage, and completed by the same command."""
 
     def part(share: float, *, new: bool) -> list[list[float]]:
         """Run until this share of the records is written: what it took, and the time until its first record."""
@@ -233,7 +231,7 @@ def _killed(journal: Journal, name: str, command: list[str], folder: Path, store
             peak, found = max(peak, process_peak_mb(client)), _records(store)
             first = first or (time.perf_counter() - began if found != before else 0)
             wanted = wanted or share * _all_records(store)
-            if share < 1 and wanted and found >= wanted:
+            if share < 1 and first and wanted and found >= wanted:
                 os.kill(client, signal.SIGKILL)
                 killed = True
 

@@ -14,6 +14,7 @@ import pytest
 from data_specs.recipes import parse_recipe
 from data_specs.records import Record
 from data_specs.schema import VIEW_STAGES, progress_path
+from data_specs.stored import StoreError
 from pipelines.media.ffmpeg_binary import find_ffmpeg
 from pipelines.runs import run as runs
 from pipelines.runs.opening import open_run
@@ -101,8 +102,7 @@ def test_a_run_after_a_kill_reads_the_records_of_the_last_shards_alone(
 def test_a_run_after_a_loss_of_power_trusts_no_index_and_finds_a_file_that_is_cut_short(
     killed: Options, read: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (lock, record_index):
-        monkeypatch.setattr(module, "place_here", lambda: "another boot")
+    monkeypatch.setattr(lock, "place_here", lambda: "another boot")
     monkeypatch.setattr(lock, "STALE", lock.STALE * 0)
     monkeypatch.setattr(lock, "BEAT", lock.BEAT / 100)
     frames = Path(killed.store, "views/moving/frames/c.0.0.0.0.0")
@@ -110,6 +110,39 @@ def test_a_run_after_a_loss_of_power_trusts_no_index_and_finds_a_file_that_is_cu
     assert run_stages(killed)[1] == ["clips"] * (1 + SHARDS - DONE)
     assert len(read) >= 3 * SHARDS + DONE
     assert verify(killed.store) == []
+
+
+def test_where_boots_cannot_be_told_apart_an_index_is_not_trusted_after_a_kill(
+    killed: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = record_index.RecordIndex(killed.work_folder(), killed.location())
+    assert index.load(since_boot=True)
+    known = index.load()
+    monkeypatch.setattr(lock, "_BOOT", tmp_path / "none")
+    links, stamps = ({path: values[part] for path, values in known.items()} for part in (1, 0))
+    index.save(links, record_index.Stamps(stamps, {}))
+    assert index.load() == known
+    assert index.load(since_boot=True) == {}
+
+
+def test_records_that_cannot_be_read_while_others_are_made_are_read_when_the_stage_ends(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "BLOCK", BLOCK)
+    options = Options(str(source), str(tmp_path / "store.zarr"), recipe=RECIPE)
+
+    def fails(*words: object) -> None:
+        raise StoreError("no answer")
+
+    with open_run(options) as run:
+        for stage in run.passes:
+            plans = run.pending(stage)
+            assert len(plans) == SHARDS
+            with monkeypatch.context() as patched:
+                patched.setattr(type(run.progress), "read", fails)
+                for plan in plans:
+                    run.finished(process_shard(plan, run.recipe))
+        assert run.publish().done == SHARDS
 
 
 def test_a_record_that_a_task_may_be_replacing_is_not_saved(
