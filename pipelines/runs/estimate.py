@@ -22,7 +22,7 @@ from pipelines.disk_space import SPARE, disk_of, free_bytes, mebibytes
 from pipelines.errors import ClipError
 from pipelines.media.decoder import VideoError, probe
 from pipelines.runs.opening import open_run
-from pipelines.runs.options import Options, read_request
+from pipelines.runs.options import Options, Request, read_request
 from pipelines.runs.source_index import SourceIndex
 from pipelines.stages.h264_cache import Folders, source_path
 from pipelines.stages.scratch import scratch_base
@@ -30,6 +30,7 @@ from pipelines.stages.shard_task import process_shard
 from pipelines.stages.tasks import STAGES
 from pipelines.store.creation import is_made, refusal
 from pipelines.store.progress import Progress
+from pipelines.store.record_index import RecordIndex
 
 OPENED = 100  # clips whose files are opened
 SAMPLE = 3  # clips that are processed
@@ -123,7 +124,7 @@ def plan(options: Options) -> Plan:
     """Check the options and estimate the run; ``RunError`` if the run could not even start."""
     dataset, recipe = read_request(options)
     folders = options.folders(dataset)
-    sample = measured(options, dataset)
+    sample = measured(options, (dataset, recipe))
     few, many = _failing_clips(
         options.max_quarantined,
         (unreadable_clips(dataset, folders), min(OPENED, len(dataset.clips)), "clips tried cannot be opened"),
@@ -193,17 +194,15 @@ def unreadable_clips(dataset: Dataset, folders: Folders) -> dict[str, str]:
     return unreadable
 
 
-def measured(options: Options, dataset: Dataset) -> Sample:
+def measured(options: Options, request: Request) -> Sample:
     """Process up to `SAMPLE` clips, spread over the data set, in a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="mocrop-plan-") as folder:
-        limit = min(SAMPLE, len(dataset.clips))
+        dataset, recipe = request
         store = str(Path(folder, "sample.zarr"))
         seconds = 0.0
         failed: dict[str, str] = {}
-        trial = replace(
-            options, store=store, work_dir=None, limit=limit, strict=False, discard_h264=False, scratch=None
-        )
-        with open_run(trial) as run:
+        trial = replace(options, store=store, work_dir=None, discard_h264=False, scratch=None)
+        with open_run(trial, (dataset.limited(SAMPLE), recipe)) as run:
             for stage in STAGES:
                 for shard in run.pending(stage):
                     report = process_shard(shard, run.recipe)
@@ -238,7 +237,8 @@ def _shards_left(location: str | None, dataset: Dataset, recipe: Recipe, folders
     if location is not None and is_made(location):
         store = open_store(location)
         ids, views = [clip.id for clip in dataset.clips], recipe.views
-        progress = Progress(store.zarr, recipe, ids, tables=False)
+        known = RecordIndex(folders.work_dir, location).load()
+        progress = Progress(store.zarr, recipe, ids, tables=False, known=known)
         clips_of = [dataset.clips[shard * step : (shard + 1) * step] for shard in shards]
         index = SourceIndex(folders.source, folders.work_dir)
         changed = set(progress.to_transcode(store.build, clips_of.__getitem__, index.fingerprints))
