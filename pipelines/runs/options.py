@@ -112,6 +112,11 @@ def _check_places(options: Options) -> None:
         if place is not None and is_url(place):
             kind = "file" if name in ("clips", "class_names") else "folder"
             raise RunError(f"{name} {shown(place)!r}: give a local {kind}; only the store may be on an object store")
+    if options.scratch and Path(options.scratch).resolve().is_relative_to(Path(options.source).resolve()):
+        raise RunError(
+            f"scratch {options.scratch!r}: it is inside the source folder, where its files would count as videos; give "
+            "a folder elsewhere"
+        )
     for name in ("source", "store", "splits", "work_dir", "recipe", "dask_address", "clips", "class_names", "scratch"):
         place = getattr(options, name)
         if isinstance(place, str) and not re.fullmatch(SAFE, place):

@@ -377,6 +377,8 @@ def test_scratch_without_discarding_is_refused(one_pass: tuple[Options, dict[str
         run_stages(replace(options, discard_h264=False))
     with pytest.raises(RunStopped, match=r"scratch '.*nowhere': No such file or directory; fix this"):
         run_stages(replace(options, scratch=f"{options.scratch}/nowhere"))
+    with pytest.raises(RunError, match=r"^scratch '.*new': it is inside the source folder"):
+        run_stages(replace(options, scratch=f"{options.source}/new"))
 
 
 def test_a_plan_counts_the_h264_files_of_the_shards_at_work_on_the_scratch_folder(
