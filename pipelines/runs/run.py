@@ -134,6 +134,7 @@ class Run:
         with suppress(OSError, StoreError):
             for stage in STAGES if report.stage == ONE_PASS else (report.stage,):
                 self._taken.setdefault(stage, set()).update(self._read(stage, some))
+            self.sources.save()
             if time.monotonic() - self._saved > SAVE_SECONDS:
                 self._save_index()
 
@@ -160,8 +161,7 @@ class Run:
         return written
 
     def _save_index(self) -> None:
-        """Save the indexes, without records that may be replaced before their stamps are taken."""
-        self.sources.save()
+        """Save the index of records, without those that may be replaced before their stamps are taken."""
         unread = {stage: shards - self._taken.get(stage, set()) for stage, shards in self._given.items()}
         self._index.save(self.progress.by_path(unread), record_stamps(self.zarr))
         self._index_is_old, self._saved = False, time.monotonic()

@@ -38,15 +38,20 @@ _ENTRY = _STAMP.size + LENGTH // 2  # bytes of a stamp and a fingerprint
 
 
 class SourceIndex:
-    """The stamps and fingerprints of the files in a source folder; a file of hexadecimal digits and paths."""
+    """The stamps and fingerprints of the files in a source folder.
+
+    In the file, each is hexadecimal digits, a space, the path and a NUL, after which an unfinished one is no harm. New
+    ones are appended, so that a killed run loses few.
+    """
 
     def __init__(self, source: str, work_dir: str) -> None:
         refuse_links(Path(work_dir), Path(work_dir, SOURCES))
         self._source = source
         name = hashlib.sha256(os.fsencode(source)).hexdigest()[:16]
-        self._file = Path(work_dir, SOURCES, f"{name}.json")
-        self._known = self._load()  # by path: the stamp, then the fingerprint
-        self._changed = False
+        self._file = Path(work_dir, SOURCES, f"{name}.index")
+        self._known: dict[str, bytes] = {}  # by path: the stamp, then the fingerprint
+        self._whole = self._load()
+        self._new: dict[str, None] = {}  # paths that are not in the file yet
 
     def fingerprints(self, paths: Iterable[str]) -> dict[str, str]:
         """The fingerprints of the files at ``paths``, relative to the source folder, without unreadable ones.
@@ -95,27 +100,46 @@ class SourceIndex:
         written = max(_STAMP.unpack(stamp)[1:3])
         if self.stamp(path) == stamp and written < time.time_ns() - SETTLED_SECONDS * 1e9:
             self._known[path] = stamp + bytes.fromhex(fingerprint)
-            self._changed = True
+            self._new[path] = None
 
     def save(self) -> None:
-        """Write the index if it changed. If that fails, the files are merely read again next time."""
-        if not self._changed:
+        """Write what is new. If that fails, the files are merely read again next time."""
+        if not self._new:
             return
         with suppress(OSError):
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_write(self._file) as part, part.open("wb") as file:
-                file.writelines(
-                    b"%b %b\0" % (hexlify(self._known[path]), os.fsencode(path)) for path in sorted(self._known)
-                )
-            self._changed = False
+            if self._whole:
+                self._append(b"\0" + b"".join(map(self._item, self._new)))
+            else:
+                with atomic_write(self._file) as part, part.open("wb") as file:
+                    file.writelines(map(self._item, self._known))
+            self._whole = True
+            self._new.clear()
 
-    def _load(self) -> dict[str, bytes]:
-        known = {}
+    def _item(self, path: str) -> bytes:
+        return b"%b %b\0" % (hexlify(self._known[path]), os.fsencode(path))
+
+    def _append(self, items: bytes) -> None:
+        descriptor = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        with open(descriptor, "wb", buffering=0) as file:
+            file.write(items)
+
+    def _load(self) -> bool:
+        """Read the file; return whether it can be appended to, which one that is damaged or mostly outdated cannot."""
         try:
-            for item in (read_part(self._file, None, _MOST_BYTES) or b"").split(b"\0"):
-                text, _, path = item.partition(b" ")
-                if len(entry := unhexlify(text)) == _ENTRY:
-                    known[os.fsdecode(path)] = entry
+            content = read_part(self._file, None, _MOST_BYTES) or b""
         except (OSError, ValueError):
-            return {}
-        return known
+            return False
+        items = wrong = 0
+        for item in filter(None, content.split(b"\0")):
+            text, _, path = item.partition(b" ")
+            items += 1
+            try:
+                entry = unhexlify(text)
+            except ValueError:
+                entry = b""
+            if len(entry) == _ENTRY:
+                self._known[os.fsdecode(path)] = entry
+            else:
+                wrong += 1
+        return not wrong and items <= 2 * len(self._known)

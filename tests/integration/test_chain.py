@@ -161,11 +161,45 @@ def test_a_damaged_index_of_sources_costs_nothing_but_reading_them(
     monkeypatch.setattr(source_index, "SETTLED_SECONDS", 0)
     run_stages(options)
     (index,) = Path(f"{options.store}.work", source_index.SOURCES).iterdir()
-    whole = index.read_text()
-    assert whole.count("\0") == 3
+    whole = items(index)
+    assert len(whole) == 3
     index.write_text(text)
     assert run_stages(options)[1] == []
-    assert index.read_text() == whole
+    assert items(index) == whole
+
+
+def items(index: Path) -> list[bytes]:
+    return sorted(filter(None, index.read_bytes().split(b"\0")))
+
+
+def test_an_index_of_sources_is_appended_to_until_most_of_it_is_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source_index, "SETTLED_SECONDS", 0)
+    clips, work = tmp_path / "clips", str(tmp_path / "work")
+    clips.mkdir()
+    names = ["a", "b\nc", os.fsdecode(b"d\xff")]
+    for name in names:
+        (clips / name).write_text(name[0])
+
+    def known() -> dict[str, str]:
+        index = source_index.SourceIndex(str(clips), work)
+        found = index.fingerprints(names)
+        index.save()
+        return found
+
+    first = known()
+    assert list(first) == names
+    (file,) = Path(work, source_index.SOURCES).iterdir()
+    with file.open("ab") as torn:  # as by a run that was killed while it wrote
+        torn.write(b"0123")
+    for turn in range(1, 7):
+        (clips / "a").write_text(f"{turn}")
+        before = file.stat().st_ino, len(items(file))
+        assert {name: value for name, value in known().items() if name != "a"} == {n: first[n] for n in names[1:]}
+        grown = file.stat().st_ino == before[0]
+        assert len(items(file)) == (before[1] + 1 if grown else 3)
+        assert grown == (1 < turn < 6)
 
 
 def test_a_plan_counts_the_clips_whose_source_has_changed(options: Options) -> None:
