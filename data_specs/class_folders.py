@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -185,7 +186,7 @@ def _check_official(
 
 
 def _first_folder(path: str) -> str:
-    return printable(path.partition("/")[0]) if "/" in path else ""
+    return sys.intern(printable(path.partition("/")[0])) if "/" in path else ""  # one object for all clips of a class
 
 
 def _last_folder(path: str) -> str:

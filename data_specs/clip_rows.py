@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
@@ -270,7 +270,9 @@ def _check_unique_videos(listing: Listing, faults: Faults) -> None:
     _check_unique(videos, "path", listing, faults)
 
 
-def _check_unique(values: Iterable[str], what: str, listing: Listing, faults: Faults) -> None:
+def _check_unique(values: Sequence[str], what: str, listing: Listing, faults: Faults) -> None:
+    if len(set(values)) == len(values):
+        return
     first: dict[str, int] = {}
     for position, value in enumerate(values):
         if (other := first.setdefault(value, position)) != position:

@@ -190,7 +190,9 @@ def show_result(run: Run, summary: Summary) -> None:
 def show_boxes(run: Run) -> None:
     """Publish a contact sheet of the boxes on Prefect's page; log a warning if it cannot be drawn."""
     try:
-        reader = ClipReader(open_store(run.location), published=True)
+        store = open_store(run.location)
+        store.ids = run.ids  # as in the table, which is not read again
+        reader = ClipReader(store, published=True)
         sheet = contact_sheet(reader)
         if sheet is not None:
             create_image_artifact(data_url(sheet), f"{FLOW}-contact-sheet", about_sheet(reader))

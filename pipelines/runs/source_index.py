@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
 import struct
 import time
@@ -35,6 +36,9 @@ _STAMP = struct.Struct("<QqqQ")
 
 
 _ENTRY = _STAMP.size + LENGTH // 2  # bytes of a stamp and a fingerprint
+
+
+_ITEM = re.compile(rb"([0-9a-f]{%d}) ([^\0]+)\0|[^\0]+" % (2 * _ENTRY))  # a whole one, or anything else
 
 
 class SourceIndex:
@@ -130,16 +134,10 @@ class SourceIndex:
             content = read_part(self._file, None, _MOST_BYTES) or b""
         except (OSError, ValueError):
             return False
-        items = wrong = 0
-        for item in filter(None, content.split(b"\0")):
-            text, _, path = item.partition(b" ")
+        items = whole = 0
+        for found in _ITEM.finditer(content):
             items += 1
-            try:
-                entry = unhexlify(text)
-            except ValueError:
-                entry = b""
-            if len(entry) == _ENTRY:
-                self._known[os.fsdecode(path)] = entry
-            else:
-                wrong += 1
-        return not wrong and items <= 2 * len(self._known)
+            if found[2] is not None:
+                whole += 1
+                self._known[os.fsdecode(found[2])] = unhexlify(found[1])
+        return whole == items <= 2 * len(self._known)

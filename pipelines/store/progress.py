@@ -96,7 +96,7 @@ class Progress:
         for key, (path, _) in existing.items():
             link = known[path][1]
             software = self._software.setdefault(link.software, link.software)
-            self._links[key][shard] = replace(link, software=software)
+            self._links[key][shard] = link if software is link.software else replace(link, software=software)
         self._unfilled.add(shard)
         return True
 

@@ -7,14 +7,15 @@ folder, its tag on an object store; those of the pack if it is packed. The index
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from zarr.abc.store import Store as ZarrStore
 
 from data_specs.local_files import LocalFiles, read_part, refuse_links
@@ -100,41 +101,45 @@ Known = Mapping[str, tuple[Stamp, Link]]
 
 
 class RecordIndex:
-    """The stamps and links of a store's records, by path, as a file in a work folder."""
+    """The stamps and links of a store's records, by path, in a file in a work folder.
+
+    Its lines are JSON: the place (`place_here`) where it was saved, then one for each record.
+    """
 
     def __init__(self, work_dir: str, location: str) -> None:
         refuse_links(Path(work_dir), Path(work_dir, RECORDS))
         self._location = location
         name = hashlib.sha256(os.fsencode(location)).hexdigest()[:16]
-        self._file = Path(work_dir, RECORDS, f"{name}.json")
+        self._file = Path(work_dir, RECORDS, f"{name}.jsonl")
 
     def load(self, *, since_boot: bool = False) -> Known:
         """What is known of the records; nothing if there is no index or it is damaged.
 
         With ``since_boot``, also nothing if it was saved before this machine was started, or on another one.
         """
+        known: dict[str, tuple[Stamp, Link]] = {}
+        software: dict[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]] = {}
         try:
-            text = read_part(self._file, None, _MOST_BYTES)
-            content = None if text is None else _CONTENT.validate_json(text)
-        except (OSError, ValueError, ValidationError):
+            lines = io.BytesIO(read_part(self._file, None, _MOST_BYTES) or b"")
+            place = _PLACE.validate_json(next(lines, b""))
+            if since_boot and not is_this_boot(place):
+                return {}
+            for line in lines:
+                path, stamp, link = _LINE.validate_json(line)
+                known[path] = stamp, replace(link, software=software.setdefault(link.software, link.software))
+        except (OSError, ValueError):  # pydantic's errors are among the latter
             return {}
-        return {} if content is None or (since_boot and not is_this_boot(content.place)) else content.records
+        return known
 
     def save(self, links: Mapping[str, Link], stamps: Stamps) -> None:
         """Write the index. If that fails, the records are merely read again next time."""
-        known = {path: (stamp, link) for path, link in links.items() if (stamp := stamps.get(path)) is not None}
         with suppress(OSError):
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_write(self._file) as part:
-                part.write_bytes(_CONTENT.dump_json(_Content(place_here(), known)))
+            with atomic_write(self._file) as part, part.open("wb") as file:
+                file.write(_PLACE.dump_json(place_here()) + b"\n")
+                for path, link in links.items():
+                    if (stamp := stamps.get(path)) is not None:
+                        file.write(_LINE.dump_json((path, stamp, link)) + b"\n")
 
 
-@dataclass(frozen=True, slots=True)
-class _Content:
-    """``place`` identifies the boot of the machine on which the index was saved."""
-
-    place: str
-    records: dict[str, tuple[Stamp, Link]]
-
-
-_CONTENT = TypeAdapter(_Content)
+_PLACE, _LINE = TypeAdapter(str), TypeAdapter(tuple[str, Stamp, Link])
