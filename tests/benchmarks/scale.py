@@ -272,7 +272,7 @@ def _all_records(store: Path) -> int:
 def _kept(journal: Journal, size: int, folder: Path) -> list[Result]:
     """The files and folders of a store."""
     counts: dict[str, int] = journal.once(f"{size}: counting files", lambda: _counts(folder / f"{size}.zarr"))
-    shard_clips = open_store(str(folder / f"{size}.zarr")).recipe.clips_per_shard
+    shard_clips = _small().sized_for(size).clips_per_shard
     about = f"{shard_clips} clips a shard; "
     targets = TARGETS if shard_clips >= 16 else {}
     return [
