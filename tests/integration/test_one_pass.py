@@ -32,13 +32,13 @@ from pipelines.runs.options import Options
 from pipelines.stages import h264_cache
 from pipelines.stages.scratch import _make_locked, _prefix, on_scratch, sweep_scratch
 from pipelines.stages.shard_task import process_shard
-from pipelines.stages.tasks import ONE_PASS, STAGES
+from pipelines.stages.tasks import ONE_PASS, STAGES, ShardReport
 from pipelines.store.summary import summarise
 from pipelines.store.verify import verify
 from pipelines.store.writer import write_record
 from tests.conftest import run_stages
 from tests.places import SABOTAGE
-from tests.support.dask_by_hand import StartWorker, Worker, scheduler
+from tests.support.dask_by_hand import StartWorker, Worker, cluster, scheduler
 from tests.support.saboteurs import contents, do_on_dask, records, wait_until
 
 VIEWS: list[dict[str, object]] = [{"kind": "full", "name": "full"}, {"kind": "motion", "name": "mocrop"}]
@@ -262,6 +262,22 @@ def test_a_worker_that_dies_leaves_its_shard_to_one_that_joins(
     assert files_below(options.scratch) == [], "the next task on the machine removes them"
     assert contents(Path(options.store)) == expected
     end(others)
+
+
+def test_a_run_that_is_stopped_with_its_scheduler_says_that_it_was_stopped(
+    one_pass: tuple[Options, dict[str, bytes]], tmp_path: Path
+) -> None:
+    """As when a batch system ends all processes of a job at once."""
+    options, expected = one_pass
+
+    def stop(report: ShardReport) -> None:
+        os.kill(client.run_on_scheduler(os.getpid), signal.SIGKILL)
+        raise KeyboardInterrupt
+
+    with cluster(tmp_path, 1) as (address, _), dask_client(address=address) as client, pytest.raises(KeyboardInterrupt):
+        do_on_dask(options, client, stop)
+    run_stages(options)
+    assert contents(Path(options.store)) == expected
 
 
 def end(workers: list[Worker]) -> None:
