@@ -1,4 +1,4 @@
-"""The SLURM script of docs/howto/dask_cluster.md, on a SLURM cluster where there is one, and with a stand-in."""
+"""The SLURM script of docs/howto/dask_cluster.md, on a SLURM cluster of this machine, and with a stand-in."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from data_specs.stored import open_store
 from tests.docs.test_docs import BLOCKS
 from tests.places import ROOT
-from tests.support.slurm import lacking, run_on_slurm
+from tests.support.slurm import run_on_slurm
 
 
 def script() -> str:
@@ -108,7 +108,6 @@ cat "$job.out"
 
 
 @pytest.mark.soak
-@pytest.mark.skipif(bool(lacking()), reason=lacking())
 @pytest.mark.parametrize("export", ["ALL", "NIL"])
 def test_two_nodes_of_a_cluster_go_on_after_a_job_was_cancelled(export: str, synth_data: Path, tmp_path: Path) -> None:
     """With NIL, jobs get the environment of a login, and ``srun`` hands on nothing of the job's unless it is told."""

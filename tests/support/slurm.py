@@ -1,16 +1,17 @@
 """A SLURM cluster of two nodes on this machine, in namespaces of its own, where it listens on no other network.
 
-It needs root, and Debian's packages ``slurmctld slurmd slurm-client munge``.
+It needs root and Debian's `PACKAGES`.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
-PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "unshare", "ip")
+from tests.support.system_packages import needed
+
+PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge", "iproute2")
 _CONFIGURATION = """
 ClusterName=test
 SlurmctldHost=localhost(127.0.0.1)
@@ -55,16 +56,9 @@ until [ "$(sinfo --noheader --states=idle --format=%D)" = 2 ]; do sleep 0.2; don
 """
 
 
-def lacking() -> str:
-    """What this machine lacks for such a cluster, "" if nothing."""
-    if os.geteuid():
-        return "needs root"
-    missing = [name for name in PROGRAMS if shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is None]
-    return f"needs Debian's slurmctld, slurmd, slurm-client and munge ({', '.join(missing)} missing)" if missing else ""
-
-
 def run_on_slurm(folder: Path, script: str, **variables: str) -> str:
     """Start the cluster, run a shell script that may use ``sbatch``, and end the cluster; what all of them wrote."""
+    needed(*PACKAGES)
     for name in ("run", "munge", "state"):
         (folder / name).mkdir()
     (folder / "slurm.conf").write_text(_CONFIGURATION.format(folder=folder))
