@@ -301,7 +301,8 @@ def _find_files(rows: Sequence[Row], lines: Sequence[int], source: Path, faults:
 def _exact(path: str, videos: frozenset[str], source: Path) -> str | None:
     """The path of a row's file as written, or with slashes for backslashes; None if there is no such file."""
     for name in dict.fromkeys((path, path.replace("\\", "/"))):
-        if name in videos or os.path.isfile(os.path.join(source, name)):
+        inside = not name.startswith("/") and ".." not in name.split("/")
+        if name in videos or (inside and os.path.isfile(os.path.join(source, name))):
             return name
     return None
 

@@ -15,7 +15,11 @@ def parse_json(text: bytes | str, most: int) -> Any:
     if len(text) > most:
         raise ValueError(f"{len(text)} bytes of JSON, more than {most}")
     try:
-        return _DECODER.decode(text if isinstance(text, str) else text.decode("utf-8-sig"))
+        if isinstance(text, bytes):
+            text = text.decode(json.detect_encoding(text), "surrogatepass")
+        elif text.startswith("\ufeff"):
+            raise ValueError("a byte order mark in the middle; save it as UTF-8 without one")
+        return _DECODER.decode(text)
     except RecursionError:
         raise ValueError("JSON that is nested too deeply") from None
 

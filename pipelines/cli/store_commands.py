@@ -35,7 +35,7 @@ def status(store: StoreArgument, work_dir: WorkDir = None, as_json: JsonFlag = F
 
 
 def _known(store: str, work_dir: str | None) -> Known | None:
-    """What the index in the work folder knows of a store's records; None if there is none, or if it is a link."""
+    """What the index in the work folder knows of a store's records; None if it cannot be read, or is a link."""
     from pipelines.runs.cleanup import work_folder
     from pipelines.store.record_index import RecordIndex
 
@@ -44,7 +44,7 @@ def _known(store: str, work_dir: str | None) -> Known | None:
     location = store if is_url(store) else str(Path(store).resolve())
     try:
         return RecordIndex(str(work_folder(location, work_dir)), location).load()
-    except Linked:
+    except (Linked, OSError):
         return None
 
 

@@ -12,6 +12,7 @@ import time
 import uuid
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -41,7 +42,6 @@ ASK_SECONDS = 1.0  # between two questions how many workers there are
 CONNECT_SECONDS = 15.0
 JOIN_SECONDS = 60.0
 CHECK_SECONDS = 5.0  # between two checks for failed workers of a local cluster, and for others while no shard finishes
-ANSWER_SECONDS = 5.0  # how long a stopped run waits for a scheduler that may have ended, too
 STOP_SECONDS = 600.0  # how long a stopped run waits for the shards in progress on a remote cluster
 
 _DASK = {
@@ -284,8 +284,13 @@ def _stop(client: Client, futures: Sequence[distributed.Future]) -> None:
         return
     if client.scheduler is None:  # its connection was given up
         return
-    with client.as_current(), contextlib.suppress(OSError, TimeoutError):  # they must not hide the reason for the stop
-        processing = client.sync(client.scheduler.processing, callback_timeout=ANSWER_SECONDS)
+    why_not = (
+        OSError,
+        TimeoutError,
+        CancelledError,
+    )  # of a scheduler that ends, too: they must not hide why the run stops
+    with client.as_current(), contextlib.suppress(*why_not):
+        processing = client.sync(client.scheduler.processing, callback_timeout=STOP_SECONDS)
         started = {key for keys in processing.values() for key in keys}
         client.cancel([future for future in futures if future.key not in started])
         distributed.wait([future for future in futures if future.key in started], timeout=STOP_SECONDS)

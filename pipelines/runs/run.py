@@ -106,14 +106,15 @@ class Run:
         for stage in STAGES:
             for shard in self._missing(stage):
                 first.setdefault(shard, stage)
-        for stage in STAGES:
-            self._given.setdefault(stage, set()).update(first)
+        for shard, stage in first.items():
+            for later in STAGES[STAGES.index(stage) :]:
+                self._given.setdefault(later, set()).add(shard)
         return [self._pass(shard, STAGES[STAGES.index(first[shard]) :]) for shard in sorted(first)]
 
     def _pass(self, shard: int, stages: tuple[str, ...]) -> ShardPlan:
         fresh = not any(link for stage in stages for link in self.progress.stage_links(stage, shard))
         plan = self._plan(ONE_PASS, shard, ())
-        return replace(plan, stages=stages, fresh=fresh, scratch=self.options.scratch_folder())
+        return replace(plan, stages=stages, fresh=fresh, scratch=self.options.scratch_folder(), replaces=not fresh)
 
     def _missing(self, stage: str) -> dict[int, Sequence[str]]:
         """The shards in which a stage is pending, and for which views, empty in stages without views."""
@@ -194,7 +195,8 @@ class Run:
 
     def _plan(self, stage: str, shard: int, views: Sequence[str]) -> ShardPlan:
         first, clips = shard * self.recipe.clips_per_shard, self.clips_of(shard)
-        return ShardPlan(stage, shard, self.location, self.folders, self.build, first, clips, tuple(views))
+        plan = ShardPlan(stage, shard, self.location, self.folders, self.build, first, clips, tuple(views))
+        return replace(plan, replaces=any(self.progress.stage_links(stage, shard)))
 
     def summary(self) -> Summary:
         """The store's current progress."""

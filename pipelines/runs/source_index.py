@@ -92,7 +92,8 @@ class SourceIndex:
             return None
         if not stat.S_ISREG(status.st_mode):  # opening a FIFO would block
             return None
-        return _STAMP.pack(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+        times = (max(-1 << 63, min(time, (1 << 63) - 1)) for time in (status.st_mtime_ns, status.st_ctime_ns))
+        return _STAMP.pack(status.st_size, *times, status.st_ino)
 
     def bytes_of(self, path: str) -> int:
         """The size of a file in bytes; 0 if it is missing or not a regular file."""

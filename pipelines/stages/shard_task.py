@@ -29,7 +29,7 @@ from data_specs.chain import is_current
 from data_specs.datasets import Clip
 from data_specs.recipes import Recipe
 from data_specs.records import BoxRow, CropRow, MotionRow, Record, TranscodeRow, read_records
-from data_specs.schema import VIEW_STAGES
+from data_specs.schema import VIEW_STAGES, progress_path
 from data_specs.stored import zarr_store
 from data_specs.text import printable
 from pipelines.errors import ClipError, RunStopped
@@ -44,7 +44,7 @@ from pipelines.stages.tasks import ONE_PASS, Around, EachClip, Result, ShardPlan
 from pipelines.stages.transcode import transcode_records
 from pipelines.stages.upstream import upstream
 from pipelines.store.software import versions_here
-from pipelines.store.writer import HashingStore, write_record
+from pipelines.store.writer import HashingStore, remove_record, write_record
 
 _NOT_THE_CLIPS_FAULT = {
     errno.ENOSPC,
@@ -124,6 +124,9 @@ def _process_stage(plan: ShardPlan, recipe: Recipe, around: Around) -> ShardRepo
     start = time.perf_counter()
     store = HashingStore(zarr_store(plan.store, read_only=False))
     try:
+        if plan.replaces and plan.stage in VIEW_STAGES:  # their objects are replaced in place: records go first
+            for view in plan.views:
+                remove_record(store, progress_path(plan.stage, view, plan.shard))
         records = _STAGE[plan.stage](plan, recipe, store, partial(_each_clip, plan, around))
         store.settle()
         for record in records:

@@ -32,7 +32,8 @@ class ShardPlan:
     ``apart`` requests a separate process, after a worker died on the shard; ``dead`` are (id, reason) of the clips on
     which such processes died, the reason as in a record. If ``stage`` is `ONE_PASS`, ``stages`` are those that may be
     pending, of which the first is, and ``fresh`` says that none of them has a record yet; ``scratch`` is the folder on
-    the worker's machine, by default that for temporary files, in which the task makes its work folder.
+    the worker's machine, by default that for temporary files, in which the task makes its work folder. ``replaces``
+    says that the stage has records of the shard, made from other inputs.
     """
 
     stage: str
@@ -48,6 +49,7 @@ class ShardPlan:
     stages: tuple[str, ...] = ()
     fresh: bool = False
     scratch: str | None = None
+    replaces: bool = False
 
     @property
     def rows(self) -> range:

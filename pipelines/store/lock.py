@@ -227,7 +227,7 @@ def place_here() -> str:
 
 def is_this_boot(place: str) -> bool:
     """Return whether `place_here` gave this since the machine was started; False where that cannot be told."""
-    return _BOOT.exists() and place == place_here()
+    return place == place_here() != socket.gethostname()
 
 
 def _process_start(pid: int) -> str:

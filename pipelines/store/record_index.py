@@ -138,7 +138,7 @@ class RecordIndex:
             with atomic_write(self._file) as part, part.open("wb") as file:
                 file.write(_PLACE.dump_json(place_here()) + b"\n")
                 for path, link in links.items():
-                    if (stamp := stamps.get(path)) is not None:
+                    if stamp := stamps.get(path):  # "" on a server without tags: it would never change
                         file.write(_LINE.dump_json((path, stamp, link)) + b"\n")
 
 

@@ -154,11 +154,15 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def remove_record(store: ZarrStore, path: str) -> None:
-    """Remove a record, if it exists; if it is packed, write a group in its place that says so."""
+    """Remove a record, if it exists; if it is packed, write a group in its place that says so.
+
+    It is gone from the disk when this returns: what it describes may be replaced then.
+    """
     if run(store.exists(pack_of(path))):
         put_attributes(store, path, REMOVED)
     else:
         remove_attributes(store, path)
+    settle(store._store if isinstance(store, HashingStore) else store, [path, f"{path}/zarr.json"])
 
 
 def remove_attributes(store: ZarrStore, path: str) -> None:

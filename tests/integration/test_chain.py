@@ -154,6 +154,15 @@ def test_what_is_no_file_any_more_is_not_read(tmp_path: Path) -> None:
     assert list(index.fingerprints(["folder", "pipe", "clip", "gone"])) == ["clip"]
 
 
+def test_a_file_from_the_year_2300_is_read_each_time(tmp_path: Path) -> None:
+    (tmp_path / "clip").write_bytes(b"x")
+    os.utime(tmp_path / "clip", (10_413_792_000, 10_413_792_000))
+    for _ in range(2):
+        index = source_index.SourceIndex(str(tmp_path), str(tmp_path / "work"))
+        assert list(index.fingerprints(["clip"])) == ["clip"]
+        index.save()
+
+
 @pytest.mark.parametrize("text", ["", "[]", "00 Still/s0.avi\0", "x Still/s0.avi\0", "\0"])
 def test_a_damaged_index_of_sources_costs_nothing_but_reading_them(
     options: Options, text: str, monkeypatch: pytest.MonkeyPatch

@@ -21,6 +21,7 @@ from data_specs.records import BoxRow
 from data_specs.stored import open_store, zarr_store
 from mocrop_core import Box
 from pipelines.errors import RunError, RunStopped
+from pipelines.execution import dask_cluster
 from pipelines.execution.dask_cluster import check_workers, dask_client, map_shards, needs_of
 from pipelines.execution.worker import attempt, lacking
 from pipelines.media import decoder
@@ -265,9 +266,10 @@ def test_a_worker_that_dies_leaves_its_shard_to_one_that_joins(
 
 
 def test_a_run_that_is_stopped_with_its_scheduler_says_that_it_was_stopped(
-    one_pass: tuple[Options, dict[str, bytes]], tmp_path: Path
+    one_pass: tuple[Options, dict[str, bytes]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As when a batch system ends all processes of a job at once."""
+    monkeypatch.setattr(dask_cluster, "CONNECT_SECONDS", 3.0)
     options, expected = one_pass
 
     def stop(report: ShardReport) -> None:

@@ -19,6 +19,8 @@ from pipelines.media.ffmpeg_binary import find_ffmpeg
 from pipelines.runs import run as runs
 from pipelines.runs.opening import open_run
 from pipelines.runs.options import Options
+from pipelines.stages import shard_task
+from pipelines.stages.scratch import on_scratch
 from pipelines.stages.shard_task import process_shard
 from pipelines.store import lock, record_blocks, record_index
 from pipelines.store.verify import verify
@@ -38,14 +40,19 @@ RECIPE = parse_recipe(
 )
 
 
+def encode(clip: Path, pattern: str = "testsrc") -> None:
+    words = ["-v", "error", "-f", "lavfi", "-i", f"{pattern}=size=64x48:rate=12:duration=0.5", "-c:v", "libx264"]
+    clip.unlink(missing_ok=True)
+    subprocess.run([find_ffmpeg().path, *words, "-preset", "ultrafast", clip], check=True)
+
+
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Links to one tiny clip under `SHARDS` names."""
     folder = tmp_path_factory.mktemp("source")
     first = folder / "a/000.mp4"
     first.parent.mkdir()
-    words = ["-v", "error", "-f", "lavfi", "-i", "testsrc=size=64x48:rate=12:duration=0.5", "-c:v", "libx264"]
-    subprocess.run([find_ffmpeg().path, *words, "-preset", "ultrafast", first], check=True)
+    encode(first)
     for number in range(1, SHARDS):
         os.link(first, first.with_name(f"{number:03}.mp4"))
     return folder
@@ -110,6 +117,47 @@ def test_a_run_after_a_loss_of_power_trusts_no_index_and_finds_a_file_that_is_cu
     assert run_stages(killed)[1] == ["clips"] * (1 + SHARDS - DONE)
     assert len(read) >= 3 * SHARDS + DONE
     assert verify(killed.store) == []
+
+
+def run_until_killed_before_a_record(options: Options, stage: str) -> None:
+    runs.BLOCK, runs.SAVE_SECONDS = 1, 0
+    real = shard_task.write_record
+
+    def write(store: Any, record: Record[Any]) -> None:
+        if record.stage == stage:
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(store, record)
+
+    shard_task.write_record = write
+    with open_run(options) as run:
+        for each in run.passes:
+            for plan in run.pending(each):
+                with on_scratch(plan) as placed:
+                    run.finished(process_shard(placed, run.recipe))
+
+
+@pytest.mark.parametrize(("stage", "one_pass"), [("boxes", False), ("clips", False), ("clips", True)])
+def test_a_source_put_back_after_a_kill_does_not_keep_the_crops_of_the_other(
+    stage: str, one_pass: bool, tmp_path: Path
+) -> None:
+    """The run of the other source was killed after it replaced an object, and before it replaced its record."""
+    options = Options(str(tmp_path / "source"), str(tmp_path / "store.zarr"), recipe=RECIPE, discard_h264=one_pass)
+    clip, first = tmp_path / "source/a/000.mp4", tmp_path / "first.mp4"
+    clip.parent.mkdir(parents=True)
+    encode(first)
+    shutil.copy(first, clip)
+    run_stages(options)
+    expected = contents(Path(options.store))
+    encode(clip, "testsrc2")
+    process = SPAWN.Process(target=run_until_killed_before_a_record, args=(options, stage))
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+    clip.unlink()
+    shutil.copy(first, clip)
+    run_stages(options)
+    assert contents(Path(options.store)) == expected
+    assert verify(options.store) == []
 
 
 def test_where_boots_cannot_be_told_apart_an_index_is_not_trusted_after_a_kill(
