@@ -33,11 +33,7 @@ Stamp = bytes
 """Identifies a version of a file without reading it: size in bytes, mtime and ctime in ns, inode. Packed, as an index
 may hold a million of them."""
 _STAMP = struct.Struct("<QqqQ")
-
-
 _ENTRY = _STAMP.size + LENGTH // 2  # bytes of a stamp and a fingerprint
-
-
 _ITEM = re.compile(rb"([0-9a-f]{%d}) ([^\0]+)\0|[^\0]+" % (2 * _ENTRY))  # a whole one, or anything else
 
 
