@@ -284,12 +284,8 @@ def _stop(client: Client, futures: Sequence[distributed.Future]) -> None:
         return
     if client.scheduler is None:  # its connection was given up
         return
-    why_not = (
-        OSError,
-        TimeoutError,
-        CancelledError,
-    )  # of a scheduler that ends, too: they must not hide why the run stops
-    with client.as_current(), contextlib.suppress(*why_not):
+    ended = OSError, TimeoutError, CancelledError  # the scheduler, too: that must not hide the reason for the stop
+    with client.as_current(), contextlib.suppress(*ended):
         processing = client.sync(client.scheduler.processing, callback_timeout=STOP_SECONDS)
         started = {key for keys in processing.values() for key in keys}
         client.cancel([future for future in futures if future.key not in started])
