@@ -200,7 +200,7 @@ def map_shards(
                 waiting.appendleft((replace(plan, apart=True), number))
                 alone.add(plan.shard)
             elif number < ATTEMPTS:
-                waiting.appendleft((plan, number + 1))
+                waiting.appendleft((replace(plan, replaces=True), number + 1))
             else:
                 failed[plan.shard] = result.error
             if result.report is not None or plan.shard in failed:

@@ -45,6 +45,7 @@ class Run:
         self.folders = options.folders(dataset)
         self.sources = SourceIndex(self.folders.source, self.folders.work_dir)
         self._stamps: dict[str, Stamp | None] = {}  # by clip id: source files' stamps before their first transcoding
+        self._stamped = 0  # when, in ns
         self.zarr = zarr_store(self.location, read_only=False)
         self.num_shards = schema.num_shards(len(dataset.clips), recipe.clips_per_shard)
         self._index = RecordIndex(self.folders.work_dir, self.location)
@@ -164,13 +165,14 @@ class Run:
     def _save_index(self) -> None:
         """Save the index of records, without those that may be replaced before their stamps are taken."""
         unread = {stage: shards - self._taken.get(stage, set()) for stage, shards in self._given.items()}
-        self._index.save(self.progress.by_path(unread), record_stamps(self.zarr))
+        self._index.save(self.progress.by_path(unread), record_stamps(self.zarr), self.progress.stamps)
         self._index_is_old, self._saved = False, time.monotonic()
 
     def _changed(self) -> list[int]:
         """The shards whose H.264 files were not made from the current source files."""
         changed = self.progress.to_transcode(self.build, self.clips_of, self.sources.fingerprints)
         self.sources.save()
+        self._stamped = time.time_ns()
         for shard in set(changed) - self.progress.links("transcode").keys():
             for clip in self.clips_of(shard):
                 self._stamps.setdefault(clip.id, self.sources.stamp(clip.path))
@@ -191,7 +193,7 @@ class Run:
             for clip, source in zip(self.clips_of(shard), sources, strict=False):
                 stamp = self._stamps.pop(clip.id, None)
                 if source and stamp:
-                    self.sources.remember(clip.path, stamp, source)
+                    self.sources.remember(clip.path, stamp, source, self._stamped)
 
     def _plan(self, stage: str, shard: int, views: Sequence[str]) -> ShardPlan:
         first, clips = shard * self.recipe.clips_per_shard, self.clips_of(shard)
@@ -213,6 +215,8 @@ class Run:
             packed = self._is_finished(summary) and pack_records(
                 self.zarr, self.progress.keys, self.num_shards, self.lock.check
             )
+            if packed:
+                self.progress.stamps.clear()  # the records are elsewhere now
             if self._index_is_old or packed:
                 self._save_index()
             self._published = True

@@ -58,6 +58,7 @@ class SourceIndex:
 
         New files and those whose stamp has changed are read, several at a time.
         """
+        began = time.time_ns()
         stamps = {path: stamp for path in paths if (stamp := self.stamp(path))}
         current = {}
         for path, stamp in stamps.items():
@@ -71,7 +72,7 @@ class SourceIndex:
             for path, fingerprint in zip(unknown, pool.map(self._read, unknown), strict=True):
                 if fingerprint is not None:
                     current[path] = fingerprint
-                    self.remember(path, stamps[path], fingerprint)
+                    self.remember(path, stamps[path], fingerprint, began)
         return current
 
     def _read(self, path: str) -> str | None:
@@ -96,10 +97,10 @@ class SourceIndex:
         stamp = self.stamp(path)
         return _STAMP.unpack(stamp)[0] if stamp else 0
 
-    def remember(self, path: str, stamp: Stamp, fingerprint: str) -> None:
-        """Remember the fingerprint of a file, unless it has changed since ``stamp`` was taken."""
+    def remember(self, path: str, stamp: Stamp, fingerprint: str, began: int) -> None:
+        """Remember the fingerprint of a file, unless it has changed since ``stamp`` was taken, at ``began`` (ns)."""
         written = max(_STAMP.unpack(stamp)[1:3])
-        if self.stamp(path) == stamp and written < time.time_ns() - SETTLED_SECONDS * 1e9:
+        if self.stamp(path) == stamp and written < began - SETTLED_SECONDS * 1e9:
             self._known[path] = stamp + bytes.fromhex(fingerprint)
             self._new[path] = None
 

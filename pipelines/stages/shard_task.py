@@ -124,7 +124,9 @@ def _process_stage(plan: ShardPlan, recipe: Recipe, around: Around) -> ShardRepo
     start = time.perf_counter()
     store = HashingStore(zarr_store(plan.store, read_only=False))
     try:
-        if plan.replaces and plan.stage in VIEW_STAGES:  # their objects are replaced in place: records go first
+        if (
+            plan.replaces or plan.apart
+        ) and plan.stage in VIEW_STAGES:  # their objects are replaced in place: records go first
             for view in plan.views:
                 remove_record(store, progress_path(plan.stage, view, plan.shard))
         records = _STAGE[plan.stage](plan, recipe, store, partial(_each_clip, plan, around))

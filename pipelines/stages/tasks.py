@@ -33,7 +33,7 @@ class ShardPlan:
     which such processes died, the reason as in a record. If ``stage`` is `ONE_PASS`, ``stages`` are those that may be
     pending, of which the first is, and ``fresh`` says that none of them has a record yet; ``scratch`` is the folder on
     the worker's machine, by default that for temporary files, in which the task makes its work folder. ``replaces``
-    says that the stage has records of the shard, made from other inputs.
+    says that the stage may have records of the shard, made from other inputs, or by an earlier attempt.
     """
 
     stage: str

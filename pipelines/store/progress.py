@@ -25,7 +25,7 @@ from data_specs.records import BoxRow, CropRow, Record, TranscodeRow
 from data_specs.schema import State
 from data_specs.stored import Store, StoreError, shown
 from pipelines.store.record_blocks import BLOCK, RecordBlock
-from pipelines.store.record_index import Known, Link, Stamps, record_stamps
+from pipelines.store.record_index import Known, Link, Stamp, Stamps, record_stamps, stamps_of
 from pipelines.store.software import Versions, versions_of
 from pipelines.store.table_rows import FILLS, TABLES_OF, Tables, empty_tables, fill_rows
 
@@ -74,6 +74,7 @@ class Progress:
         self._settings = transcode_settings(recipe)
         self._params = {view.name: view_params(view) for view in recipe.views}
         self._tables = empty_tables(recipe, len(ids)) if tables else None
+        self.stamps: dict[str, Stamp] = {}  # of records, by path, from before they were read
         self._unfilled: set[int] = set()  # shards whose rows of the tables were not read
         stamps = record_stamps(store)
         changed = [shard for shard in range(self.num_shards) if not self._recall(shard, known or {}, stamps)]
@@ -93,10 +94,11 @@ class Progress:
         existing = {key: (path, stamp) for key, path in paths.items() if (stamp := stamps.get(path)) is not None}
         if not existing or not all(path in known and known[path][0] == stamp for path, stamp in existing.values()):
             return False
-        for key, (path, _) in existing.items():
+        for key, (path, stamp) in existing.items():
             link = known[path][1]
             software = self._software.setdefault(link.software, link.software)
             self._links[key][shard] = link if software is link.software else replace(link, software=software)
+            self.stamps[path] = stamp
         self._unfilled.add(shard)
         return True
 
@@ -127,12 +129,18 @@ class Progress:
             some = shards[first : first + BLOCK]
             if set(stages) >= set(schema.STAGES):
                 self._unfilled.difference_update(some)
+            stamps = known or stamps_of(
+                self._store,
+                (schema.progress_path(*key, shard) for key in self._links if key[0] in stages for shard in some),
+            )
             block = RecordBlock(self._store, self.recipe, some, None if self._foreign else self.ids, stages, known)
             on_block(block)
             for shard in some:
                 self._forget(shard, stages)
                 for record in block.records_of(shard):
                     self._take(record)
+                    if (stamp := stamps.get(record.path)) is not None:
+                        self.stamps[record.path] = stamp
                 self._fill_paths(block, shard)
 
     def stage_links(self, stage: str, shard: int) -> list[Link | None]:
@@ -154,6 +162,7 @@ class Progress:
             if stage not in stages or shard not in links:
                 continue
             del links[shard]
+            self.stamps.pop(schema.progress_path(stage, view, shard), None)
             for name in TABLES_OF[stage]:
                 path = f"views/{view}/{name}" if view else name
                 if self._tables is not None and path in self._tables:

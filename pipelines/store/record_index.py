@@ -10,7 +10,7 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -74,6 +74,14 @@ def record_stamps(store: ZarrStore) -> Stamps:
     return Stamps(own, {key: stamp for key, stamp in found.items() if _PACK.search(key)})
 
 
+def stamps_of(store: ZarrStore, paths: Iterable[str]) -> Stamps:
+    """The same for some records that are groups of their own; none on an object store, where each takes a request."""
+    if not isinstance(store, LocalFiles):
+        return Stamps({}, {})
+    found = _stamps_of(store.root, (f"{path}/zarr.json" for path in paths))
+    return Stamps({key.removesuffix("/zarr.json"): stamp for key, stamp in found}, {})
+
+
 _OWN, _PACK = re.compile(r"/\d+/zarr\.json$"), re.compile(r"/records/c\.\d+$")
 
 
@@ -83,10 +91,14 @@ def _stamps(root: Path) -> Iterator[tuple[str, Stamp]]:
         for folder in (f"progress/{stage}{view}" for view in views):
             keys = [f"{folder}/{name}/zarr.json" for name in _names(root / folder) if name.isdigit()]
             keys += [f"{folder}/records/{name}" for name in _names(root / folder / "records")]
-            for key in keys:
-                with suppress(OSError):
-                    status = os.stat(f"{root}/{key}")
-                    yield key, (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+            yield from _stamps_of(root, keys)
+
+
+def _stamps_of(root: Path, keys: Iterable[str]) -> Iterator[tuple[str, Stamp]]:
+    for key in keys:
+        with suppress(OSError):
+            status = os.stat(f"{root}/{key}")
+            yield key, (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
 def _names(folder: Path) -> list[str]:
@@ -131,14 +143,20 @@ class RecordIndex:
             return {}
         return known
 
-    def save(self, links: Mapping[str, Link], stamps: Stamps) -> None:
-        """Write the index. If that fails, the records are merely read again next time."""
+    def save(self, links: Mapping[str, Link], stamps: Stamps, before: Mapping[str, Stamp] | None = None) -> None:
+        """Write the index. If that fails, the records are merely read again next time.
+
+        ``before`` has the stamps of records from before they were read, which are preferred: if such a record was
+        replaced meanwhile, the next run sees that.
+        """
         with suppress(OSError):
             self._file.parent.mkdir(parents=True, exist_ok=True)
             with atomic_write(self._file) as part, part.open("wb") as file:
                 file.write(_PLACE.dump_json(place_here()) + b"\n")
                 for path, link in links.items():
-                    if stamp := stamps.get(path):  # "" on a server without tags: it would never change
+                    if stamp := (before or {}).get(path) or stamps.get(
+                        path
+                    ):  # "" on a server without tags: it would never change
                         file.write(_LINE.dump_json((path, stamp, link)) + b"\n")
 
 

@@ -23,7 +23,7 @@ from mocrop_core import Box
 from pipelines.errors import RunError, RunStopped
 from pipelines.execution import dask_cluster
 from pipelines.execution.dask_cluster import check_workers, dask_client, map_shards, needs_of
-from pipelines.execution.worker import attempt, lacking
+from pipelines.execution.worker import Attempt, attempt, lacking
 from pipelines.media import decoder
 from pipelines.media.ffmpeg_binary import find_ffmpeg
 from pipelines.runs.cleanup import find_waste
@@ -33,7 +33,7 @@ from pipelines.runs.options import Options
 from pipelines.stages import h264_cache
 from pipelines.stages.scratch import _make_locked, _prefix, on_scratch, sweep_scratch
 from pipelines.stages.shard_task import process_shard
-from pipelines.stages.tasks import ONE_PASS, STAGES, ShardReport
+from pipelines.stages.tasks import ONE_PASS, STAGES, ShardPlan, ShardReport
 from pipelines.store.summary import summarise
 from pipelines.store.verify import verify
 from pipelines.store.writer import write_record
@@ -228,6 +228,21 @@ def test_two_workers_give_the_bytes_of_the_four_stages(one_pass: tuple[Options, 
     assert all(set(report.by_stage) == set(STAGES) for report in reports)
     assert contents(Path(options.store)) == expected
     assert files_below(options.scratch) == []
+
+
+def test_a_second_attempt_removes_what_the_first_recorded(one_pass: tuple[Options, dict[str, bytes]]) -> None:
+    """It may replace objects under those records: the source may have changed meanwhile."""
+    options, _ = one_pass
+
+    def second_time(plan: ShardPlan) -> Attempt:
+        report = ShardReport(plan.stage, plan.shard, 1, 1, 0.0)
+        return Attempt(report=report) if plan.replaces else Attempt(error="OSError: [Errno 5] Input/output error")
+
+    with open_run(options) as run, dask_client(workers=1) as client:
+        plans = run.pending(ONE_PASS)
+        assert plans
+        assert not any(plan.replaces for plan in plans)
+        assert map_shards(client, plans, second_time, lambda report: None) == {}
 
 
 @pytest.fixture(scope="module")

@@ -160,6 +160,29 @@ def test_a_source_put_back_after_a_kill_does_not_keep_the_crops_of_the_other(
     assert verify(options.store) == []
 
 
+def test_a_record_that_something_else_replaced_after_it_was_read_is_read_again(tmp_path: Path) -> None:
+    """As a task that a killed run left on another machine would, if it ended during the next run."""
+    options = Options(str(tmp_path / "source"), str(tmp_path / "store.zarr"), recipe=RECIPE)
+    clip = tmp_path / "source/a/000.mp4"
+    clip.parent.mkdir(parents=True)
+    encode(clip)
+    run_stages(options)
+    record = Path(options.store, "progress/clips/moving/00000/zarr.json")
+    old = record.read_bytes()
+    encode(clip, "testsrc2")
+    with open_run(options) as run:
+        for stage in run.passes:
+            for plan in run.pending(stage):
+                run.finished(process_shard(plan, run.recipe))
+        run.summary()
+        new = record.read_bytes()
+        assert new != old
+        record.write_bytes(old)
+    assert run_stages(options)[1] == ["clips"]
+    assert record.read_bytes() == new
+    assert verify(options.store) == []
+
+
 def test_where_boots_cannot_be_told_apart_an_index_is_not_trusted_after_a_kill(
     killed: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
