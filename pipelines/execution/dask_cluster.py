@@ -197,10 +197,10 @@ def map_shards(
                 on = f" (on {result.host})" if result.host not in ("", socket.gethostname()) else ""
                 raise RunError(f"{plan.stage}: {result.error}{on}")
             elif result.died and not plan.apart:
-                waiting.appendleft((replace(plan, apart=True), number))
+                waiting.appendleft((replace(plan, apart=True, may_have_records=True), number))
                 alone.add(plan.shard)
             elif number < ATTEMPTS:
-                waiting.appendleft((replace(plan, replaces=True), number + 1))
+                waiting.appendleft((replace(plan, may_have_records=True), number + 1))
             else:
                 failed[plan.shard] = result.error
             if result.report is not None or plan.shard in failed:

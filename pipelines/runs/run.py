@@ -113,9 +113,8 @@ class Run:
         return [self._pass(shard, STAGES[STAGES.index(first[shard]) :]) for shard in sorted(first)]
 
     def _pass(self, shard: int, stages: tuple[str, ...]) -> ShardPlan:
-        fresh = not any(link for stage in stages for link in self.progress.stage_links(stage, shard))
-        plan = self._plan(ONE_PASS, shard, ())
-        return replace(plan, stages=stages, fresh=fresh, scratch=self.options.scratch_folder(), replaces=not fresh)
+        plan = self._plan(ONE_PASS, shard, (), stages)
+        return replace(plan, stages=stages, scratch=self.options.scratch_folder())
 
     def _missing(self, stage: str) -> dict[int, Sequence[str]]:
         """The shards in which a stage is pending, and for which views, empty in stages without views."""
@@ -195,10 +194,11 @@ class Run:
                 if source and stamp:
                     self.sources.remember(clip.path, stamp, source, self._stamped)
 
-    def _plan(self, stage: str, shard: int, views: Sequence[str]) -> ShardPlan:
+    def _plan(self, stage: str, shard: int, views: Sequence[str], stages: Sequence[str] = ()) -> ShardPlan:
         first, clips = shard * self.recipe.clips_per_shard, self.clips_of(shard)
         plan = ShardPlan(stage, shard, self.location, self.folders, self.build, first, clips, tuple(views))
-        return replace(plan, replaces=any(self.progress.stage_links(stage, shard)))
+        recorded = any(link for each in stages or (stage,) for link in self.progress.stage_links(each, shard))
+        return replace(plan, may_have_records=recorded)
 
     def summary(self) -> Summary:
         """The store's current progress."""

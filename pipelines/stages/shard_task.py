@@ -92,10 +92,9 @@ def _process_stages(plan: ShardPlan, recipe: Recipe, around: Around) -> ShardRep
 def pending_views(plan: ShardPlan, recipe: Recipe) -> tuple[str, ...] | None:
     """The views for which a stage after ``transcode`` is pending in a shard, according to its records; None if none is.
 
-    Empty for the stage ``motion``, which has no views. The records are read unless there are none; after a process
-    died, it may have written some.
+    Empty for the stage ``motion``, which has no views. The records are read unless there are none.
     """
-    if plan.fresh and not plan.apart:
+    if not plan.may_have_records:
         return tuple(view.name for view in recipe.views) if plan.stage in VIEW_STAGES else ()
     store = zarr_store(plan.store, read_only=True)
 
@@ -124,9 +123,7 @@ def _process_stage(plan: ShardPlan, recipe: Recipe, around: Around) -> ShardRepo
     start = time.perf_counter()
     store = HashingStore(zarr_store(plan.store, read_only=False))
     try:
-        if (
-            plan.replaces or plan.apart
-        ) and plan.stage in VIEW_STAGES:  # their objects are replaced in place: records go first
+        if plan.may_have_records and plan.stage in VIEW_STAGES:  # whose objects are replaced in place: records go first
             for view in plan.views:
                 remove_record(store, progress_path(plan.stage, view, plan.shard))
         records = _STAGE[plan.stage](plan, recipe, store, partial(_each_clip, plan, around))

@@ -31,9 +31,9 @@ class ShardPlan:
 
     ``apart`` requests a separate process, after a worker died on the shard; ``dead`` are (id, reason) of the clips on
     which such processes died, the reason as in a record. If ``stage`` is `ONE_PASS`, ``stages`` are those that may be
-    pending, of which the first is, and ``fresh`` says that none of them has a record yet; ``scratch`` is the folder on
-    the worker's machine, by default that for temporary files, in which the task makes its work folder. ``replaces``
-    says that the stage may have records of the shard, made from other inputs, or by an earlier attempt.
+    pending, of which the first is; ``scratch`` is the folder on the worker's machine, by default that for temporary
+    files, in which the task makes its work folder. ``may_have_records`` is False if the stages of the task have no
+    record of the shard, neither one made from other inputs nor one of an earlier attempt.
     """
 
     stage: str
@@ -47,9 +47,8 @@ class ShardPlan:
     apart: bool = False
     dead: tuple[tuple[str, str], ...] = ()
     stages: tuple[str, ...] = ()
-    fresh: bool = False
     scratch: str | None = None
-    replaces: bool = False
+    may_have_records: bool = False
 
     @property
     def rows(self) -> range:

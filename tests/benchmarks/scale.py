@@ -147,7 +147,7 @@ def _after_kills(size: int, used: Mapping[str, Usage]) -> list[Result]:
             )
             for stage in KILLS
         ),
-        Result(f"memory of the client, {clips}", "MB", (used["client"].peak_mb,), most(1000), "mocrop preprocess"),
+        Result(f"memory of the client, {clips}", "MB", (used["preprocess"].peak_mb,), most(1000), "mocrop preprocess"),
         Result(f"memory of status, {clips}", "MB", (used["status"].peak_mb,), most(500)),
     ]
 
@@ -250,7 +250,7 @@ def _killed(journal: Journal, name: str, command: list[str], folder: Path, store
         parts.append(whole)
     most_memory = max(part.peak_mb for part in parts)
     used["preprocess"] = Usage(sum(part.cpu_s for part in parts), sum(part.wall_s for part in parts), most_memory)
-    return used | {"client": used["preprocess"]}
+    return used
 
 
 def _records(store: Path) -> int:

@@ -236,12 +236,14 @@ def test_a_second_attempt_removes_what_the_first_recorded(one_pass: tuple[Option
 
     def second_time(plan: ShardPlan) -> Attempt:
         report = ShardReport(plan.stage, plan.shard, 1, 1, 0.0)
-        return Attempt(report=report) if plan.replaces else Attempt(error="OSError: [Errno 5] Input/output error")
+        return (
+            Attempt(report=report) if plan.may_have_records else Attempt(error="OSError: [Errno 5] Input/output error")
+        )
 
     with open_run(options) as run, dask_client(workers=1) as client:
         plans = run.pending(ONE_PASS)
         assert plans
-        assert not any(plan.replaces for plan in plans)
+        assert not any(plan.may_have_records for plan in plans)
         assert map_shards(client, plans, second_time, lambda report: None) == {}
 
 
